@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the node part asks of the kernel: implemented with eBPF by redirection.ts, faked in tests.
+
+import type { PortRange } from '#lib/core/addresses.ts';
+
+export interface RedirectedPod {
+  readonly uid: string;
+  /** The node-wide number of the pod in kernel records. */
+  readonly podIndex: number;
+  readonly netnsFd: number;
+  readonly addresses: readonly string[];
+  readonly skipOutboundPorts: readonly PortRange[];
+  readonly skipInboundPorts: readonly PortRange[];
+  readonly skipSubnets: readonly string[];
+}
+
+/** One pod's redirection; `close` undoes everything. */
+export interface PodRedirection {
+  /** Puts a listener (any descriptor of it) into a slot. */
+  setListener(direction: 'inbound' | 'outbound', family: 4 | 6, slot: number, fd: number): void;
+  /** A slot without a live listener is skipped by the kernel's choice. */
+  clearListener(direction: 'inbound' | 'outbound', family: 4 | 6, slot: number): void;
+  /** Starts to steer, or changes addresses and ports of a pod that is steered already. */
+  arm(pod: RedirectedPod): void;
+  close(): void;
+}
+
+export interface Redirection {
+  readonly slots: number;
+  /** Prepares a pod: nothing is steered before `arm`. Throws MeshError MESH_BPF_*. */
+  preparePod(pod: RedirectedPod): PodRedirection;
+  /** What workers need to read and mark sockets (lib/bpf/socket-records.ts); structured-cloneable. */
+  readonly kernel: unknown;
+  /** Full maps and the like, by name: read when metrics are scraped. */
+  counters(): ReadonlyMap<string, number>;
+  /** Detaches nothing: links stay pinned, so that pods stay redirected while the agent is away. */
+  close(): void;
+  /** Removes every link, map and pin of this layout. */
+  uninstall(): void;
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// The seam between protocol codecs (http1, later http2) and what decides and connects (accept, route, tls).
+// A connection is served against one target, because Linkerd routes by original destination, not by Host; each
+// request on it is balanced anew.
+
+import type { Socket } from 'node:net';
+
+/** Called with FAILURE_NONE and a socket that is ready for the first request byte, or a failure and null. */
+export type Connected = (failure: number, socket: Socket | null) => void;
+
+/** Counts for one endpoint of one client pod (or one inbound client): cells were resolved when it was made. */
+export interface HttpMetrics {
+  /** When the request is dispatched to the endpoint. */
+  requestStarted(): void;
+  /** At the first byte of the response's body, or its end; milliseconds since dispatch. */
+  firstBody(status: number, latencyMs: number): void;
+  /** At the end of the response; `failure` is FAILURE_NONE when the status came from the endpoint. */
+  responseEnded(status: number, failure: number): void;
+}
+
+/** An endpoint as the exchange sees it. Owned by the target; the pool and the load estimate hang on it. */
+export interface HttpEndpoint {
+  /** Stable while metadata is unchanged; for logs. */
+  readonly name: string;
+  readonly metrics: HttpMetrics;
+  /** Opens a new connection (TCP, TLS, transport header done). Never calls back synchronously. */
+  connect(done: Connected): void;
+}
+
+/** Where the requests of a connection go. */
+export interface HttpTarget {
+  /** Logical `name:port` of a service, or the original destination. */
+  readonly authority: string;
+  /** Endpoints now; replaced, never changed in place (compare by reference). */
+  readonly endpoints: readonly HttpEndpoint[];
+  /** Empty for long: the failfast state (503 at once instead of waiting). */
+  readonly failfast: boolean;
+  /** Calls once when endpoints exist (FAILURE_NONE) or waiting ended (FAILURE_FAILFAST, FAILURE_DISCOVERY). */
+  whenAvailable(done: (failure: number) => void): void;
+}
+
+/** Judges one request inbound; outbound connections have none. */
+export interface RequestGate {
+  /** FAILURE_NONE or FAILURE_POLICY; called once per request, counts and logs denials itself. */
+  judge(method: string, path: string): number;
+  /** `l5d-client-id` of a meshed client: set on each request, any other value removed. Empty: only removed. */
+  readonly clientId: string;
+}
+
+/** A client connection to be served with HTTP/1.x. */
+export interface HttpConnection {
+  readonly socket: Socket;
+  /** What detection read already; the buffer belongs to the callee. */
+  readonly first: Buffer | null;
+  readonly target: HttpTarget;
+  readonly gate: RequestGate | null;
+  /** After the socket is closed and nothing refers to the connection. */
+  readonly onClosed: () => void;
+}
+
+/** What the codec serves with; one per worker. */
+export interface HttpServer {
+  serve(connection: HttpConnection): void;
+  /** Answers requests in flight with `connection: close`, then closes idle connections. */
+  drain(): void;
+  /** Connections being served. */
+  readonly active: number;
+}

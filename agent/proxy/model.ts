@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// What crosses between the control thread and a proxy worker: plain data that structured clone carries.
+// No behaviour here. Descriptors are numbers: threads of one process share them.
+
+import type { PortRange } from '#lib/core/addresses.ts';
+
+/** One listener of a pod's slot, as a duplicate that belongs to this worker (the worker closes it). */
+export interface ListenerHandle {
+  readonly direction: 'inbound' | 'outbound';
+  readonly family: 4 | 6;
+  readonly slot: number;
+  readonly fd: number;
+}
+
+/** Who may connect: one entry of a server's authorizations (linkerd2-proxy-api inbound.Authz). */
+export interface Authorization {
+  /** CIDRs with exceptions; a client matches if it is in one network and in none of its exceptions. */
+  readonly networks: readonly { readonly net: string; readonly except: readonly string[] }[];
+  readonly authentication:
+    | { readonly kind: 'unauthenticated' }
+    /** TLS ended here, identity optional. */
+    | { readonly kind: 'tls-unauthenticated' }
+    /** An identity equal to one of `identities` or ending, label-wise, in one of `suffixes` ('' = any DNS-like one). */
+    | { readonly kind: 'tls'; readonly identities: readonly string[]; readonly suffixes: readonly string[] };
+  /** authz_group, authz_kind, authz_name for metrics and logs. */
+  readonly labels: Readonly<Record<string, string>>;
+  /** `audit`: allowed, and each permit is logged. */
+  readonly audit: boolean;
+}
+
+export interface ServerPolicy {
+  readonly protocol: 'detect' | 'opaque' | 'tls' | 'http1' | 'http2' | 'grpc';
+  readonly detectTimeoutMs: number;
+  readonly authorizations: readonly Authorization[];
+  /** srv_group, srv_kind, srv_name. */
+  readonly labels: Readonly<Record<string, string>>;
+}
+
+export interface WorkerPod {
+  readonly cluster: string;
+  readonly uid: string;
+  readonly namespace: string;
+  readonly name: string;
+  readonly serviceAccount: string;
+  readonly identity: string;
+  readonly addresses: readonly string[];
+  /** deployment, statefulset, daemonset, replicaset, k8s_job, cronjob or '' */
+  readonly ownerKind: string;
+  readonly ownerName: string;
+  /** Descriptor of the pod's network namespace, owned by the control thread. */
+  readonly netnsFd: number;
+  /** The node-wide number by which kernel records (vouchers) name this pod. */
+  readonly podIndex: number;
+  readonly generation: number;
+  /** When this pod's counters began, seconds since the epoch. */
+  readonly startedAtSeconds: number;
+  readonly opaquePorts: readonly PortRange[];
+  readonly skipOutboundPorts: readonly PortRange[];
+  readonly clientAddressOfProxy: boolean;
+  readonly connectTimeoutOutboundMs: number;
+  readonly connectTimeoutInboundMs: number;
+  readonly detectTimeoutOutboundMs: number;
+  readonly policies: {
+    readonly byPort: readonly (readonly [number, ServerPolicy])[];
+    readonly fallback: ServerPolicy;
+  };
+  /** Authorised by exact method, path and port, from anybody (kubelet probes carry no identity). */
+  readonly probes: readonly { readonly port: number; readonly method: string; readonly path: string }[];
+}
+
+/** The certificate of one identity, with the anchors to verify peers against. PEM texts. */
+export interface Certificate {
+  readonly identity: string;
+  readonly chainPem: string;
+  readonly keyPem: string;
+  readonly notAfterMs: number;
+}
+
+export interface Endpoint {
+  readonly ip: string;
+  readonly port: number;
+  /** TLS identity that the endpoint must prove; undefined: plain text. */
+  readonly identity: string | undefined;
+  /** Port of the endpoint's proxy for the transport header form (4143); undefined: dial `port` itself. */
+  readonly inboundPort: number | undefined;
+  readonly weight: number;
+  /** Discovery labels without the `dst_` prefix: namespace, service, deployment, pod, zone_locality, … */
+  readonly labels: Readonly<Record<string, string>>;
+  /** Uid of the pod if it is enrolled on this very node. */
+  readonly localPodUid: string | undefined;
+}
+
+/** What is known of an original destination. */
+export type Destination =
+  /** Definitely no pod and no service: forwarded to the original destination in plain text. */
+  | { readonly kind: 'unknown' }
+  /** A pod dialled by its own address. */
+  | { readonly kind: 'endpoint'; readonly opaque: boolean; readonly endpoint: Endpoint }
+  | {
+      readonly kind: 'service';
+      /** `name.ns.svc.cluster.local:port` */
+      readonly authority: string;
+      readonly opaque: boolean;
+      /** False while the first answer of Get is outstanding. */
+      readonly resolved: boolean;
+      readonly endpoints: readonly Endpoint[];
+    };
+
+export type ToWorker =
+  | { readonly type: 'pod'; readonly pod: WorkerPod; readonly listeners: readonly ListenerHandle[] }
+  /** New listeners for a pod known already (a slot moved to this worker). */
+  | { readonly type: 'pod-removed'; readonly uid: string; readonly ticket: number }
+  | { readonly type: 'certificate'; readonly certificate: Certificate }
+  | { readonly type: 'anchors'; readonly pem: string }
+  /** Answer and later changes of a discovery that this worker asked for. */
+  | { readonly type: 'destination'; readonly key: string; readonly destination: Destination }
+  | { readonly type: 'drain'; readonly graceMs: number }
+  /** Answers a pod's GET /metrics that came in on this worker. */
+  | { readonly type: 'pod-metrics'; readonly ticket: number; readonly text: string };
+
+export type FromWorker =
+  | { readonly type: 'ready' }
+  /** Wants `key` = `<client namespace>|<ip>:<port>`; stays subscribed until `forget`. */
+  | {
+      readonly type: 'discover';
+      readonly key: string;
+      readonly namespace: string;
+      readonly ip: string;
+      readonly port: number;
+    }
+  | { readonly type: 'forget'; readonly key: string }
+  /** Every descriptor of the pod that this worker held is closed. */
+  | { readonly type: 'pod-gone'; readonly uid: string; readonly ticket: number }
+  /** A new metric cell; see lib/metrics. */
+  | { readonly type: 'metric'; readonly definition: unknown }
+  | { readonly type: 'pod-metrics-wanted'; readonly ticket: number; readonly uid: string }
+  | { readonly type: 'drained' };
+
+/** `workerData` of a proxy worker. */
+export interface WorkerStart {
+  readonly workerIndex: number;
+  readonly logLevel: string;
+  readonly anchorsPem: string;
+  readonly sameNode: 'carrier' | 'mtls';
+  /** Map descriptors and layout that the socket records need (lib/bpf/socket-records.ts). */
+  readonly kernel: unknown;
+  /** One beat counter per worker (Int32Array); a silent worker is replaced. */
+  readonly beats: SharedArrayBuffer;
+  /** Descriptors opened through FFI, swept when the worker dies (lib/net/descriptor-table.ts). */
+  readonly descriptors: SharedArrayBuffer;
+}
