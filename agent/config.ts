@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every setting of the agent. Nothing else reads the environment.
+
+import { availableParallelism } from 'node:os';
+import {
+  asDurationMs,
+  asInteger,
+  asList,
+  asOneOf,
+  asText,
+  type ConfigOf,
+  loadConfig,
+  type Setting,
+} from '#lib/core/config.ts';
+
+const setting = <T>(
+  env: string,
+  fallback: string | undefined,
+  parse: (text: string) => T,
+  doc: string,
+): Setting<T> => ({
+  env,
+  default: fallback,
+  parse,
+  doc,
+});
+
+export const agentSettings = {
+  nodeName: setting(
+    'NODEMESH_NODE_NAME',
+    undefined,
+    asText,
+    "The node's name, as the token's claims name it.",
+  ),
+  nodeIps: setting(
+    'NODEMESH_NODE_IPS',
+    undefined,
+    asList,
+    "The node's InternalIPs; metrics listen on the first.",
+  ),
+  cluster: setting('NODEMESH_CLUSTER', 'local', asText, 'The cluster part of every key.'),
+  namespace: setting('NODEMESH_NAMESPACE', 'nodemesh', asText, 'The namespace the mesh is installed in.'),
+  serviceAccount: setting(
+    'NODEMESH_SERVICE_ACCOUNT',
+    'nodemesh-agent',
+    asText,
+    "The agent's ServiceAccount in that namespace.",
+  ),
+  runDir: setting(
+    'NODEMESH_RUN_DIR',
+    '/run/nodemesh',
+    asText,
+    'Sockets (agent.sock, cni.sock) and lists; made 0700.',
+  ),
+  bpffs: setting(
+    'NODEMESH_BPFFS',
+    '/sys/fs/bpf',
+    asText,
+    'A mounted bpffs; links and maps are pinned below nodemesh/<layout>.',
+  ),
+  bpfObjects: setting(
+    'NODEMESH_BPF_OBJECTS',
+    'build/bpf',
+    asText,
+    'The folder of the compiled eBPF objects.',
+  ),
+  podsCgroup: setting(
+    'NODEMESH_PODS_CGROUP',
+    undefined,
+    asText,
+    "The pods' parent cgroup (cgroup2 path), for the connect hooks.",
+  ),
+  nodeCgroup: setting(
+    'NODEMESH_NODE_CGROUP',
+    undefined,
+    asText,
+    'An ancestor cgroup of the agent and of all pods, for sockops.',
+  ),
+  workers: setting(
+    'NODEMESH_WORKERS',
+    String(Math.min(4, availableParallelism())),
+    asInteger(1, 64),
+    'Proxy worker threads.',
+  ),
+  slots: setting('NODEMESH_LISTENER_SLOTS', '4', asInteger(1, 16), 'Listener slots per pod and direction.'),
+  trustDomain: setting('NODEMESH_TRUST_DOMAIN', 'cluster.local', asText, 'identityTrustDomain.'),
+  identityNamespace: setting(
+    'NODEMESH_IDENTITY_NAMESPACE',
+    'linkerd',
+    asText,
+    'identity.namespace: the part of identities after "identity."',
+  ),
+  anchorsFile: setting(
+    'NODEMESH_TRUST_ANCHORS_FILE',
+    undefined,
+    asText,
+    'Trust anchors, PEM; reloaded when it changes.',
+  ),
+  identityAddress: setting(
+    'NODEMESH_IDENTITY_ADDRESS',
+    undefined,
+    asText,
+    'ip:port of the identity service.',
+  ),
+  identityName: setting(
+    'NODEMESH_IDENTITY_NAME',
+    undefined,
+    asText,
+    'TLS identity that the identity service must prove.',
+  ),
+  identityTokenFile: setting(
+    'NODEMESH_IDENTITY_TOKEN_FILE',
+    undefined,
+    asText,
+    'Token for Certify, audience identity.nodemesh.io/agent.',
+  ),
+  destinationAddress: setting(
+    'NODEMESH_DESTINATION_ADDRESS',
+    undefined,
+    asText,
+    'ip:port of the destination service.',
+  ),
+  destinationName: setting(
+    'NODEMESH_DESTINATION_NAME',
+    undefined,
+    asText,
+    'TLS identity that the destination service must prove.',
+  ),
+  destinationTokenFile: setting(
+    'NODEMESH_DESTINATION_TOKEN_FILE',
+    undefined,
+    asText,
+    'Token for the node stream, audience destination.nodemesh.io/node.',
+  ),
+  metricsPort: setting(
+    'NODEMESH_METRICS_PORT',
+    '4191',
+    asInteger(1, 65535),
+    "Port of /metrics, /live and /ready on the node's address.",
+  ),
+  sameNode: setting(
+    'NODEMESH_SAME_NODE',
+    'carrier',
+    asOneOf('carrier', 'mtls'),
+    'How two meshed pods of this node speak.',
+  ),
+  drainGraceMs: setting(
+    'NODEMESH_SHUTDOWN_GRACE',
+    '120s',
+    asDurationMs,
+    'How long a stopping agent waits for connections to end.',
+  ),
+  failfastMs: setting('NODEMESH_FAILFAST', '3s', asDurationMs, 'How long a request waits for an endpoint.'),
+  logLevel: setting('NODEMESH_LOG_LEVEL', 'info', asOneOf('error', 'warn', 'info', 'debug'), 'Log level.'),
+} as const;
+
+export type AgentConfig = ConfigOf<typeof agentSettings>;
+
+export const loadAgentConfig = (env: Readonly<Record<string, string | undefined>>): AgentConfig =>
+  loadConfig(agentSettings, env);
