@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control thread's side of the proxy workers: starts them, tells each the pods, certificates and
+// destinations it needs, replaces one that ends or falls silent. Opens no sockets and knows no kernel.
+//
+//   slot s of a pod is served by worker s mod count; a replacement gets the same slots again
+
+import type { Worker } from 'node:worker_threads';
+import type { Clock, Timer } from '#lib/core/clock.ts';
+import { errorMessage } from '#lib/core/errors.ts';
+import type { Log } from '#lib/core/log.ts';
+import type {
+  Certificate,
+  Destination,
+  FromWorker,
+  ListenerHandle,
+  ToWorker,
+  WorkerPod,
+  WorkerStart,
+} from '../proxy/model.ts';
+
+/** A worker whose beat does not move for this long is ended and replaced. */
+const SILENT_MS = 2_000;
+const WATCH_INTERVAL_MS = 500;
+/** A worker needs time to start before silence counts. */
+const START_GRACE_MS = 10_000;
+/** CNI DEL waits this long for the workers' word that they hold nothing of the pod. */
+const POD_GONE_MS = 2_000;
+const RESTART_DELAY_MS = 100;
+
+export type WorkerPort = Pick<Worker, 'postMessage' | 'on' | 'terminate'>;
+
+export interface ProxyWorkersOptions {
+  readonly count: number;
+  readonly spawn: (start: WorkerStart) => WorkerPort;
+  readonly start: Pick<WorkerStart, 'logLevel' | 'sameNode' | 'kernel'>;
+  readonly anchorsPem: string;
+  /** Duplicates a descriptor for a worker, which closes it. */
+  readonly duplicate: (fd: number) => number;
+  /** A table of descriptors for one worker, and the sweep that closes what a dead one left open. */
+  readonly descriptors: { make(): SharedArrayBuffer; sweep(table: SharedArrayBuffer): void };
+  readonly discover: (
+    key: string,
+    target: { readonly namespace: string; readonly ip: string; readonly port: number },
+    deliver: (destination: Destination) => void,
+  ) => { close(): void };
+  readonly metricDefined: (workerIndex: number, definition: unknown) => void;
+  readonly podMetrics: (uid: string) => Promise<string>;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+export interface ProxyWorkers {
+  /** Resolves when every worker has said that it is ready. */
+  readonly ready: Promise<void>;
+  setPod(pod: WorkerPod, listeners: readonly ListenerHandle[]): void;
+  removePod(uid: string): Promise<void>;
+  setCertificate(certificate: Certificate): void;
+  setAnchors(pem: string): void;
+  drain(graceMs: number): Promise<void>;
+  close(): Promise<void>;
+  /** Workers replaced so far, by reason. */
+  readonly replaced: { exited: number; silent: number };
+}
+
+interface PodState {
+  pod: WorkerPod;
+  listeners: readonly ListenerHandle[];
+}
+
+interface WorkerState {
+  readonly index: number;
+  port: WorkerPort;
+  beats: Int32Array;
+  descriptors: SharedArrayBuffer;
+  lastBeat: number;
+  lastBeatAtMs: number;
+  readonly wants: Set<string>;
+  ended: boolean;
+}
+
+interface Subscription {
+  readonly handle: { close(): void };
+  last: Destination | undefined;
+  readonly workers: Set<number>;
+}
+
+export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
+  const { count, clock, log } = options;
+  const pods = new Map<string, PodState>();
+  const certificates = new Map<string, Certificate>();
+  const subscriptions = new Map<string, Subscription>();
+  const waitingForGone = new Map<string, () => void>();
+  const workers: WorkerState[] = [];
+  const replaced = { exited: 0, silent: 0 };
+  const drained = new Set<number>();
+  let whenDrained: (() => void) | undefined;
+  let anchorsPem = options.anchorsPem;
+  let ticket = 0;
+  let closing = false;
+  const readyWorkers = new Set<number>();
+  let allReady: () => void = () => undefined;
+  const ready = new Promise<void>((resolve) => {
+    allReady = resolve;
+  });
+
+  const send = (worker: WorkerState, message: ToWorker): void => {
+    if (!worker.ended) worker.port.postMessage(message);
+  };
+  const broadcast = (message: ToWorker): void => {
+    for (const worker of workers) send(worker, message);
+  };
+
+  const sendPod = (worker: WorkerState, state: PodState, withListeners: boolean): void => {
+    const listeners = withListeners
+      ? state.listeners
+          .filter((listener) => listener.slot % count === worker.index)
+          .map((listener) => ({ ...listener, fd: options.duplicate(listener.fd) }))
+      : [];
+    send(worker, { type: 'pod', pod: state.pod, listeners });
+  };
+
+  const release = (key: string, workerIndex: number): void => {
+    const subscription = subscriptions.get(key);
+    if (subscription === undefined) return;
+    subscription.workers.delete(workerIndex);
+    if (subscription.workers.size > 0) return;
+    subscriptions.delete(key);
+    subscription.handle.close();
+  };
+
+  const want = (worker: WorkerState, message: Extract<FromWorker, { type: 'discover' }>): void => {
+    worker.wants.add(message.key);
+    const known = subscriptions.get(message.key);
+    if (known !== undefined) {
+      known.workers.add(worker.index);
+      if (known.last !== undefined) {
+        send(worker, { type: 'destination', key: message.key, destination: known.last });
+      }
+      return;
+    }
+    const { key, namespace, ip, port } = message;
+    const subscription: Subscription = {
+      workers: new Set([worker.index]),
+      last: undefined,
+      handle: options.discover(key, { namespace, ip, port }, (destination) => {
+        subscription.last = destination;
+        for (const index of subscription.workers) {
+          const target = workers[index];
+          if (target !== undefined) send(target, { type: 'destination', key, destination });
+        }
+      }),
+    };
+    subscriptions.set(key, subscription);
+  };
+
+  const onMessage = (worker: WorkerState, message: FromWorker): void => {
+    switch (message.type) {
+      case 'ready':
+        readyWorkers.add(worker.index);
+        if (readyWorkers.size === count) allReady();
+        break;
+      case 'discover':
+        want(worker, message);
+        break;
+      case 'forget':
+        worker.wants.delete(message.key);
+        release(message.key, worker.index);
+        break;
+      case 'pod-gone':
+        waitingForGone.get(`${message.ticket}/${worker.index}`)?.();
+        break;
+      case 'metric':
+        options.metricDefined(worker.index, message.definition);
+        break;
+      case 'pod-metrics-wanted':
+        options.podMetrics(message.uid).then(
+          (text) => send(worker, { type: 'pod-metrics', ticket: message.ticket, text }),
+          (error: unknown) => {
+            log.warn({ uid: message.uid, error: errorMessage(error) }, "a pod's metrics cannot be rendered");
+            send(worker, { type: 'pod-metrics', ticket: message.ticket, text: '' });
+          },
+        );
+        break;
+      case 'drained':
+        drained.add(worker.index);
+        if (drained.size === count) whenDrained?.();
+        break;
+    }
+  };
+
+  const start = (index: number): void => {
+    const beats = new SharedArrayBuffer(4);
+    const descriptors = options.descriptors.make();
+    const worker: WorkerState = {
+      index,
+      beats: new Int32Array(beats),
+      descriptors,
+      lastBeat: 0,
+      lastBeatAtMs: clock.nowMs() + START_GRACE_MS,
+      wants: new Set(),
+      ended: false,
+      port: options.spawn({ ...options.start, workerIndex: index, anchorsPem, beats, descriptors }),
+    };
+    workers[index] = worker;
+    worker.port.on('message', (message: FromWorker) => onMessage(worker, message));
+    worker.port.on('error', (error: unknown) => {
+      log.error(
+        { worker: index, error: error instanceof Error ? error.stack : String(error) },
+        'a proxy worker failed',
+      );
+    });
+    worker.port.on('exit', () => onExit(worker));
+    for (const certificate of certificates.values()) send(worker, { type: 'certificate', certificate });
+    for (const state of pods.values()) sendPod(worker, state, true);
+  };
+
+  const onExit = (worker: WorkerState): void => {
+    worker.ended = true;
+    for (const key of worker.wants) release(key, worker.index);
+    options.descriptors.sweep(worker.descriptors);
+    for (const [id, gone] of waitingForGone) if (id.endsWith(`/${worker.index}`)) gone();
+    drained.add(worker.index);
+    if (closing) {
+      if (drained.size === count) whenDrained?.();
+      return;
+    }
+    replaced.exited++;
+    log.error({ worker: worker.index }, 'a proxy worker ended; a successor takes over its listeners');
+    clock.after(RESTART_DELAY_MS, () => {
+      drained.delete(worker.index);
+      if (!closing) start(worker.index);
+    });
+  };
+
+  let watch: Timer | undefined;
+  const watchBeats = (): void => {
+    const now = clock.nowMs();
+    for (const worker of workers) {
+      if (worker.ended) continue;
+      const beat = Atomics.load(worker.beats, 0);
+      if (beat !== worker.lastBeat) {
+        worker.lastBeat = beat;
+        worker.lastBeatAtMs = now;
+      } else if (now - worker.lastBeatAtMs > SILENT_MS) {
+        replaced.silent++;
+        log.error({ worker: worker.index, silentMs: SILENT_MS }, 'a proxy worker is silent; it is ended');
+        worker.lastBeatAtMs = now;
+        worker.port.terminate().catch((error: unknown) => {
+          log.error({ worker: worker.index, error: errorMessage(error) }, 'a silent worker cannot be ended');
+        });
+      }
+    }
+    watch = clock.after(WATCH_INTERVAL_MS, watchBeats);
+  };
+
+  for (let index = 0; index < count; index++) start(index);
+  watchBeats();
+
+  return {
+    ready,
+    replaced,
+    setPod(pod, listeners) {
+      const known = pods.get(pod.uid);
+      const state = { pod, listeners };
+      pods.set(pod.uid, state);
+      for (const worker of workers) sendPod(worker, state, known === undefined);
+    },
+    async removePod(uid) {
+      if (!pods.delete(uid)) return;
+      const id = ++ticket;
+      const words = workers
+        .filter((worker) => !worker.ended)
+        .map(
+          (worker) =>
+            new Promise<void>((resolve) => {
+              const key = `${id}/${worker.index}`;
+              const timer = clock.after(POD_GONE_MS, () => {
+                log.warn({ uid, worker: worker.index }, 'a worker has not said that it let go of a pod');
+                done();
+              });
+              const done = (): void => {
+                timer.cancel();
+                waitingForGone.delete(key);
+                resolve();
+              };
+              waitingForGone.set(key, done);
+            }),
+        );
+      broadcast({ type: 'pod-removed', uid, ticket: id });
+      await Promise.all(words);
+    },
+    setCertificate(certificate) {
+      certificates.set(certificate.identity, certificate);
+      broadcast({ type: 'certificate', certificate });
+    },
+    setAnchors(pem) {
+      anchorsPem = pem;
+      broadcast({ type: 'anchors', pem });
+    },
+    async drain(graceMs) {
+      closing = true;
+      drained.clear();
+      const all = new Promise<void>((resolve) => {
+        whenDrained = resolve;
+      });
+      broadcast({ type: 'drain', graceMs });
+      await all;
+    },
+    async close() {
+      closing = true;
+      watch?.cancel();
+      for (const subscription of subscriptions.values()) subscription.handle.close();
+      subscriptions.clear();
+      await Promise.all(workers.map(async (worker) => worker.port.terminate()));
+    },
+  };
+}
