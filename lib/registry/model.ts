@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Kubernetes resources that the mesh reads, in Kubernetes' shape, reduced to the fields that are used; lists
+// and maps are never absent. Each object carries its cluster. Parsing is in resource-schema.ts.
+
+export interface OwnerReference {
+  readonly kind: string;
+  readonly name: string;
+  readonly uid: string;
+  readonly controller: boolean;
+}
+
+export interface ObjectMeta {
+  readonly name: string;
+  /** Empty for cluster-scoped kinds. */
+  readonly namespace: string;
+  readonly uid: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  /** RFC 3339, or empty. */
+  readonly creationTimestamp: string;
+  /** RFC 3339 once deletion has begun, else empty. */
+  readonly deletionTimestamp: string;
+  readonly ownerReferences: readonly OwnerReference[];
+}
+
+interface Resource<K extends string> {
+  readonly kind: K;
+  readonly cluster: string;
+  readonly metadata: ObjectMeta;
+}
+
+export type Namespace = Resource<'Namespace'>;
+
+export type ServiceAccount = Resource<'ServiceAccount'>;
+
+export interface Node extends Resource<'Node'> {
+  readonly status: { readonly addresses: readonly { readonly type: string; readonly address: string }[] };
+}
+
+export interface ContainerPort {
+  readonly name: string;
+  readonly containerPort: number;
+  readonly protocol: string;
+}
+
+/** A number, or the name of a container port. */
+export type PortReference = number | string;
+
+export interface ContainerProbe {
+  readonly httpGet?: { readonly port: PortReference; readonly path: string; readonly scheme: string };
+  readonly grpc?: { readonly port: number };
+  readonly tcpSocket?: { readonly port: PortReference };
+}
+
+export interface Container {
+  readonly name: string;
+  readonly image: string;
+  readonly ports: readonly ContainerPort[];
+  readonly livenessProbe?: ContainerProbe;
+  readonly readinessProbe?: ContainerProbe;
+  readonly startupProbe?: ContainerProbe;
+}
+
+export interface PodSpec {
+  readonly nodeName: string;
+  readonly serviceAccountName: string;
+  readonly hostNetwork: boolean;
+  readonly hostname: string;
+  readonly subdomain: string;
+  readonly runtimeClassName: string;
+  readonly containers: readonly Container[];
+  readonly initContainers: readonly Container[];
+}
+
+export interface PodCondition {
+  readonly type: string;
+  readonly status: string;
+  readonly reason: string;
+  readonly message: string;
+  /** Of our own condition: the workload generation that it is about. 0 where there is none. */
+  readonly observedGeneration: number;
+}
+
+export interface Pod extends Resource<'Pod'> {
+  readonly spec: PodSpec;
+  readonly status: {
+    readonly phase: string;
+    /** Canonical addresses; one per family. */
+    readonly podIPs: readonly string[];
+    readonly conditions: readonly PodCondition[];
+  };
+}
+
+export interface ServicePort {
+  readonly name: string;
+  readonly port: number;
+  readonly protocol: string;
+  readonly targetPort: PortReference;
+  readonly appProtocol: string;
+}
+
+export interface Service extends Resource<'Service'> {
+  readonly spec: {
+    readonly type: string;
+    /** Canonical addresses; empty for headless and ExternalName services. */
+    readonly clusterIPs: readonly string[];
+    /** Undefined: endpoints come from elsewhere, not from pods. */
+    readonly selector: Readonly<Record<string, string>> | undefined;
+    readonly ports: readonly ServicePort[];
+    readonly publishNotReadyAddresses: boolean;
+    readonly internalTrafficPolicy: string;
+  };
+}
+
+export interface Deployment extends Resource<'Deployment'> {
+  readonly spec: { readonly replicas: number };
+}
+
+export type ReplicaSet = Resource<'ReplicaSet'>;
+
+export interface ResourceTypes {
+  readonly Namespace: Namespace;
+  readonly ServiceAccount: ServiceAccount;
+  readonly Node: Node;
+  readonly Deployment: Deployment;
+  readonly ReplicaSet: ReplicaSet;
+  readonly Pod: Pod;
+  readonly Service: Service;
+}
+
+export type Kind = keyof ResourceTypes;
+export type AnyResource = ResourceTypes[Kind];
+
+/** In the order in which changes are told: what others refer to comes first. */
+export const kinds: readonly Kind[] = [
+  'Namespace',
+  'Node',
+  'ServiceAccount',
+  'Deployment',
+  'ReplicaSet',
+  'Pod',
+  'Service',
+];
+
+export const clusterScopedKinds: ReadonlySet<Kind> = new Set<Kind>(['Namespace', 'Node']);
+
+/** Names an object of a known kind. */
+export interface ResourceKey {
+  readonly cluster: string;
+  readonly namespace: string;
+  readonly name: string;
+}
+
+export const keyOf = (resource: AnyResource): ResourceKey => ({
+  cluster: resource.cluster,
+  namespace: resource.metadata.namespace,
+  name: resource.metadata.name,
+});
+
+/** `cluster/namespace/name`; names of Kubernetes contain no slash. */
+export const keyText = (key: ResourceKey): string => `${key.cluster}/${key.namespace}/${key.name}`;
+
+/** The pod condition in which the enrolment is written. */
+export const ENROLLED_CONDITION = 'nodemesh.io/Enrolled';
+
+export const podCondition = (pod: Pod, type: string): PodCondition | undefined =>
+  pod.status.conditions.find((condition) => condition.type === type);
+
+/** Ready as EndpointSlices count it: the pod's own Ready condition, and not on its way out. */
+export const podReady = (pod: Pod): boolean =>
+  podCondition(pod, 'Ready')?.status === 'True' && pod.metadata.deletionTimestamp === '';
+
+export const podTerminal = (pod: Pod): boolean =>
+  pod.status.phase === 'Succeeded' || pod.status.phase === 'Failed';
