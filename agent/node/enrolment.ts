@@ -308,11 +308,13 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
   const waitForWorkload = async (record: PodRecord): Promise<void> => {
     if (record.workload !== undefined) return;
     await new Promise<void>((resolve) => {
-      const timer = clock.after(WORKLOAD_WAIT_MS, resolve);
-      record.waiting.push(() => {
+      const resume = (): void => {
         timer.cancel();
+        record.waiting = record.waiting.filter((other) => other !== resume);
         resolve();
-      });
+      };
+      const timer = clock.after(WORKLOAD_WAIT_MS, resume);
+      record.waiting.push(resume);
     });
   };
 
@@ -367,7 +369,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       const record = recordOf(workload.pod.uid);
       record.workload = workload;
       record.attempts = 0;
-      const waiting = record.waiting.splice(0);
+      const { waiting } = record;
       for (const resume of waiting) resume();
       // A waiting CNI ADD enrols the pod itself and answers with the outcome.
       if (waiting.length === 0) reconcile(record);

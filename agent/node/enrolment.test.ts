@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import assert from 'node:assert/strict';
+import { beforeEach, describe, it } from 'node:test';
+import { seededRandom, VirtualClock } from '#lib/core/clock.ts';
+import { MeshError } from '#lib/core/errors.ts';
+import { recordingLog } from '#lib/core/log.ts';
+import type { CniPod } from '../../cni-plugin/logic/node.ts';
+import { createEnrolment, type Enrolment, type NodeWorkload, type Sandbox } from './enrolment.ts';
+
+const workloadOf = (
+  uid: string,
+  change: Partial<NodeWorkload> & { generation?: number } = {},
+): NodeWorkload => ({
+  enrol: change.enrol ?? true,
+  notEnrolledReason: change.notEnrolledReason ?? '',
+  redirection: { skipInboundPorts: [], skipOutboundPorts: [], skipSubnets: [] },
+  pod: {
+    cluster: 'local',
+    uid,
+    namespace: 'shop',
+    name: `web-${uid}`,
+    serviceAccount: 'web',
+    identity: 'web.shop.serviceaccount.identity.linkerd.cluster.local',
+    addresses: [],
+    ownerKind: 'deployment',
+    ownerName: 'web',
+    generation: change.generation ?? 1,
+    opaquePorts: [],
+    skipOutboundPorts: [],
+    clientAddressOfProxy: false,
+    connectTimeoutOutboundMs: 1000,
+    connectTimeoutInboundMs: 100,
+    detectTimeoutOutboundMs: 10_000,
+    policies: {
+      byPort: [],
+      fallback: { protocol: 'detect', detectTimeoutMs: 10_000, authorizations: [], labels: {} },
+    },
+    probes: [],
+  },
+});
+
+const cniPod = (uid: string, containerId = `c-${uid}`): CniPod => ({
+  containerId,
+  netnsPath: `/run/netns/${uid}`,
+  ifname: 'eth0',
+  namespace: 'shop',
+  name: `web-${uid}`,
+  uid,
+  addresses: ['10.0.0.7', 'fd00::7'],
+});
+
+/** Lets every pending promise step of the code under test run. */
+const settle = async (): Promise<void> => {
+  for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+};
+
+describe('enrolment', () => {
+  let clock: VirtualClock;
+  let enrolment: Enrolment;
+  let events: string[];
+  let open: Set<number>;
+  let certificate: Promise<unknown>;
+  let refuse: Error | undefined;
+  let saved: readonly Sandbox[];
+  const reports = (): string[] => events.filter((event) => event.startsWith('report'));
+
+  beforeEach(() => {
+    clock = new VirtualClock();
+    events = [];
+    open = new Set();
+    certificate = Promise.resolve();
+    refuse = undefined;
+    saved = [];
+    let descriptor = 100;
+    const take = (): number => {
+      open.add(++descriptor);
+      return descriptor;
+    };
+    enrolment = createEnrolment({
+      clock,
+      random: seededRandom(1),
+      log: recordingLog(),
+      redirection: {
+        slots: 2,
+        kernel: undefined,
+        counters: () => new Map(),
+        close: () => undefined,
+        uninstall: () => undefined,
+        preparePod(pod) {
+          if (refuse !== undefined) throw refuse;
+          events.push(`prepare ${pod.uid}`);
+          return {
+            setListener: (direction, family, slot) => events.push(`listener ${direction} ${family} ${slot}`),
+            clearListener: () => undefined,
+            arm: (armed) => events.push(`arm ${armed.uid} ${armed.addresses.join(' ')}`),
+            close: () => events.push(`disarm ${pod.uid}`),
+          };
+        },
+      },
+      workers: {
+        setPod: (pod) => events.push(`worker ${pod.uid} generation ${pod.generation}`),
+        removePod: (uid) => {
+          events.push(`worker-remove ${uid}`);
+          return Promise.resolve();
+        },
+      },
+      certificates: {
+        want: () => events.push('want'),
+        drop: () => events.push('drop'),
+        ready: async () => certificate,
+      },
+      reporter: {
+        report: (uid, state, generation, reason) =>
+          events.push(`report ${uid} ${state} ${generation} ${reason}`),
+      },
+      openNamespace: () => {
+        const fd = take();
+        return {
+          fd,
+          families: [4, 6],
+          openListener: take,
+          closeDescriptor: (closing) => assert.ok(open.delete(closing), 'closed twice'),
+          close: () => assert.ok(open.delete(fd), 'closed twice'),
+        };
+      },
+      sandboxesChanged: (sandboxes) => {
+        saved = sandboxes;
+      },
+      podForgotten: (uid) => events.push(`forgotten ${uid}`),
+    });
+  });
+
+  it('enrols at CNI ADD, steering only after workers have the listeners', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    assert.deepEqual(await enrolment.addPod(cniPod('a')), { outcome: 'enrolled' });
+    assert.ok(events.indexOf('worker a generation 1') < events.indexOf('arm a 10.0.0.7 fd00::7'));
+    assert.equal(events.filter((event) => event.startsWith('listener')).length, 8);
+    assert.deepEqual(reports(), ['report a enrolled 1 Enrolled']);
+    assert.equal(enrolment.podOfAddress('10.0.0.7'), 'a');
+    assert.equal(open.size, 9);
+  });
+
+  it('waits for the node stream to name the pod, then enrols', async () => {
+    const outcome = enrolment.addPod(cniPod('a'));
+    clock.advance(1_000);
+    enrolment.setWorkload(workloadOf('a'));
+    assert.deepEqual(await outcome, { outcome: 'enrolled' });
+  });
+
+  it('lets an unknown pod of a namespace that is not enrolled pass after the wait, and enrols it once known', async () => {
+    const outcome = enrolment.addPod(cniPod('a'));
+    clock.advance(2_000);
+    assert.equal((await outcome).outcome, 'passed');
+    enrolment.setWorkload(workloadOf('a'));
+    await settle();
+    assert.deepEqual(reports(), ['report a enrolled 1 Enrolled']);
+  });
+
+  it('has the runtime try again for an unknown pod of an enrolled namespace', async () => {
+    enrolment.setNamespaces(['shop']);
+    const outcome = enrolment.addPod(cniPod('a'));
+    clock.advance(2_000);
+    const answer = await outcome;
+    assert.equal(answer.outcome, 'try-again');
+  });
+
+  it('passes a pod that is not opted in and says why', async () => {
+    enrolment.setWorkload(workloadOf('a', { enrol: false, notEnrolledReason: 'hostNetwork' }));
+    assert.deepEqual(await enrolment.addPod(cniPod('a')), { outcome: 'passed', reason: 'hostNetwork' });
+    assert.equal(open.size, 0);
+  });
+
+  it('removes everything at DEL, also when DEL comes twice', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a'));
+    await enrolment.removePod('c-a', 'a');
+    await enrolment.removePod('c-a', 'a');
+    assert.equal(open.size, 0);
+    assert.ok(events.includes('disarm a'));
+    assert.equal(enrolment.podOfAddress('10.0.0.7'), undefined);
+    assert.deepEqual(saved, []);
+    enrolment.removeWorkload('a');
+    assert.ok(events.includes('forgotten a'));
+    assert.deepEqual(enrolment.pods, []);
+  });
+
+  it('ignores a DEL of an earlier sandbox of the same pod', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a', 'first'));
+    await enrolment.addPod(cniPod('a', 'second'));
+    await enrolment.removePod('first', 'a');
+    assert.equal(enrolment.podOfAddress('10.0.0.7'), 'a');
+    assert.equal(open.size, 9);
+  });
+
+  it('leaves nothing open when the kernel refuses, reports it, and tries again later', async () => {
+    refuse = new MeshError('MESH_BPF_LOAD', 'refused');
+    enrolment.setWorkload(workloadOf('a'));
+    const outcome = await enrolment.addPod(cniPod('a'));
+    assert.equal(outcome.outcome, 'try-again');
+    assert.equal(open.size, 0);
+    assert.deepEqual(reports(), ['report a failed 1 MESH_BPF_LOAD']);
+    refuse = undefined;
+    enrolment.setWorkload(workloadOf('a', { generation: 2 }));
+    await settle();
+    assert.deepEqual(reports().at(-1), 'report a enrolled 2 Enrolled');
+  });
+
+  it('does not wait for a certificate for ever', async () => {
+    certificate = new Promise(() => undefined);
+    enrolment.setWorkload(workloadOf('a'));
+    const outcome = enrolment.addPod(cniPod('a'));
+    await settle();
+    clock.advance(8_000);
+    assert.equal((await outcome).outcome, 'try-again');
+    assert.equal(open.size, 0);
+  });
+
+  it('carries a changed configuration to the workers and the kernel without new listeners', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a'));
+    enrolment.setWorkload(workloadOf('a', { generation: 2 }));
+    await settle();
+    assert.ok(events.includes('worker a generation 2'));
+    assert.equal(open.size, 9);
+    assert.equal(reports().at(-1), 'report a enrolled 2 Enrolled');
+  });
+
+  it('withdraws before it stops steering when a running pod opts out', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a'));
+    enrolment.setWorkload(workloadOf('a', { enrol: false, notEnrolledReason: 'disabled', generation: 2 }));
+    await settle();
+    assert.equal(reports().at(-1), 'report a leaving 2 OptedOut');
+    assert.ok(!events.includes('disarm a'));
+    clock.advance(3_000);
+    await settle();
+    assert.ok(events.includes('disarm a'));
+    assert.equal(reports().at(-1), 'report a left 2 OptedOut');
+    assert.equal(open.size, 0);
+  });
+
+  it('takes over the sandboxes of an earlier agent once destination names them', async () => {
+    const { containerId, uid, namespace, name, netnsPath, addresses } = cniPod('a');
+    enrolment.restore([{ containerId, uid, namespace, name, netnsPath, addresses }]);
+    enrolment.setWorkload(workloadOf('a'));
+    await settle();
+    assert.equal(reports().at(-1), 'report a enrolled 1 Enrolled');
+  });
+});
