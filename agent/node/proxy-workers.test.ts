@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import assert from 'node:assert/strict';
+import { EventEmitter } from 'node:events';
+import { beforeEach, describe, it } from 'node:test';
+import { VirtualClock } from '#lib/core/clock.ts';
+import { silentLog } from '#lib/core/log.ts';
+import type {
+  Destination,
+  FromWorker,
+  ListenerHandle,
+  ToWorker,
+  WorkerPod,
+  WorkerStart,
+} from '../proxy/model.ts';
+import { createProxyWorkers, type ProxyWorkers, type WorkerPort } from './proxy-workers.ts';
+
+class FakeWorker extends EventEmitter {
+  readonly sent: ToWorker[] = [];
+  readonly start: WorkerStart;
+  terminated = false;
+
+  constructor(start: WorkerStart) {
+    super();
+    this.start = start;
+  }
+
+  postMessage(message: ToWorker): void {
+    this.sent.push(message);
+  }
+
+  terminate(): Promise<number> {
+    this.terminated = true;
+    this.emit('exit', 1);
+    return Promise.resolve(1);
+  }
+
+  beat(): void {
+    Atomics.add(new Int32Array(this.start.beats), 0, 1);
+  }
+
+  say(message: FromWorker): void {
+    this.emit('message', message);
+  }
+}
+
+const pod: WorkerPod = {
+  cluster: 'local',
+  uid: 'a',
+  namespace: 'shop',
+  name: 'web',
+  serviceAccount: 'web',
+  identity: 'web.shop.serviceaccount.identity.linkerd.cluster.local',
+  addresses: ['10.0.0.7'],
+  ownerKind: '',
+  ownerName: '',
+  netnsFd: 9,
+  podIndex: 1,
+  generation: 1,
+  startedAtSeconds: 0,
+  opaquePorts: [],
+  skipOutboundPorts: [],
+  clientAddressOfProxy: false,
+  connectTimeoutOutboundMs: 1000,
+  connectTimeoutInboundMs: 100,
+  detectTimeoutOutboundMs: 10_000,
+  policies: {
+    byPort: [],
+    fallback: { protocol: 'detect', detectTimeoutMs: 10_000, authorizations: [], labels: {} },
+  },
+  probes: [],
+};
+const listeners: ListenerHandle[] = [0, 1, 2, 3].map((slot) => ({
+  direction: 'inbound',
+  family: 4,
+  slot,
+  fd: 100 + slot,
+}));
+
+describe('proxy workers', () => {
+  let clock: VirtualClock;
+  let spawned: FakeWorker[];
+  let workers: ProxyWorkers;
+  let swept: number;
+  let discoveries: Map<string, { deliver: (destination: Destination) => void; closed: boolean }>;
+  const worker = (index: number): FakeWorker => {
+    const found = spawned[index];
+    assert.ok(found);
+    return found;
+  };
+  const slotsSent = (fake: FakeWorker): number[] =>
+    fake.sent.flatMap((message) => (message.type === 'pod' ? message.listeners.map(({ slot }) => slot) : []));
+
+  beforeEach(() => {
+    clock = new VirtualClock();
+    spawned = [];
+    swept = 0;
+    discoveries = new Map();
+    workers = createProxyWorkers({
+      count: 2,
+      spawn(start) {
+        const fake = new FakeWorker(start);
+        spawned.push(fake);
+        return fake as unknown as WorkerPort;
+      },
+      start: { logLevel: 'info', sameNode: 'carrier', kernel: undefined },
+      anchorsPem: '',
+      duplicate: (fd) => fd + 1000,
+      descriptors: {
+        make: () => new SharedArrayBuffer(8),
+        sweep: () => {
+          swept++;
+        },
+      },
+      discover(key, _target, deliver) {
+        const subscription = { deliver, closed: false };
+        discoveries.set(key, subscription);
+        return {
+          close: () => {
+            subscription.closed = true;
+          },
+        };
+      },
+      metricDefined: () => undefined,
+      podMetrics: (uid) => Promise.resolve(`metrics of ${uid}`),
+      clock,
+      log: silentLog,
+    });
+  });
+
+  it('divides the slots of a pod between the workers, as duplicates', () => {
+    workers.setPod(pod, listeners);
+    assert.deepEqual(slotsSent(worker(0)), [0, 2]);
+    assert.deepEqual(slotsSent(worker(1)), [1, 3]);
+    const [message] = worker(0).sent;
+    assert.equal(message?.type === 'pod' ? message.listeners[0]?.fd : undefined, 1100);
+  });
+
+  it('sends a changed pod without listeners', () => {
+    workers.setPod(pod, listeners);
+    workers.setPod({ ...pod, generation: 2 }, listeners);
+    assert.deepEqual(slotsSent(worker(0)), [0, 2]);
+    assert.equal(worker(0).sent.length, 2);
+  });
+
+  it('gives the successor of an ended worker the same slots and certificates', () => {
+    workers.setCertificate({ identity: 'x', chainPem: '', keyPem: '', notAfterMs: 1 });
+    workers.setPod(pod, listeners);
+    worker(1).emit('exit', 1);
+    clock.advance(100);
+    assert.equal(spawned.length, 3);
+    assert.equal(worker(2).start.workerIndex, 1);
+    assert.deepEqual(slotsSent(worker(2)), [1, 3]);
+    assert.equal(worker(2).sent[0]?.type, 'certificate');
+    assert.equal(swept, 1);
+    assert.equal(workers.replaced.exited, 1);
+  });
+
+  it('ends a worker that is silent for two seconds, and only that one', () => {
+    for (let step = 0; step < 40; step++) {
+      worker(0).beat();
+      if (step < 24) worker(1).beat();
+      clock.advance(500);
+      if (spawned.length > 2) break;
+    }
+    assert.equal(worker(1).terminated, true);
+    assert.equal(worker(0).terminated, false);
+    assert.equal(workers.replaced.silent, 1);
+  });
+
+  it('shares one discovery between workers, tells late ones what is known, ends it when nobody wants it', () => {
+    const discover = {
+      type: 'discover',
+      key: 'shop|10.96.0.1:80',
+      namespace: 'shop',
+      ip: '10.96.0.1',
+      port: 80,
+    } as const;
+    worker(0).say(discover);
+    discoveries.get(discover.key)?.deliver({ kind: 'unknown' });
+    worker(1).say(discover);
+    const answer = { type: 'destination', key: discover.key, destination: { kind: 'unknown' } };
+    assert.deepEqual(worker(0).sent, [answer]);
+    assert.deepEqual(worker(1).sent, [answer]);
+    assert.equal(discoveries.size, 1);
+    worker(0).say({ type: 'forget', key: discover.key });
+    assert.equal(discoveries.get(discover.key)?.closed, false);
+    worker(1).say({ type: 'forget', key: discover.key });
+    assert.equal(discoveries.get(discover.key)?.closed, true);
+  });
+
+  it('waits at removal for the word of each worker, but not for ever and not for a dead one', async () => {
+    workers.setPod(pod, listeners);
+    let removed = false;
+    const removal = workers.removePod('a').then(() => {
+      removed = true;
+    });
+    const last = worker(0).sent.at(-1);
+    assert.ok(last?.type === 'pod-removed');
+    worker(0).say({ type: 'pod-gone', uid: 'a', ticket: last.ticket });
+    await Promise.resolve();
+    assert.equal(removed, false);
+    worker(1).emit('exit', 1);
+    await removal;
+    workers.setPod(pod, listeners);
+    const late = workers.removePod('a');
+    clock.advance(2_000);
+    await late;
+  });
+
+  it("answers a pod's scrape through the worker that asked", async () => {
+    worker(1).say({ type: 'pod-metrics-wanted', ticket: 7, uid: 'a' });
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual(worker(1).sent, [{ type: 'pod-metrics', ticket: 7, text: 'metrics of a' }]);
+  });
+});
