@@ -3,10 +3,14 @@
 // A connection is served against one target, because Linkerd routes by original destination, not by Host; each
 // request on it is balanced anew.
 
-import type { Socket } from 'node:net';
+import type { ByteSource } from './byte-source.ts';
+import type { EndpointSlot } from './endpoint-slot.ts';
 
-/** Called with FAILURE_NONE and a socket that is ready for the first request byte, or a failure and null. */
-export type Connected = (failure: number, socket: Socket | null) => void;
+/**
+ * Called with FAILURE_NONE and a source whose socket is ready for the first request byte, or a failure and null.
+ * The source's socket is paused; the receiver sets `onBytes`, listens to 'end', 'error', 'close', and resumes it.
+ */
+export type Connected = (failure: number, source: ByteSource | null) => void;
 
 /** Counts for one endpoint of one client pod (or one inbound client): cells were resolved when it was made. */
 export interface HttpMetrics {
@@ -18,11 +22,16 @@ export interface HttpMetrics {
   responseEnded(status: number, failure: number): void;
 }
 
-/** An endpoint as the exchange sees it. Owned by the target; the pool and the load estimate hang on it. */
+/**
+ * An endpoint as the exchange sees it. Owned by the target; the pool and the load estimate hang on it, so the object
+ * stays the same while the endpoint's metadata does, and is never shared by clients of different identities.
+ */
 export interface HttpEndpoint {
   /** Stable while metadata is unchanged; for logs. */
   readonly name: string;
   readonly metrics: HttpMetrics;
+  /** The exchange's own; the owner sets it to null when it makes the endpoint and leaves it alone. */
+  slot: EndpointSlot | null;
   /** Opens a new connection (TCP, TLS, transport header done). Never calls back synchronously. */
   connect(done: Connected): void;
 }
@@ -49,7 +58,8 @@ export interface RequestGate {
 
 /** A client connection to be served with HTTP/1.x. */
 export interface HttpConnection {
-  readonly socket: Socket;
+  /** The accepted (or unwrapped TLS) connection, paused; allowHalfOpen. The callee sets `onBytes` and resumes. */
+  readonly source: ByteSource;
   /** What detection read already; the buffer belongs to the callee. */
   readonly first: Buffer | null;
   readonly target: HttpTarget;

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// How bytes reach a codec: one settable callback per socket, so that sockets may read into one buffer per worker
+// (`onread`) and hand it over without an event, a stream chunk or a copy. Writing goes through the socket itself.
+
+import type { Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
+
+/**
+ * Rules of the callback:
+ * - `buffer[0, length)` is valid only until it returns: use it up or copy it; never give a subarray of it to `write`.
+ *   The callee may scribble in that range (heads are closed up in place).
+ * - It may pause (`socket.pause()`) or destroy the socket. After a pause no call follows until `socket.resume()`.
+ * - A source is handed over paused (or with nothing read yet and no turn of the event loop in between). The
+ *   receiver sets `onBytes` and calls `socket.resume()`. Bytes while `onBytes` is null destroy the socket.
+ * - End, errors and close are the socket's own events: 'end' (FIN seen; sockets are allowHalfOpen), 'error', 'close'.
+ */
+export interface ByteSource {
+  readonly socket: Socket;
+  /** TLS: closing needs close_notify, so never only a destroy after the last byte. */
+  readonly encrypted: boolean;
+  onBytes: ((buffer: Buffer, length: number) => void) | null;
+  /** Ends the connection so that the peer sees an error (RST), never a clean end. */
+  reset(): void;
+}
+
+/**
+ * The source of a socket without an `onread` hook. `raw` is the TCP socket under a TLS one where it is known, so that
+ * `reset` can send an RST; without it a TLS connection is reset by closing it without close_notify.
+ */
+export function attachDataSource(socket: Socket, raw: Socket | null = null): ByteSource {
+  return new DataSource(socket, raw);
+}
+
+/** RST for a TCP socket; anything else is destroyed. */
+export function resetSocket(socket: Socket, raw: Socket | null): void {
+  const tcp = raw ?? (socket instanceof TLSSocket ? null : socket);
+  if (tcp !== null && !tcp.destroyed) tcp.resetAndDestroy();
+  if (tcp !== socket) socket.destroy();
+}
+
+class DataSource implements ByteSource {
+  readonly socket: Socket;
+  readonly encrypted: boolean;
+  onBytes: ((buffer: Buffer, length: number) => void) | null = null;
+  readonly #raw: Socket | null;
+
+  constructor(socket: Socket, raw: Socket | null) {
+    this.socket = socket;
+    this.encrypted = socket instanceof TLSSocket;
+    this.#raw = raw;
+    socket.pause();
+    socket.on('data', (chunk: Buffer) => {
+      if (this.onBytes === null) socket.destroy();
+      else this.onBytes(chunk, chunk.length);
+    });
+  }
+
+  reset(): void {
+    resetSocket(this.socket, this.#raw);
+  }
+}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the exchange hangs on an endpoint: the estimate of its load and its idle connections. Made at the first use.
+
+import { LoadEstimate } from '../balance/peak-ewma.ts';
+import { IdleList } from '../pool/idle-list.ts';
+import type { HttpEndpoint } from './types.ts';
+
+export class EndpointSlot {
+  readonly load: LoadEstimate;
+  readonly idle: IdleList;
+
+  constructor(nowMs: number) {
+    this.load = new LoadEstimate(nowMs);
+    this.idle = new IdleList();
+  }
+}
+
+export function slotOf(endpoint: HttpEndpoint, nowMs: number): EndpointSlot {
+  endpoint.slot ??= new EndpointSlot(nowMs);
+  return endpoint.slot;
+}
