@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything one does with this repository. Each target does the set-up that it needs by itself.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+root := $(CURDIR)
+# Node 26 and the tools come from node_modules; the machine's own Node is only used to install them.
+with := PATH="$$(echo $(root)/node_modules/node-linux-*/bin):$(root)/node_modules/.bin:$$PATH" NODE_COMPILE_CACHE=$(root)/build/compile-cache
+# One test or benchmark at a time on this machine: they share kernel and cores.
+alone := flock -o /run/lock/nodemesh-test.lock
+
+BENCH ?=
+CHECK ?=
+TESTS ?=
+
+.PHONY: help setup setup-lint demo test unit bpf-test cni-test local-test e2e lint fmt proto docs bench bpf shim clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## checks the machine, installs what is missing, compiles eBPF programs and CNI shim
+	@scripts/setup.sh
+
+setup-lint:
+	@scripts/setup.sh lint
+
+demo: setup ## two nodes, the sample shop and a live table until Ctrl-C (CHECK=1: 20 s of traffic, one JSON document)
+	@$(with) node scripts/demo.ts $(if $(CHECK),--check)
+
+test: setup ## every check and every test (root)
+	@$(alone) env $(with) sh -c 'node scripts/lint.ts && node scripts/test.ts'
+
+unit: setup-lint ## only the tests beside the code (no root; TESTS="file…" for some of them)
+	@$(with) node scripts/test.ts unit $(TESTS)
+
+bpf-test cni-test local-test e2e: setup ## only test/bpf, test/cni, test/local or test/e2e (TESTS="file…" for some of them)
+	@$(alone) env $(with) node scripts/test.ts $(@:-test=) $(TESTS)
+
+lint: setup-lint ## layers and house rules, formatting, oxlint with types, tsc (no root)
+	@$(with) node scripts/lint.ts
+
+fmt: setup-lint ## formats every file
+	@$(with) biome format --write .
+
+proto: setup-lint ## generates lib/proto/gen anew
+	@cd lib/proto && $(with) buf generate
+
+docs: setup-lint ## writes the tables of docs/reference anew from the code
+	@$(with) node scripts/reference.ts --write
+
+bench: setup ## CPU per request against haproxy and nginx, CNI ADD, memory (BENCH=name for one of them)
+	@$(alone) env $(with) node bench/run.ts $(BENCH)
+
+bpf shim: setup ## compiled by the set-up, into build/
+
+clean: ## removes what was built (node_modules and Debian's packages stay)
+	@rm -rf build
