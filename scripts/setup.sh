@@ -44,9 +44,9 @@ if [ "$mode" = full ]; then
   if [ "$major" -lt 5 ] || { [ "$major" = 5 ] && [ "$minor" -lt 15 ]; }; then
     fail "kernel $kernel is too old: 5.15 or newer is needed; boot a newer kernel"
   fi
-  [ -r "${SETUP_BTF:-/sys/kernel/btf/vmlinux}" ] ||
+  [ -r /sys/kernel/btf/vmlinux ] ||
     fail 'the kernel has no BTF (/sys/kernel/btf/vmlinux); boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (every Debian kernel since 11 is)'
-  awk '$3 == "cgroup2" { found = 1 } END { exit !found }' "${SETUP_MOUNTS:-/proc/self/mounts}" ||
+  awk '$3 == "cgroup2" { found = 1 } END { exit !found }' /proc/self/mounts ||
     fail 'cgroup2 is not mounted; mount it: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified'
   command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
     fail 'this is neither Debian nor Ubuntu (no apt-get), whose packages this project uses; use such a machine or VM'
