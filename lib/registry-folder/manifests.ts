@@ -154,5 +154,5 @@ function nameOf(raw: Readonly<Record<string, unknown>>): string {
 
 function describe(value: unknown): string {
   if (Array.isArray(value)) return 'a list';
-  return `${typeof value === 'object' ? 'nothing' : `a ${typeof value}`}`;
+  return `a ${typeof value}`;
 }

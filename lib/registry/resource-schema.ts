@@ -5,7 +5,13 @@
 import { createHash } from 'node:crypto';
 import * as v from 'valibot';
 import { canonicalIp } from '#lib/core/addresses.ts';
-import { type AnyResource, clusterScopedKinds, type Kind } from './model.ts';
+import {
+  type AnyResource,
+  clusterScopedKinds,
+  type Container,
+  type ContainerProbe,
+  type Kind,
+} from './model.ts';
 
 const text = v.nullish(v.string('expected text'), '');
 const flag = v.nullish(v.boolean('expected true or false'), false);
@@ -308,26 +314,28 @@ function build(kind: Kind, raw: unknown, cluster: string, problems: FieldProblem
 
 type RawContainer = v.InferOutput<typeof container>;
 
-function containerOf(raw: RawContainer) {
+function containerOf(raw: RawContainer): Container {
+  const liveness = probeOf(raw.livenessProbe);
+  const readiness = probeOf(raw.readinessProbe);
+  const startup = probeOf(raw.startupProbe);
   return {
     name: raw.name,
     image: raw.image,
     ports: raw.ports.map(({ name, containerPort, protocol }) => ({ name, containerPort, protocol })),
-    ...probeOf('livenessProbe', raw.livenessProbe),
-    ...probeOf('readinessProbe', raw.readinessProbe),
-    ...probeOf('startupProbe', raw.startupProbe),
+    ...(liveness && { livenessProbe: liveness }),
+    ...(readiness && { readinessProbe: readiness }),
+    ...(startup && { startupProbe: startup }),
   };
 }
 
-function probeOf<const Name extends string>(name: Name, raw: RawContainer['livenessProbe']) {
-  if (raw === null || raw === undefined) return {};
+function probeOf(raw: RawContainer['livenessProbe']): ContainerProbe | undefined {
+  if (raw === null || raw === undefined) return undefined;
   const { httpGet, grpc, tcpSocket } = raw;
-  const value = {
+  return {
     ...(httpGet && { httpGet: { port: httpGet.port, path: httpGet.path, scheme: httpGet.scheme } }),
     ...(grpc && { grpc: { port: grpc.port } }),
     ...(tcpSocket && { tcpSocket: { port: tcpSocket.port } }),
   };
-  return { [name]: value } as { [key in Name]: typeof value };
 }
 
 function meta(kind: Kind, raw: v.InferOutput<typeof metadata>) {

@@ -28,7 +28,12 @@ export class ResourceStore {
   }
 
   watch<K extends Kind>(kind: K, handlers: WatchHandlers<ResourceTypes[K]>): Watch {
-    const entry = { ...handlers } as unknown as Handlers;
+    const told = handlers as unknown as Handlers;
+    const entry: Handlers = {
+      added: (resource) => told.added(resource),
+      changed: (resource, previous) => told.changed(resource, previous),
+      removed: (resource) => told.removed(resource),
+    };
     this.#watchers.get(kind)?.add(entry);
     for (const resource of this.#of(kind).values()) entry.added(resource);
     return { close: () => void this.#watchers.get(kind)?.delete(entry) };
@@ -66,7 +71,8 @@ export class ResourceStore {
 
   #tell(kind: Kind, run: (handlers: Handlers) => void): void {
     const watchers = this.#watchers.get(kind) ?? new Set<Handlers>();
-    for (const handlers of [...watchers]) if (watchers.has(handlers)) run(handlers);
+    // A snapshot: a watch that a handler opens has been told already.
+    for (const handlers of Array.from(watchers)) if (watchers.has(handlers)) run(handlers);
   }
 }
 
