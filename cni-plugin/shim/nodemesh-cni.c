@@ -221,6 +221,7 @@ static int connect_agent(void) {
   // Worth waiting for an agent that restarts only where the answer without it is a failure.
   bool patient = is("STATUS") || (is("ADD") && enrolled(argument("K8S_POD_NAMESPACE"), argument("K8S_POD_UID")));
   int64_t give_up = now_ms() + CONNECT_MS;
+  if (give_up > call.deadline) give_up = call.deadline;
   for (;;) {
     long fd = sys_socket();
     if (fd < 0) return -1;

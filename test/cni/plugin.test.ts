@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0
+// The real shim, and main.ts beside it, against a real agent socket with a fake node behind it, against nothing,
+// and against peers that lie. Both programs must give the same answers.
+
+import assert from 'node:assert/strict';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { connect, createServer, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
+import { VirtualClock } from '#lib/core/clock.ts';
+import { recordingLog, silentLog } from '#lib/core/log.ts';
+import type { CniAddOutcome, CniNode, CniPod } from '../../cni-plugin/logic/node.ts';
+import { type CniServer, serveCni } from '../../cni-plugin/logic/server.ts';
+
+const root = join(import.meta.dirname, '../..');
+const OTHER_NETNS = '/proc/self/ns/mnt';
+const PREVIOUS =
+  '{ "cniVersion" : "1.0.0", "ips":[{"address":"10.1.0.7/24"} ],\n "dns":{"nameservers":["]}"], "big":12345678901234567890}}';
+
+let build = '';
+before(() => {
+  build = mkdtempSync(join(tmpdir(), 'nodemesh-shim-'));
+  execFileSync('sh', [join(root, 'cni-plugin/shim/build.sh'), join(build, 'nodemesh-cni')]);
+});
+after(() => rmSync(build, { recursive: true }));
+
+interface Answer {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+const programs = {
+  shim: () => [join(build, 'nodemesh-cni')],
+  'main.ts': () => [process.execPath, join(root, 'cni-plugin/main.ts')],
+};
+
+async function call(command: string[], env: Record<string, string>, stdin: string | Buffer): Promise<Answer> {
+  const [program = '', ...args] = command;
+  const child = spawn(program, args, { env, stdio: 'pipe' });
+  let stdout = '';
+  let stderr = '';
+  child.stdout.on('data', (chunk: Buffer) => (stdout += chunk.toString()));
+  child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
+  child.stdin.on('error', () => undefined); // it may answer before it has read all
+  child.stdin.end(stdin);
+  const [code] = (await once(child, 'close')) as [number | null];
+  return { code, stdout, stderr };
+}
+
+function errorCode(answer: Answer): number {
+  assert.equal(answer.code, 1, answer.stdout);
+  const parsed = JSON.parse(answer.stdout) as { code: number; msg: string; cniVersion: string };
+  assert.ok(parsed.msg.startsWith('nodemesh: '), answer.stdout);
+  assert.equal(typeof parsed.cniVersion, 'string');
+  return parsed.code;
+}
+
+for (const [name, program] of Object.entries(programs)) {
+  describe(`the CNI plugin (${name})`, () => {
+    let dir: string;
+    let socket: string;
+    let servers: (CniServer | Server)[] = [];
+    beforeEach(() => {
+      dir = mkdtempSync(join(tmpdir(), 'nodemesh-cni-'));
+      socket = join(dir, 'run', 'cni.sock');
+    });
+    afterEach(async () => {
+      for (const server of servers) await server.close();
+      servers = [];
+      rmSync(dir, { recursive: true });
+    });
+
+    const env = (command: string, more: Record<string, string> = {}) => ({
+      CNI_COMMAND: command,
+      CNI_CONTAINERID: 'c-1',
+      CNI_NETNS: OTHER_NETNS,
+      CNI_IFNAME: 'eth0',
+      CNI_PATH: '/opt/cni/bin',
+      CNI_ARGS: 'IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-1;K8S_POD_UID=u-1',
+      ...more,
+    });
+    const config = (more: Record<string, unknown> = {}, previous: string | null = PREVIOUS) => {
+      const text = JSON.stringify({
+        cniVersion: '1.0.0',
+        name: 'k8s',
+        type: 'nodemesh-cni',
+        socket,
+        enrolledList: join(dir, 'enrolled'),
+        tombstones: join(dir, 'tombstones'),
+        excludeNamespaces: ['quiet', 'calm'],
+        ...more,
+      });
+      return previous === null ? text : `${text.slice(0, -1)}, "prevResult": ${previous} }`;
+    };
+    const ask = (command: string, more: Record<string, string> = {}, stdin: string | Buffer = config()) =>
+      call(program(), env(command, more), stdin);
+
+    async function agent(outcome: CniAddOutcome = { outcome: 'enrolled' }) {
+      const added: CniPod[] = [];
+      const removed: string[] = [];
+      const node: CniNode = {
+        addPod: (pod) => {
+          added.push(pod);
+          return Promise.resolve(outcome);
+        },
+        removePod: (containerId, uid) => {
+          removed.push(`${containerId} ${uid}`);
+          return Promise.resolve();
+        },
+      };
+      const server = await serveCni(socket, node, silentLog);
+      servers.push(server);
+      return { added, removed, node, server };
+    }
+
+    /** A peer that is no agent: answers with these bytes, or never. */
+    async function liar(bytes: Buffer | undefined) {
+      mkdirSync(join(dir, 'run'), { recursive: true });
+      const server = createServer((peer) => {
+        peer.on('error', () => undefined);
+        peer.once('data', () => (bytes === undefined ? undefined : peer.end(bytes)));
+        peer.on('end', () => peer.destroy());
+      });
+      server.listen(socket);
+      await once(server, 'listening');
+      servers.push(server);
+    }
+
+    it('carries ADD and DEL to the agent and its answers back', async () => {
+      const { added, removed } = await agent();
+      const answer = await ask('ADD');
+      assert.equal(answer.code, 0, answer.stdout);
+      assert.deepEqual(JSON.parse(answer.stdout), JSON.parse(PREVIOUS));
+      assert.equal(added.length, 1);
+      assert.deepEqual(added[0]?.addresses, ['10.1.0.7']);
+      assert.equal(added[0]?.uid, 'u-1');
+      for (const netns of [OTHER_NETNS, '']) {
+        assert.deepEqual(await ask('DEL', { CNI_NETNS: netns }, config({}, null)), {
+          code: 0,
+          stdout: '',
+          stderr: '',
+        });
+      }
+      assert.deepEqual(removed, ['c-1 u-1', 'c-1 u-1']);
+    });
+
+    it("carries the agent's refusal", async () => {
+      await agent({ outcome: 'try-again', reason: 'the pod has no certificate yet: "soon"' });
+      const answer = await ask('ADD');
+      assert.equal(errorCode(answer), 11);
+      assert.match(answer.stdout, /no certificate yet: \\"soon\\"/);
+    });
+
+    it('carries a configuration of nearly 1 MiB, and refuses a longer one', async () => {
+      const { added } = await agent();
+      const whole = config({ filler: 'x'.repeat(1_000_000) });
+      assert.equal((await ask('ADD', {}, whole)).code, 0);
+      assert.equal(added.length, 1);
+      if (name === 'shim') {
+        assert.equal(errorCode(await ask('ADD', {}, config({ filler: 'x'.repeat(1 << 20) }))), 6);
+      }
+    });
+
+    it('answers VERSION alone, in the version it was asked in', async () => {
+      for (const version of ['0.3.1', '0.4.0', '1.0.0', '1.1.0']) {
+        const answer = await ask('VERSION', {}, JSON.stringify({ cniVersion: version }));
+        assert.deepEqual(JSON.parse(answer.stdout), {
+          cniVersion: version,
+          supportedVersions: ['0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'],
+        });
+        assert.equal(answer.code, 0);
+      }
+      assert.equal((await ask('VERSION', {}, '')).code, 0);
+    });
+
+    it('lets a pod outside the mesh start while the agent is away, with the previous result', async () => {
+      for (const list of [undefined, '', 'ns shopping\nns sho\npod u-11\nns\npod \n']) {
+        if (list !== undefined) writeFileSync(join(dir, 'enrolled'), list);
+        const answer = await ask('ADD');
+        assert.equal(answer.code, 0, answer.stdout);
+        assert.deepEqual(JSON.parse(answer.stdout), JSON.parse(PREVIOUS));
+        if (name === 'shim') assert.equal(answer.stdout, `${PREVIOUS}\n`); // not a byte changed
+      }
+    });
+
+    it('holds a pod of the mesh back while the agent is away', async () => {
+      const hasty = config({ deadlineMs: 100 });
+      for (const list of ['ns other\nns shop\n', 'ns other\npod u-1', `${'ns x\n'.repeat(50_000)}ns shop`]) {
+        writeFileSync(join(dir, 'enrolled'), list);
+        assert.equal(errorCode(await ask('ADD', {}, hasty)), 11, list.slice(0, 30));
+      }
+      rmSync(join(dir, 'enrolled'));
+      mkdirSync(join(dir, 'enrolled')); // there, but not readable
+      assert.equal(errorCode(await ask('ADD', {}, hasty)), 11);
+    });
+
+    it('lets excluded namespaces pass, listed or not, with the agent there or not', async () => {
+      const names = ['kube-system', 'nodemesh', 'quiet', 'calm'];
+      writeFileSync(join(dir, 'enrolled'), names.map((entry) => `ns ${entry}\n`).join(''));
+      for (const namespace of names) {
+        const answer = await ask('ADD', { CNI_ARGS: `K8S_POD_NAMESPACE=${namespace};K8S_POD_NAME=x` });
+        assert.equal(answer.code, 0, `${namespace} ${answer.stdout}`);
+      }
+    });
+
+    it('waits a moment for an agent that restarts', async () => {
+      writeFileSync(join(dir, 'enrolled'), 'ns shop\n');
+      const answer = ask('ADD');
+      const { added } = await agent();
+      assert.equal((await answer).code, 0);
+      assert.equal(added.length, 1);
+    });
+
+    it('leaves a tombstone for DEL while the agent is away, which the agent takes', async () => {
+      assert.equal((await ask('DEL', { CNI_NETNS: '' }, config({}, null))).code, 0);
+      assert.equal((await ask('DEL', { CNI_CONTAINERID: 'c-2', CNI_ARGS: '' })).code, 0);
+      const folder = join(dir, 'tombstones');
+      assert.deepEqual(readdirSync(folder), ['c-1', 'c-2']);
+      assert.equal(readFileSync(join(folder, 'c-1'), 'utf8'), 'u-1');
+      assert.equal(statSync(join(folder, 'c-1')).mode & 0o777, 0o600);
+
+      const removed: string[] = [];
+      const gone = Promise.withResolvers<void>();
+      let fails = 1;
+      const node: CniNode = {
+        addPod: () => Promise.reject(new Error('unused')),
+        removePod: (containerId, uid) => {
+          if (containerId === 'c-2' && fails-- > 0) return Promise.reject(new Error('not now'));
+          removed.push(`${containerId} ${uid}`);
+          if (removed.length === 2) gone.resolve();
+          return Promise.resolve();
+        },
+      };
+      const clock = new VirtualClock();
+      const lines = recordingLog();
+      const server = await serveCni(socket, node, lines, { tombstones: folder, clock });
+      servers.push(server);
+      while (clock.pendingTimers === 0) await new Promise(setImmediate);
+      assert.deepEqual(removed, ['c-1 u-1']);
+      assert.ok(lines.lines.some((line) => line.level === 'warn' && line.fields['error'] === 'not now'));
+      clock.advance(30_000);
+      await gone.promise;
+      while (existsSync(join(folder, 'c-2'))) await new Promise(setImmediate);
+    });
+
+    it('never writes a tombstone outside its folder', async () => {
+      for (const id of ['../escape', '..', 'a/b', '.hidden']) await ask('DEL', { CNI_CONTAINERID: id });
+      assert.deepEqual(
+        readdirSync(dir).filter((entry) => entry !== 'tombstones'),
+        [],
+      );
+      if (existsSync(join(dir, 'tombstones'))) assert.deepEqual(readdirSync(join(dir, 'tombstones')), []);
+    });
+
+    it('answers CHECK and GC with success and STATUS with 50 while the agent is away', async () => {
+      assert.deepEqual(await ask('CHECK'), { code: 0, stdout: '', stderr: '' });
+      assert.deepEqual(await ask('GC'), { code: 0, stdout: '', stderr: '' });
+      assert.equal(errorCode(await ask('STATUS', {}, config({ deadlineMs: 100 }))), 50);
+      await agent();
+      assert.equal((await ask('STATUS')).code, 0);
+    });
+
+    it('names missing and wrong input', async () => {
+      assert.equal(errorCode(await call(program(), {}, config())), 4);
+      assert.equal(errorCode(await ask('add')), 4);
+      assert.equal(errorCode(await ask('"\\\n')), 4);
+      for (const stdin of ['', '{', '[]', 'null', '{"a":}', '{} x', '{"a":"b}', '['.repeat(100_000)]) {
+        assert.equal(errorCode(await ask('ADD', {}, stdin)), 6, stdin.slice(0, 20));
+      }
+      assert.equal(errorCode(await ask('ADD', {}, Buffer.of(0, 255, 123, 0))), 6);
+      assert.equal(errorCode(await ask('ADD', {}, config({}, null))), 7);
+      assert.equal(errorCode(await ask('ADD', {}, config({ socket: 7 }))), 7);
+    });
+
+    it('takes garbage, silence and early ends from the socket as an absent agent', async () => {
+      const lies = [
+        Buffer.alloc(0),
+        Buffer.from('HTTP/1.1 200 OK\r\n\r\n'),
+        Buffer.of(0, 0, 0, 2, 0, 0),
+        Buffer.of(0, 0, 0, 100, 0, 0, 0, 0),
+        Buffer.of(255, 255, 255, 255, 0, 0, 0, 0),
+        undefined,
+      ];
+      for (const bytes of lies) {
+        await liar(bytes);
+        const stdin = config({ deadlineMs: 300 });
+        rmSync(join(dir, 'enrolled'), { force: true });
+        assert.equal((await ask('ADD', {}, stdin)).code, 0, String(bytes));
+        writeFileSync(join(dir, 'enrolled'), 'ns shop\n');
+        assert.equal(errorCode(await ask('ADD', {}, stdin)), 11, String(bytes));
+        await servers.pop()?.close();
+      }
+    });
+  });
+}
+
+describe('the agent CNI socket', () => {
+  let dir: string;
+  let socket: string;
+  let server: CniServer;
+  const log = recordingLog();
+  const clock = new VirtualClock();
+  const hold = Promise.withResolvers<CniAddOutcome>();
+  beforeEach(async () => {
+    dir = mkdtempSync(join(tmpdir(), 'nodemesh-cni-'));
+    socket = join(dir, 'run', 'cni.sock');
+    const node: CniNode = { addPod: () => hold.promise, removePod: () => Promise.resolve() };
+    server = await serveCni(socket, node, log, { concurrentMax: 2, clock });
+  });
+  afterEach(async () => {
+    clock.advance(60_000);
+    await server.close();
+    rmSync(dir, { recursive: true });
+  });
+
+  const open = async () => {
+    const peer = connect({ path: socket, allowHalfOpen: true });
+    await once(peer, 'connect');
+    return peer;
+  };
+  const replyTo = async (bytes: Buffer) => {
+    const peer = await open();
+    peer.write(bytes);
+    let text = '';
+    for await (const chunk of peer) text += String(chunk);
+    return text.slice(8);
+  };
+
+  it('is for root only and leaves nothing behind', async () => {
+    assert.equal(statSync(socket).mode & 0o777, 0o600);
+    assert.equal(statSync(join(dir, 'run')).mode & 0o777, 0o700);
+    await server.close();
+    assert.deepEqual(readdirSync(join(dir, 'run')), []);
+  });
+
+  it('takes the place of a socket that a dead agent left', async () => {
+    const again = await serveCni(
+      socket,
+      { addPod: () => hold.promise, removePod: () => Promise.resolve() },
+      log,
+    );
+    await server.close(); // the old one does not remove the new one's socket
+    assert.ok(existsSync(socket));
+    await again.close();
+    assert.ok(!existsSync(socket));
+  });
+
+  it('answers garbage with an error and lives on', async () => {
+    for (const bytes of [
+      Buffer.from('GET / HTTP/1.1\r\n\r\n'),
+      Buffer.of(0, 0, 0, 3, 1, 2, 3),
+      Buffer.of(255, 255, 255, 255),
+      Buffer.of(0, 0, 0, 0),
+    ]) {
+      assert.equal((JSON.parse(await replyTo(bytes)) as { code: number }).code, 6);
+    }
+  });
+
+  it('refuses a peer that is not root', async () => {
+    const strict = join(dir, 'strict.sock');
+    const node: CniNode = { addPod: () => hold.promise, removePod: () => Promise.resolve() };
+    const other = await serveCni(strict, node, log, { peerUid: () => 1000 });
+    const peer = connect(strict);
+    await once(peer, 'close');
+    assert.ok(log.lines.some((line) => line.fields['uid'] === 1000));
+    await other.close();
+  });
+
+  it('closes on a caller that stays silent, and takes two calls at once but not three', async () => {
+    const first = await open();
+    const second = await open();
+    first.resume();
+    second.resume();
+    const third = JSON.parse(await replyTo(Buffer.alloc(0))) as { code: number };
+    assert.equal(third.code, 11);
+    const closed = Promise.all([once(first, 'close'), once(second, 'end')]);
+    clock.advance(5000);
+    await once(second, 'end').then(() => second.destroy());
+    first.destroy();
+    await closed;
+  });
+
+  it('answers try again when the node takes too long', async () => {
+    const payload = Buffer.from(
+      `NMCNI1\0CNI_COMMAND=ADD\0CNI_CONTAINERID=c\0CNI_IFNAME=eth0\0CNI_NETNS=${OTHER_NETNS}\0CNI_ARGS=K8S_POD_NAMESPACE=a\0\0{"cniVersion":"1.0.0","prevResult":{}}`,
+    );
+    const head = Buffer.alloc(4);
+    head.writeUInt32BE(payload.length);
+    const peer = await open();
+    peer.write(Buffer.concat([head, payload]));
+    let text = '';
+    peer.on('data', (chunk: Buffer) => (text += chunk.toString()));
+    const ended = once(peer, 'end');
+    // The request is on its way: move time only when its own deadline is set.
+    while (
+      !log.lines.some(
+        (line) => line.message === 'CNI call refused' && String(line.fields['answer']).includes('25000'),
+      )
+    ) {
+      clock.advance(1000);
+      await new Promise(setImmediate);
+    }
+    await ended;
+    peer.destroy();
+    assert.equal((JSON.parse(text.slice(8)) as { code: number }).code, 11);
+  });
+});
