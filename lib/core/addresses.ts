@@ -81,7 +81,7 @@ export function parseNetwork(text: string): Network | undefined {
   const bytes = parseIp(address);
   if (bytes === undefined) return undefined;
   const prefix = prefixText === undefined ? bytes.length * 8 : Number(prefixText);
-  if (!Number.isInteger(prefix) || prefix < 0 || prefix > bytes.length * 8) return undefined;
+  if (!/^\d{1,3}$/.test(String(prefixText ?? 0)) || prefix > bytes.length * 8) return undefined;
   return { bytes, prefix };
 }
 

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Linkerd's default policies let in, as messages of linkerd2-proxy-api: one server for the ports that are
+// like all others, one for each port that differs. Policy resources will replace single ports here.
+
+import { type PortRange, portsContain } from '#lib/core/addresses.ts';
+import { networkToWire } from '#lib/proto/addresses.ts';
+import type { Authn, Authz, Network, Server } from '#lib/proto/gen/linkerd/inbound.ts';
+import type { InboundPolicy, MeshSettings } from './mesh-settings.ts';
+import type { Pod } from './model.ts';
+import { containerPortNames, containersOf, type WorkloadConfig } from './workload-config.ts';
+
+export interface InboundServers {
+  readonly byPort: ReadonlyMap<number, Server>;
+  readonly fallback: Server;
+  readonly warnings: readonly string[];
+}
+
+/** More single ports than this are not listed; their opaqueness still stands in the configuration. */
+const PORTS_MAX = 4096;
+
+export function inboundServers(config: WorkloadConfig, settings: MeshSettings): InboundServers {
+  const { opaquePorts, requireIdentityPorts } = config;
+  const server = (port: number | undefined): Server => {
+    const opaque = port !== undefined && portsContain(opaquePorts, port);
+    const identity = port !== undefined && portsContain(requireIdentityPorts, port);
+    const policy = identity ? authenticated(config.defaultInboundPolicy) : config.defaultInboundPolicy;
+    return defaultServer(policy, opaque, config.inboundDetectTimeoutMs, settings);
+  };
+  const byPort = new Map<number, Server>();
+  const warnings: string[] = [];
+  for (const port of portsOf([...opaquePorts, ...requireIdentityPorts])) {
+    if (byPort.size >= PORTS_MAX) {
+      warnings.push(
+        `opaque-ports and proxy-require-identity-inbound-ports name more than ${PORTS_MAX} ports`,
+      );
+      break;
+    }
+    byPort.set(port, server(port));
+  }
+  return { byPort, fallback: server(undefined), warnings };
+}
+
+function* portsOf(ranges: readonly PortRange[]): Generator<number> {
+  for (const range of ranges) for (let port = range.first; port <= range.last; port++) yield port;
+}
+
+const authenticated = (policy: InboundPolicy): InboundPolicy => {
+  if (policy === 'all-unauthenticated' || policy === 'audit') return 'all-authenticated';
+  return policy === 'cluster-unauthenticated' ? 'cluster-authenticated' : policy;
+};
+
+function defaultServer(
+  policy: InboundPolicy,
+  opaque: boolean,
+  detectMs: number,
+  settings: MeshSettings,
+): Server {
+  const seconds = Math.floor(detectMs / 1000);
+  const timeout = { seconds: BigInt(seconds), nanos: Math.round((detectMs - seconds * 1000) * 1e6) };
+  return {
+    protocol: { kind: opaque ? { $case: 'opaque', opaque: {} } : { $case: 'detect', detect: { timeout } } },
+    serverIps: [],
+    authorizations: authorizations(policy, settings),
+    labels: labelsOf(policy),
+  };
+}
+
+const labelsOf = (policy: InboundPolicy): Record<string, string> => ({
+  group: '',
+  kind: 'default',
+  name: policy,
+});
+
+const unauthenticated: Authn = { permit: { $case: 'unauthenticated', unauthenticated: {} } };
+
+/** Any identity: a suffix without parts. */
+const anyIdentity: Authn = {
+  permit: {
+    $case: 'meshTls',
+    meshTls: { clients: { $case: 'identities', identities: { identities: [], suffixes: [{ parts: [] }] } } },
+  },
+};
+
+function authorizations(policy: InboundPolicy, settings: MeshSettings): Authz[] {
+  if (policy === 'deny') return [];
+  const inCluster = policy === 'cluster-authenticated' || policy === 'cluster-unauthenticated';
+  const withIdentity = policy === 'all-authenticated' || policy === 'cluster-authenticated';
+  return [
+    {
+      networks: networks(inCluster ? settings.clusterNetworks : ['0.0.0.0/0', '::/0']),
+      authentication: withIdentity ? anyIdentity : unauthenticated,
+      labels: labelsOf(policy),
+      metadata: { kind: { $case: 'default', default: policy } },
+    },
+  ];
+}
+
+const networks = (cidrs: readonly string[]): Network[] =>
+  cidrs.flatMap((cidr) => {
+    const net = networkToWire(cidr);
+    return net === undefined ? [] : [{ net, except: [] }];
+  });
+
+export interface WorkloadProbe {
+  readonly port: number;
+  readonly method: string;
+  readonly path: string;
+}
+
+/** HTTP and gRPC probes of all containers: the kubelet has no identity, so exactly these requests are let in. */
+export function probesOf(pod: Pod): WorkloadProbe[] {
+  const named = containerPortNames(pod);
+  const probes = new Map<string, WorkloadProbe>();
+  for (const container of containersOf(pod)) {
+    for (const probe of [container.livenessProbe, container.readinessProbe, container.startupProbe]) {
+      const found =
+        probe?.httpGet === undefined
+          ? grpcProbe(probe?.grpc?.port)
+          : httpProbe(probe.httpGet.port, probe.httpGet.path, named);
+      if (found !== undefined) probes.set(`${found.method} ${found.port} ${found.path}`, found);
+    }
+  }
+  return [...probes.values()];
+}
+
+function httpProbe(
+  reference: number | string,
+  path: string,
+  named: ReadonlyMap<string, number>,
+): WorkloadProbe | undefined {
+  const port = typeof reference === 'number' ? reference : named.get(reference);
+  if (port === undefined) return undefined;
+  const withoutQuery = path.split('?')[0] ?? '/';
+  return { port, method: 'GET', path: withoutQuery.startsWith('/') ? withoutQuery : `/${withoutQuery}` };
+}
+
+const grpcProbe = (port: number | undefined): WorkloadProbe | undefined =>
+  port === undefined ? undefined : { port, method: 'POST', path: '/grpc.health.v1.Health/Check' };
