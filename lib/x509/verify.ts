@@ -113,5 +113,7 @@ export function outsideValidity(certificate: X509Certificate, wallMs: number): M
 
 /** A short name of a certificate for messages. */
 export function describe(certificate: X509Certificate): string {
-  return presentedIdentity(certificate) ?? (certificate.subject?.replaceAll('\n', ', ') || 'an unnamed subject');
+  return (
+    presentedIdentity(certificate) ?? (certificate.subject?.replaceAll('\n', ', ') || 'an unnamed subject')
+  );
 }
