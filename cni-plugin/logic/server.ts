@@ -13,13 +13,14 @@ import { type CniAnswer, cniCode, errorAnswer } from './errors.ts';
 import { decodeRequest, encodeReply, FrameReader, REQUEST_BYTES_MAX } from './frame.ts';
 import { handleCni } from './handle.ts';
 import type { CniNode } from './node.ts';
+import { peerUid as kernelPeerUid } from './peer-uid.ts';
 import { takeTombstones } from './tombstones.ts';
 
 export interface CniServerOptions {
   readonly clock?: Clock;
   /** Where the shim leaves notes of removals while the agent is away; taken once listening and every 30 s. */
   readonly tombstones?: string;
-  /** The uid on the other side (SO_PEERCRED); without it the modes of folder and socket are the only door. */
+  /** The uid on the other side; SO_PEERCRED unless a test says otherwise. */
   readonly peerUid?: (socket: Socket) => number | undefined;
   readonly concurrentMax?: number;
   /** How long a caller may take to send its request. */
@@ -45,7 +46,17 @@ export async function serveCni(
   const concurrentMax = options.concurrentMax ?? 256;
   const requestMs = options.requestMs ?? 5000;
   const answerMs = options.answerMs ?? 25_000;
+  const peerUid = options.peerUid ?? kernelPeerUid;
   let underWay = 0;
+
+  const uidOf = (socket: Socket): number | undefined => {
+    try {
+      return peerUid(socket);
+    } catch (error) {
+      log.debug({ error: errorMessage(error) }, 'a CNI caller went away');
+      return undefined;
+    }
+  };
 
   const answer = async (payload: Buffer): Promise<CniAnswer> => {
     let request: CniRequest;
@@ -88,8 +99,8 @@ export async function serveCni(
     };
     socket.once('close', () => patience?.cancel());
     socket.on('error', (error) => log.debug({ error: error.message }, 'a CNI caller went away'));
-    const uid = options.peerUid?.(socket);
-    if (uid !== undefined && uid !== 0) {
+    const uid = uidOf(socket);
+    if (uid !== 0) {
       log.warn({ uid }, 'a CNI caller that is not root was refused');
       socket.destroy();
       return;

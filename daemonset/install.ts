@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// Entry point of the installer: `node daemonset/install.ts install|uninstall` puts the CNI plugin onto the node
+// whose folders are mounted, or removes it. The work is lib/cni-install/; manifests and watching are not here.
+
+import { asList, asText, describeConfig, loadConfig, type Setting } from '#lib/core/config.ts';
+import { errorMessage, MeshError } from '#lib/core/errors.ts';
+import { PLUGIN_TYPE } from '#lib/cni-install/conflist.ts';
+import { installCni, uninstallCni } from '#lib/cni-install/install.ts';
+
+const text = (env: string, fallback: string, doc: string): Setting<string> => ({
+  env,
+  default: fallback,
+  parse: asText,
+  doc,
+});
+
+const settings = {
+  confDir: text('NODEMESH_CNI_CONF_DIR', '/host/etc/cni/net.d', "The node's CNI configurations."),
+  binDir: text('NODEMESH_CNI_BIN_DIR', '/host/opt/cni/bin', "The node's CNI plugins."),
+  shim: text('NODEMESH_CNI_SHIM', 'build/shim/nodemesh-cni', 'The plugin to install.'),
+  socket: text('NODEMESH_CNI_SOCKET', '/run/nodemesh/cni.sock', "The agent's socket, as seen on the node."),
+  enrolledList: text(
+    'NODEMESH_ENROLLED_LIST',
+    '/var/lib/nodemesh/enrolled',
+    'The list of enrolled namespaces and pods, on disk, as seen on the node.',
+  ),
+  tombstones: text(
+    'NODEMESH_TOMBSTONES',
+    '/run/nodemesh/tombstones',
+    'Notes of removals while the agent is away.',
+  ),
+  namespace: text('NODEMESH_NAMESPACE', 'nodemesh', 'The namespace the mesh is installed in.'),
+  excludeNamespaces: {
+    env: 'NODEMESH_CNI_EXCLUDE_NAMESPACES',
+    default: '',
+    parse: asList,
+    doc: 'Further namespaces whose pods always pass.',
+  },
+} as const;
+
+try {
+  const [verb] = process.argv.slice(2);
+  const { confDir, binDir, shim, ...entry } = loadConfig(settings, process.env);
+  if (verb === 'install') {
+    const installed = installCni({ confDir, binDir, shim, entry: { type: PLUGIN_TYPE, ...entry } });
+    process.stdout.write(`${JSON.stringify(installed)}\n`);
+  } else if (verb === 'uninstall') {
+    uninstallCni({ confDir, binDir });
+  } else {
+    throw new MeshError('MESH_CONFIG_INVALID', 'say install or uninstall', {
+      remedy: `settings are\n${describeConfig(settings)}`,
+    });
+  }
+} catch (error) {
+  process.stderr.write(`${errorMessage(error)}\n`);
+  process.exitCode = 1;
+}
