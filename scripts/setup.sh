@@ -20,7 +20,7 @@ quietly() {
   shift
   printf 'setup: %s\n' "$what"
   if ! "$@" >"$log" 2>&1 </dev/null; then
-    if grep -qE 'ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH|Temporary failure|Could not resolve|Could not connect|Unable to connect|network' "$log"; then
+    if grep -qE 'ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH|Temporary failure|Could not resolve|Could not connect|Unable to connect|ENOTCACHED|network' "$log"; then
       fail "$what failed: no answer from the network; connect this machine (or set its proxy) and run it again (details: $log)"
     fi
     tail -n 15 "$log" >&2
@@ -109,7 +109,13 @@ fi
 want=$(cat package.json package-lock.json .npmrc | cksum)
 stamp=node_modules/.nodemesh-lockfile
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ]; then
-  quietly 'installing node_modules' npm ci --loglevel=error --no-fund --no-audit
+  # With no network npm would try for many minutes: one quick question first, then only what it has kept.
+  offline=
+  npm ping --fetch-retries=0 --fetch-timeout=20000 >/dev/null 2>&1 </dev/null ||
+    npm view yaml version --prefer-online --fetch-retries=0 --fetch-timeout=20000 >/dev/null 2>&1 </dev/null ||
+    offline=--offline
+  # shellcheck disable=SC2086
+  quietly 'installing node_modules' npm ci --loglevel=error --no-fund --no-audit $offline
   printf '%s\n' "$want" >"$stamp"
 fi
 bin=$(echo node_modules/node-linux-*/bin)

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { checkFile } from './tidy/house-rules.ts';
 import { graphOf } from './tidy/imports.ts';
 import { checkLayers } from './tidy/layers.ts';
+import { findMissing, type Lockfile } from './tidy/lockfile.ts';
 
 const FILE_BYTES_MAX = 2 * 1024 * 1024;
 const protoOut = 'lib/proto/gen';
@@ -47,6 +48,14 @@ function readTree(root: string): Map<string, string> {
   return tree;
 }
 
+function checkLockfile(): string[] {
+  const missing = findMissing(JSON.parse(readFileSync('package-lock.json', 'utf8')) as Lockfile);
+  if (missing.length === 0) return [];
+  return [
+    `package-lock.json: npm ci would refuse it, ${missing[0]?.name} is missing; run node scripts/complete-lockfile.ts`,
+  ];
+}
+
 const texts = new Map<string, string>();
 for (const path of listFiles()) {
   if (statSync(path).size > FILE_BYTES_MAX) {
@@ -59,7 +68,7 @@ for (const path of listFiles()) {
 }
 
 const sources = new Map([...texts].filter(([path]) => path.endsWith('.ts') && !path.startsWith(protoOut)));
-const errors = [...checkLayers(graphOf(sources)), ...checkGenerated()];
+const errors = [...checkLayers(graphOf(sources)), ...checkGenerated(), ...checkLockfile()];
 for (const [path, text] of texts) {
   for (const finding of checkFile(path, text)) {
     if (finding.level === 'error') errors.push(finding.text);
