@@ -22,6 +22,9 @@ export const FAILURE_LIMIT = 16;
 export const FAILURE_NO_AUTHORITY = 17;
 export const FAILURE_UPGRADE_UNSUPPORTED = 18;
 export const FAILURE_RESPONSE_TIMEOUT = 19;
+export const FAILURE_HTTP_VERSION = 20;
+/** The client went away before the response's end: counted, never answered. */
+export const FAILURE_CLIENT_GONE = 21;
 
 export interface Failure {
   /** Name in the label `error` of the error counters and in logs. */
@@ -55,4 +58,6 @@ export const failures: readonly Failure[] = [
   { name: 'no_authority', status: 400, message: 'no authority could be determined', closes: true },
   { name: 'upgrade_unsupported', status: 501, message: 'upgrades are not supported yet', closes: true },
   { name: 'response_timeout', status: 504, message: 'response timed out', closes: true },
+  { name: 'http_version', status: 505, message: '', closes: true },
+  { name: 'client_gone', status: 499, message: '', closes: true },
 ];

@@ -2,16 +2,16 @@
 // What the exchange hangs on an endpoint: the estimate of its load and its idle connections. Made at the first use.
 
 import { LoadEstimate } from '../balance/peak-ewma.ts';
-import { IdleList } from '../pool/idle-list.ts';
+import type { IdleList } from '../pool/idle-list.ts';
 import type { HttpEndpoint } from './types.ts';
 
 export class EndpointSlot {
   readonly load: LoadEstimate;
-  readonly idle: IdleList;
+  /** By host; see pool.ts. */
+  readonly idle = new Map<string, IdleList>();
 
   constructor(nowMs: number) {
     this.load = new LoadEstimate(nowMs);
-    this.idle = new IdleList();
   }
 }
 

@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// The idle keep-alive connections of one endpoint, last in first out: an intrusive list, so that taking, returning
-// and dropping one from the middle are a few pointer writes. Timeouts and checks are the pool's (pool.ts).
+// The idle keep-alive connections of one endpoint and host, last in first out: an intrusive list, so that taking,
+// returning and dropping one from the middle are a few pointer writes. Timeouts and limits are the pool's (pool.ts).
 
 /** What a connection brings along to be kept here. */
 export interface IdleNode {
+  /** The list's own fields; start with null. */
   idlePrevious: IdleNode | null;
   idleNext: IdleNode | null;
 }
 
 export class IdleList {
+  readonly host: string;
   /** The connection that became idle last. */
   newest: IdleNode | null = null;
   count = 0;
+  /** Connections that belong here, idle or in use: without any the list is forgotten. */
+  members = 0;
+
+  constructor(host: string) {
+    this.host = host;
+  }
 
   push(node: IdleNode): void {
     node.idlePrevious = this.newest;

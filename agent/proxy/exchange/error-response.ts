@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The answers the proxy writes itself, as ready-made texts: no body, `l5d-proxy-error` where Linkerd has it.
+
+import { failures } from '../failure.ts';
+
+const reasons: Readonly<Record<number, string>> = {
+  400: 'Bad Request',
+  403: 'Forbidden',
+  404: 'Not Found',
+  414: 'URI Too Long',
+  429: 'Too Many Requests',
+  431: 'Request Header Fields Too Large',
+  500: 'Internal Server Error',
+  501: 'Not Implemented',
+  502: 'Bad Gateway',
+  503: 'Service Unavailable',
+  504: 'Gateway Timeout',
+  505: 'HTTP Version Not Supported',
+};
+
+const texts: (string | undefined)[] = [];
+
+/** `explained`: whether this client may read the reason (inbound only meshed clients). */
+export function errorResponse(failure: number, minor: number, closes: boolean, explained: boolean): string {
+  const index = failure * 8 + (minor === 0 ? 4 : 0) + (closes ? 2 : 0) + (explained ? 1 : 0);
+  return (texts[index] ??= compose(failure, minor, closes, explained));
+}
+
+function compose(failure: number, minor: number, closes: boolean, explained: boolean): string {
+  const { status, message } = failures[failure] ?? { status: 500, message: 'unexpected error' };
+  const error = explained && message !== '' ? `l5d-proxy-error: ${message}\r\n` : '';
+  const connection = closes ? 'connection: close\r\n' : minor === 0 ? 'connection: keep-alive\r\n' : '';
+  return `HTTP/1.${minor} ${status} ${reasons[status] ?? 'Error'}\r\n${error}content-length: 0\r\n${connection}\r\n`;
+}

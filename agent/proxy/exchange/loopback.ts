@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// For tests and benchmarks: the HTTP/1 server alone, on real loopback sockets, with targets that are plain addresses.
+// The agent's own targets and accepted sockets are made elsewhere (worker, accept).
+
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { FAILURE_CONNECT_OTHER, FAILURE_CONNECT_REFUSED, FAILURE_NONE } from '../failure.ts';
+import { attachDataSource } from './byte-source.ts';
+import type { HttpEndpoint, HttpMetrics, HttpServer, HttpTarget, RequestGate } from './types.ts';
+
+/** Metrics that keep what they were told. */
+export class RecordedMetrics implements HttpMetrics {
+  started = 0;
+  readonly firstBodies: number[] = [];
+  readonly ended: { status: number; failure: number }[] = [];
+
+  requestStarted(): void {
+    this.started++;
+  }
+
+  firstBody(status: number): void {
+    this.firstBodies.push(status);
+  }
+
+  responseEnded(status: number, failure: number): void {
+    this.ended.push({ status, failure });
+  }
+}
+
+/** An endpoint on 127.0.0.1 that counts the connections made to it. */
+export class LoopbackEndpoint implements HttpEndpoint {
+  readonly name: string;
+  readonly metrics: HttpMetrics;
+  slot: HttpEndpoint['slot'] = null;
+  connections = 0;
+  readonly #port: number;
+
+  constructor(port: number, metrics: HttpMetrics) {
+    this.#port = port;
+    this.name = `127.0.0.1:${port}`;
+    this.metrics = metrics;
+  }
+
+  connect(done: Parameters<HttpEndpoint['connect']>[0]): void {
+    this.connections++;
+    const socket = connect({ port: this.#port, host: '127.0.0.1', noDelay: true, allowHalfOpen: true });
+    const onError = (error: NodeJS.ErrnoException): void =>
+      done(error.code === 'ECONNREFUSED' ? FAILURE_CONNECT_REFUSED : FAILURE_CONNECT_OTHER, null);
+    socket.once('error', onError);
+    socket.once('connect', () => {
+      socket.off('error', onError);
+      done(FAILURE_NONE, attachDataSource(socket));
+    });
+  }
+}
+
+/** A fixed set of endpoints. */
+export function fixedTarget(endpoints: readonly HttpEndpoint[]): HttpTarget {
+  return {
+    authority: 'test:80',
+    endpoints,
+    failfast: endpoints.length === 0,
+    whenAvailable: (done) => setImmediate(() => done(FAILURE_NONE)),
+  };
+}
+
+export interface LoopbackProxy {
+  readonly port: number;
+  readonly sockets: ReadonlySet<Socket>;
+  close(): Promise<void>;
+}
+
+/** Listens on 127.0.0.1 and serves every connection against `target`. */
+export async function listenLoopback(
+  server: HttpServer,
+  target: HttpTarget,
+  gate: RequestGate | null = null,
+): Promise<LoopbackProxy> {
+  const sockets = new Set<Socket>();
+  const listener: Server = createServer(
+    { allowHalfOpen: true, noDelay: true, pauseOnConnect: true },
+    (socket) => {
+      sockets.add(socket);
+      const onClosed = (): void => void sockets.delete(socket);
+      server.serve({ source: attachDataSource(socket), first: null, target, gate, onClosed });
+    },
+  );
+  listener.listen(0, '127.0.0.1');
+  await once(listener, 'listening');
+  return {
+    port: (listener.address() as AddressInfo).port,
+    sockets,
+    async close() {
+      const closed = once(listener, 'close');
+      listener.close();
+      for (const socket of sockets) socket.destroy();
+      await closed;
+    },
+  };
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// The HTTP/1 server of a worker: serves accepted connections, knows which there are, drains them.
+
+import { type Clock, type Random, systemClock } from '#lib/core/clock.ts';
+import { type Log, silentLog } from '#lib/core/log.ts';
+import { Head } from '../http1/head.ts';
+import { POOL_IDLE_MAX, POOL_IDLE_TIMEOUT_MS, Pool } from '../pool/pool.ts';
+import { TimerWheel } from '../timers/wheel.ts';
+import { Flusher } from './outbox.ts';
+import { ServerConnection } from './server-connection.ts';
+import type { ServerContext } from './server-context.ts';
+import type { HttpConnection, HttpServer } from './types.ts';
+
+/** A browser's worth of pipelined requests; more waits in the kernel. */
+export const PIPELINED_BYTES_MAX = 65_536;
+
+export interface HttpServerOptions {
+  readonly clock?: Clock;
+  readonly random?: Random;
+  readonly log?: Log;
+  /** One per worker, where others use one too. */
+  readonly wheel?: TimerWheel;
+  readonly poolIdleTimeoutMs?: number;
+  /** Idle connections per endpoint and host. */
+  readonly poolIdleMax?: number;
+  readonly pipelinedBytesMax?: number;
+}
+
+export function createHttpServer(options: HttpServerOptions = {}): HttpServer {
+  return new Server(options);
+}
+
+class Server implements HttpServer {
+  readonly #context: ServerContext;
+  readonly #connections = new Set<ServerConnection>();
+  readonly #onFinished = (connection: ServerConnection): void => {
+    this.#connections.delete(connection);
+  };
+
+  constructor(options: HttpServerOptions) {
+    const clock = options.clock ?? systemClock;
+    const wheel = options.wheel ?? new TimerWheel(clock);
+    this.#context = {
+      clock,
+      random: options.random ?? Math.random,
+      log: options.log ?? silentLog,
+      wheel,
+      pool: new Pool(
+        wheel,
+        options.poolIdleTimeoutMs ?? POOL_IDLE_TIMEOUT_MS,
+        options.poolIdleMax ?? POOL_IDLE_MAX,
+      ),
+      flusher: new Flusher(),
+      requestHead: new Head(),
+      responseHead: new Head(),
+      pipelinedBytesMax: options.pipelinedBytesMax ?? PIPELINED_BYTES_MAX,
+      draining: false,
+    };
+  }
+
+  get active(): number {
+    return this.#connections.size;
+  }
+
+  serve(connection: HttpConnection): void {
+    const served = new ServerConnection(this.#context, connection, this.#onFinished);
+    this.#connections.add(served);
+    served.start();
+    if (this.#context.draining) served.drain();
+  }
+
+  drain(): void {
+    this.#context.draining = true;
+    for (const connection of this.#connections) connection.drain();
+  }
+}

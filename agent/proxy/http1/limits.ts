@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// Limits of the HTTP/1 codec. Exceeding one is an error of the message, never a silent cut.
+
+/**
+ * Request or status line with all fields. The longest target that Linkerd takes (65534) plus 64 KiB of fields: twice
+ * what nginx, node and haproxy take by default, and little enough that a thousand half-sent heads cost 128 MiB at most.
+ */
+export const HEAD_BYTES_MAX = 131_072;
+/** As hyper. */
+export const HEAD_FIELDS_MAX = 100;
+/** As the `http` crate of Linkerd. */
+export const TARGET_BYTES_MAX = 65_534;
+export const METHOD_BYTES_MAX = 64;
+/** RFC 9112 2.2 asks to skip at least one empty line before a request line. */
+export const EMPTY_LINES_MAX = 4;
+/** Names in `Connection`; more than fields there can be make no sense. */
+export const NOMINATIONS_MAX = 32;
+/** Hexadecimal digits of a chunk's size, leading zeros included; the value stays below 2^53. */
+export const CHUNK_SIZE_DIGITS_MAX = 16;
+/** Chunk extensions of one message together: they are dropped, and nobody needs them (as hyper). */
+export const CHUNK_EXTENSION_BYTES_MAX = 16_384;
+export const TRAILER_BYTES_MAX = 16_384;
+export const TRAILER_FIELDS_MAX = 100;
