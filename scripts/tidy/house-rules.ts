@@ -47,7 +47,7 @@ export function checkFile(path: string, text: string): Finding[] {
   });
 
   if (!code.test(path)) return findings;
-  const licence = path.startsWith('bpf/') && /\.[ch]$/.test(path) ? bpfLicence : apache;
+  const licence = path.startsWith('bpf/') ? bpfLicence : apache;
   const head = lines[0]?.startsWith('#!') === true ? lines[1] : lines[0];
   if (head?.includes(licence) !== true) error(1, `the first line is not "${licence}"`);
   if (path.endsWith('.ts') && /^export default\b/m.test(text))
