@@ -5,7 +5,7 @@ import { createServer } from 'node:http';
 import { Counter, Gauge, Registry } from 'prom-client';
 import { MeshError } from '#lib/core/errors.ts';
 import type { Clock } from '#lib/core/clock.ts';
-import type { CertificateIssuer } from './issuer.ts';
+import type { CertificateIssuer } from '#lib/x509-authority/issuer.ts';
 import { type CertifyRule, certifyRules } from './rules.ts';
 
 export interface IdentityMetrics {

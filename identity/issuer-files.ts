@@ -6,7 +6,7 @@ import type { Clock } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { type FileTexts, readTexts, watchFiles } from '#lib/files/watch-files.ts';
-import { type CertificateIssuer, createIssuer } from './issuer.ts';
+import { type CertificateIssuer, createIssuer } from '#lib/x509-authority/issuer.ts';
 
 type IssuerFile = 'anchors' | 'certificate' | 'key';
 

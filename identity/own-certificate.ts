@@ -2,16 +2,13 @@
 // The identity service's own TLS certificate: nobody else can issue it, so it takes it from its own issuer, and
 // renews it in time and whenever the issuer changes.
 
-import { generateKeyPair, X509Certificate } from 'node:crypto';
-import { promisify } from 'node:util';
 import type { Clock, Random, Timer } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { renewalDelayMs, retryDelayMs } from '#lib/identity-client/renewal.ts';
 import type { KeyAndChain } from '#lib/tls/mesh-context.ts';
-import type { CertificateIssuer } from './issuer.ts';
-
-const makeKeys = promisify(generateKeyPair);
+import type { CertificateIssuer } from '#lib/x509-authority/issuer.ts';
+import { type Leaf, makeLeaf } from '#lib/x509-authority/make-leaf.ts';
 
 export interface OwnCertificateOptions {
   readonly identity: string;
@@ -74,21 +71,11 @@ export async function createOwnCertificate(options: OwnCertificateOptions): Prom
   };
 }
 
-async function issueOwn(
-  options: OwnCertificateOptions,
-): Promise<KeyAndChain & { readonly notAfterMs: number }> {
-  const { clock, clockSkewMs } = options;
-  const keys = await makeKeys('ec', { namedCurve: 'P-256' });
-  const issued = await options.issuer().issue({
-    publicKeyDer: keys.publicKey.export({ type: 'spki', format: 'der' }),
-    dnsName: options.identity,
-    notBeforeMs: clock.wallMs() - clockSkewMs,
-    notAfterMs: clock.wallMs() + options.lifetimeMs + clockSkewMs,
+function issueOwn(options: OwnCertificateOptions): Promise<Leaf> {
+  const nowMs = options.clock.wallMs();
+  return makeLeaf(options.issuer(), {
+    identity: options.identity,
+    notBeforeMs: nowMs - options.clockSkewMs,
+    notAfterMs: nowMs + options.lifetimeMs + options.clockSkewMs,
   });
-  const chain = [issued.leafDer, ...issued.intermediatesDer];
-  return {
-    chainPem: chain.map((der) => new X509Certificate(der).toString()).join(''),
-    keyPem: keys.privateKey.export({ type: 'pkcs8', format: 'pem' }),
-    notAfterMs: issued.notAfterMs,
-  };
 }

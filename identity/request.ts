@@ -57,7 +57,7 @@ function readPublicKey(der: Buffer): KeyObject {
 }
 
 function checkNames(request: Pkcs10CertificateRequest, identity: string): void {
-  const alternatives = request.extensions.filter(
+  const alternatives = Array.from(request.extensions).filter(
     (extension) => extension instanceof SubjectAlternativeNameExtension,
   );
   const names = alternatives.flatMap((extension) => extension.names.items);

@@ -8,7 +8,7 @@ import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import type { CertifyRequest, CertifyResponse, IdentityServer } from '#lib/proto/gen/linkerd/identity.ts';
 import { certifyAudiences, decide, type DecisionContext } from './decide.ts';
-import type { CertificateIssuer, IssuedLeaf } from './issuer.ts';
+import type { CertificateIssuer, IssuedLeaf } from '#lib/x509-authority/issuer.ts';
 import { checkCertificateRequest, checkFields } from './request.ts';
 import { createReviews, type ReviewLimits } from './reviews.ts';
 import { type CertifyRule, Refusal } from './rules.ts';

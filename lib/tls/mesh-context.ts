@@ -5,6 +5,7 @@
 import { constants } from 'node:crypto';
 import { createSecureContext, type SecureContext, type SecureContextOptions } from 'node:tls';
 import { MeshError } from '#lib/core/errors.ts';
+import { pemBlocks } from '#lib/x509/verify.ts';
 
 /** A certificate chain (leaf first) with its key, PEM. */
 export interface KeyAndChain {
@@ -28,7 +29,8 @@ export function meshContextOptions(material: MeshMaterial): SecureContextOptions
     ecdhCurve: 'X25519MLKEM768:X25519:P-256:P-384',
     // Every connection is a full handshake: a resumed one would keep an identity beyond its certificate.
     secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_CIPHER_SERVER_PREFERENCE,
-    ca: material.anchorsPem,
+    // One by one: OpenSSL silently ends at the first block that it cannot tell from its neighbour.
+    ca: pemBlocks(material.anchorsPem),
     ...(material.certificate === undefined
       ? {}
       : { cert: material.certificate.chainPem, key: material.certificate.keyPem }),

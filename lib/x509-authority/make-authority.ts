@@ -5,6 +5,7 @@
 import 'reflect-metadata';
 import { KeyObject, webcrypto } from 'node:crypto';
 import {
+  AuthorityKeyIdentifierExtension,
   BasicConstraintsExtension,
   KeyUsageFlags,
   KeyUsagesExtension,
@@ -58,12 +59,14 @@ export async function makeAuthority(options: AuthorityOptions): Promise<Authorit
       new BasicConstraintsExtension(true, 0, true),
       usages,
       await SubjectKeyIdentifierExtension.create(issuerKeys.publicKey),
+      // Tells apart anchors of the same name while one replaces the other.
+      await AuthorityKeyIdentifierExtension.create(anchorKeys.publicKey),
     ],
   });
   return {
-    anchorPem: anchor.toString('pem'),
+    anchorPem: `${anchor.toString('pem')}\n`,
     anchorKeyPem: keyPem(anchorKeys.privateKey),
-    issuerPem: issuer.toString('pem'),
+    issuerPem: `${issuer.toString('pem')}\n`,
     issuerKeyPem: keyPem(issuerKeys.privateKey),
   };
 }

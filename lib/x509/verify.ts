@@ -47,10 +47,13 @@ export function identityMismatch(certificate: X509Certificate, expected: string)
   );
 }
 
+/** The certificates of a PEM text one by one, also where files were joined without a line feed between them. */
+export const pemBlocks = (pem: string): string[] => pem.match(PEM_BLOCK) ?? [];
+
 /** All certificates of a PEM text. */
 export function parseCertificates(pem: string, what: string): X509Certificate[] {
   try {
-    return Array.from(pem.matchAll(PEM_BLOCK), ([block]) => new X509Certificate(block));
+    return pemBlocks(pem).map((block) => new X509Certificate(block));
   } catch (error) {
     throw MeshError.from(error, 'MESH_CERTIFICATE_INVALID', `${what} cannot be read`);
   }
