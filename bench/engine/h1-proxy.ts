@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// The HTTP/1 path alone in one process, for bench/engine/h1.ts: every connection goes to 127.0.0.1:<argument>.
+// No policy, no mesh, no redirection; balancing, pool, codec and metrics calls are the real ones.
+
+import { once } from 'node:events';
+import { type AddressInfo, createServer } from 'node:net';
+import { createHttpServer } from '../../agent/proxy/exchange/server.ts';
+import { fixedTarget, LoopbackEndpoint, RecordedMetrics } from '../../agent/proxy/exchange/loopback.ts';
+import type { Connected, HttpMetrics } from '../../agent/proxy/exchange/types.ts';
+import { FAILURE_CONNECT_OTHER, FAILURE_NONE } from '../../agent/proxy/failure.ts';
+import { acceptedSource, proveSharedAccept, SharedSource } from '#lib/net/accept.ts';
+import { silentLog } from '#lib/core/log.ts';
+
+const upstreamPort = Number(process.argv[2]);
+
+/** Three additions, about what the real counters cost. */
+class CountedMetrics implements HttpMetrics {
+  readonly #cells = new Float64Array(8);
+
+  #count(cell: number, value: number): void {
+    this.#cells[cell] = (this.#cells[cell] as number) + value;
+  }
+
+  requestStarted(): void {
+    this.#count(0, 1);
+  }
+
+  firstBody(_status: number, latencyMs: number): void {
+    this.#count(1, latencyMs);
+  }
+
+  responseEnded(_status: number, failure: number): void {
+    this.#count(2 + (failure === FAILURE_NONE ? 0 : 1), 1);
+  }
+}
+
+class SharedEndpoint extends LoopbackEndpoint {
+  override connect(done: Connected): void {
+    const source = new SharedSource({});
+    source.socket.setNoDelay(true);
+    source.socket.once('error', () => done(FAILURE_CONNECT_OTHER, null));
+    source.socket.connect({ port: upstreamPort, host: '127.0.0.1' }, () => done(FAILURE_NONE, source));
+  }
+}
+
+const shares = await proveSharedAccept(silentLog);
+const metrics = process.env['RECORD'] === '1' ? new RecordedMetrics() : new CountedMetrics();
+const target = fixedTarget([new SharedEndpoint(upstreamPort, metrics)]);
+const server = createHttpServer();
+const listener = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true }, (socket) => {
+  server.serve({
+    source: acceptedSource(socket),
+    first: null,
+    target,
+    gate: null,
+    onClosed: () => undefined,
+  });
+});
+listener.listen(0, '127.0.0.1');
+await once(listener, 'listening');
+process.stdout.write(`${(listener.address() as AddressInfo).port} ${shares ? 'shared' : 'own'} buffers\n`);
+process.on('SIGTERM', () => process.exit(0));
