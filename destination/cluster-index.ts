@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the streams look up, kept from the registry's watches: pods with their effective configuration, by
+// address and by node; services by address; endpoints of services. Who subscribes to a topic is called once per
+// batch of changes and then reads anew: the index pushes no data, so that a slow stream holds up nothing.
+
+import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
+import {
+  ENROLLED_CONDITION,
+  keyOf,
+  keyText,
+  type Namespace,
+  type Pod,
+  podCondition,
+  podReady,
+  podTerminal,
+  type ResourceKey,
+  type Service,
+} from '#lib/registry/model.ts';
+import type { Registry, Watch } from '#lib/registry/registry.ts';
+import { createMeshPod, type MeshPod } from './mesh-pod.ts';
+
+export type Topic =
+  | { readonly kind: 'service'; readonly key: ResourceKey }
+  | { readonly kind: 'ip'; readonly cluster: string; readonly ip: string }
+  | { readonly kind: 'node'; readonly cluster: string; readonly name: string }
+  | { readonly kind: 'namespaces' };
+
+const topicText = (topic: Topic): string => {
+  switch (topic.kind) {
+    case 'service':
+      return `service ${keyText(topic.key)}`;
+    case 'ip':
+      return `ip ${topic.cluster}/${topic.ip}`;
+    case 'node':
+      return `node ${topic.cluster}/${topic.name}`;
+    case 'namespaces':
+      return 'namespaces';
+  }
+};
+
+export interface ClusterIndex {
+  synced(): Promise<void>;
+  readonly isSynced: boolean;
+  service(key: ResourceKey): Service | undefined;
+  serviceOfIp(cluster: string, ip: string): Service | undefined;
+  /** The running pod with this address of its own; terminating and hostNetwork pods do not count. */
+  podOfIp(cluster: string, ip: string): MeshPod | undefined;
+  pod(key: ResourceKey): MeshPod | undefined;
+  podsOfNode(cluster: string, node: string): readonly MeshPod[];
+  /** Pods that a service sends traffic to, ready ones first of all. */
+  backends(service: Service): readonly MeshPod[];
+  namespace(cluster: string, name: string): Namespace | undefined;
+  namespaces(cluster: string): readonly Namespace[];
+  zoneOfNode(cluster: string, node: string): string;
+  subscribe(topics: readonly Topic[], changed: () => void): Watch;
+  close(): void;
+}
+
+export interface ClusterIndexOptions {
+  readonly registry: Registry;
+  readonly settings: MeshSettings;
+}
+
+export function createClusterIndex(options: ClusterIndexOptions): ClusterIndex {
+  return new Index(options);
+}
+
+class Index implements ClusterIndex {
+  isSynced = false;
+  readonly #registry: Registry;
+  readonly #settings: MeshSettings;
+  readonly #watches: Watch[];
+  /** By keyText. */
+  readonly #pods = new Map<string, MeshPod>();
+  readonly #podsByNamespace = new Groups<MeshPod>();
+  readonly #podsByNode = new Groups<MeshPod>();
+  readonly #podsByIp = new Groups<MeshPod>();
+  readonly #servicesByNamespace = new Groups<Service>();
+  readonly #servicesByIp = new Groups<Service>();
+  readonly #backends = new Map<string, readonly MeshPod[]>();
+  readonly #subscribers = new Groups<() => void>();
+  readonly #dirty = new Set<string>();
+
+  constructor(options: ClusterIndexOptions) {
+    this.#registry = options.registry;
+    this.#settings = options.settings;
+    const { registry } = options;
+    const refreshNamespace = (namespace: Namespace): void => this.#namespaceChanged(namespace);
+    const refreshNode = (node: { cluster: string; metadata: { name: string } }): void => {
+      for (const pod of this.podsOfNode(node.cluster, node.metadata.name)) this.#podChanged(pod.pod, pod.pod);
+    };
+    const refreshOwned = (owner: { cluster: string; metadata: { namespace: string } }): void => {
+      for (const pod of this.#podsByNamespace.list(`${owner.cluster}/${owner.metadata.namespace}`)) {
+        this.#podChanged(pod.pod, pod.pod);
+      }
+    };
+    const all = <R>(run: (resource: R) => void) => ({ added: run, changed: run, removed: run });
+    this.#watches = [
+      registry.watch('Namespace', all(refreshNamespace)),
+      registry.watch('Node', all(refreshNode)),
+      registry.watch('ReplicaSet', all(refreshOwned)),
+      registry.watch('Pod', {
+        added: (pod) => this.#podChanged(undefined, pod),
+        changed: (pod, previous) => this.#podChanged(previous, pod),
+        removed: (pod) => this.#podChanged(pod, undefined),
+      }),
+      registry.watch('Service', {
+        added: (service) => this.#serviceChanged(undefined, service),
+        changed: (service, previous) => this.#serviceChanged(previous, service),
+        removed: (service) => this.#serviceChanged(service, undefined),
+      }),
+    ];
+  }
+
+  async synced(): Promise<void> {
+    await this.#registry.synced();
+    this.isSynced = true;
+  }
+
+  service(key: ResourceKey): Service | undefined {
+    return this.#registry.get('Service', key);
+  }
+
+  serviceOfIp(cluster: string, ip: string): Service | undefined {
+    return this.#servicesByIp.first(`${cluster}/${ip}`);
+  }
+
+  podOfIp(cluster: string, ip: string): MeshPod | undefined {
+    for (const found of this.#podsByIp.of(`${cluster}/${ip}`)) {
+      const { pod } = found;
+      if (!pod.spec.hostNetwork && !podTerminal(pod) && pod.metadata.deletionTimestamp === '') return found;
+    }
+    return undefined;
+  }
+
+  pod(key: ResourceKey): MeshPod | undefined {
+    return this.#pods.get(keyText(key));
+  }
+
+  podsOfNode(cluster: string, node: string): readonly MeshPod[] {
+    return this.#podsByNode.list(`${cluster}/${node}`);
+  }
+
+  backends(service: Service): readonly MeshPod[] {
+    const key = keyText(keyOf(service));
+    const known = this.#backends.get(key);
+    if (known !== undefined) return known;
+    const { selector, publishNotReadyAddresses } = service.spec;
+    const found =
+      selector === undefined || Object.keys(selector).length === 0
+        ? []
+        : this.#podsByNamespace
+            .list(`${service.cluster}/${service.metadata.namespace}`)
+            .filter(
+              ({ pod }) =>
+                selects(selector, pod.metadata.labels) &&
+                !podTerminal(pod) &&
+                pod.status.podIPs.length > 0 &&
+                (publishNotReadyAddresses || podReady(pod)),
+            );
+    this.#backends.set(key, found);
+    return found;
+  }
+
+  namespace(cluster: string, name: string): Namespace | undefined {
+    return this.#registry.get('Namespace', { cluster, namespace: '', name });
+  }
+
+  namespaces(cluster: string): readonly Namespace[] {
+    return this.#registry.list('Namespace').filter((namespace) => namespace.cluster === cluster);
+  }
+
+  zoneOfNode(cluster: string, node: string): string {
+    const found = this.#registry.get('Node', { cluster, namespace: '', name: node });
+    return found?.metadata.labels['topology.kubernetes.io/zone'] ?? '';
+  }
+
+  subscribe(topics: readonly Topic[], changed: () => void): Watch {
+    // A function of its own: the same callback may subscribe twice.
+    const call = (): void => changed();
+    const keys = topics.map(topicText);
+    for (const key of keys) this.#subscribers.add(key, call);
+    return {
+      close: () => {
+        for (const key of keys) this.#subscribers.delete(key, call);
+      },
+    };
+  }
+
+  close(): void {
+    for (const watch of this.#watches) watch.close();
+  }
+
+  #podChanged(previous: Pod | undefined, pod: Pod | undefined): void {
+    const old = previous && this.#pods.get(keyText(keyOf(previous)));
+    if (old !== undefined) this.#unlink(old);
+    if (pod !== undefined) this.#link(this.#meshPod(pod));
+    for (const one of [previous, pod]) {
+      if (one === undefined) continue;
+      for (const ip of one.status.podIPs) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
+      this.#touch({ kind: 'node', cluster: one.cluster, name: one.spec.nodeName });
+      for (const service of this.#servicesByNamespace.of(`${one.cluster}/${one.metadata.namespace}`)) {
+        if (service.spec.selector === undefined || !selects(service.spec.selector, one.metadata.labels))
+          continue;
+        this.#backends.delete(keyText(keyOf(service)));
+        this.#touch({ kind: 'service', key: keyOf(service) });
+      }
+    }
+  }
+
+  #meshPod(pod: Pod): MeshPod {
+    const { cluster } = pod;
+    const { namespace } = pod.metadata;
+    return createMeshPod(pod, {
+      settings: this.#settings,
+      namespace: this.namespace(cluster, namespace),
+      replicaSet: (name) => this.#registry.get('ReplicaSet', { cluster, namespace, name }),
+      zone: this.zoneOfNode(cluster, pod.spec.nodeName),
+    });
+  }
+
+  #link(found: MeshPod): void {
+    const { pod } = found;
+    this.#pods.set(keyText(keyOf(pod)), found);
+    this.#podsByNamespace.add(`${pod.cluster}/${pod.metadata.namespace}`, found);
+    this.#podsByNode.add(`${pod.cluster}/${pod.spec.nodeName}`, found);
+    for (const ip of pod.status.podIPs) this.#podsByIp.add(`${pod.cluster}/${ip}`, found);
+  }
+
+  #unlink(found: MeshPod): void {
+    const { pod } = found;
+    this.#pods.delete(keyText(keyOf(pod)));
+    this.#podsByNamespace.delete(`${pod.cluster}/${pod.metadata.namespace}`, found);
+    this.#podsByNode.delete(`${pod.cluster}/${pod.spec.nodeName}`, found);
+    for (const ip of pod.status.podIPs) this.#podsByIp.delete(`${pod.cluster}/${ip}`, found);
+  }
+
+  #serviceChanged(previous: Service | undefined, service: Service | undefined): void {
+    for (const one of [previous, service]) {
+      if (one === undefined) continue;
+      this.#backends.delete(keyText(keyOf(one)));
+      this.#touch({ kind: 'service', key: keyOf(one) });
+      for (const ip of one.spec.clusterIPs) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
+    }
+    if (previous !== undefined) {
+      this.#servicesByNamespace.delete(`${previous.cluster}/${previous.metadata.namespace}`, previous);
+      for (const ip of previous.spec.clusterIPs)
+        this.#servicesByIp.delete(`${previous.cluster}/${ip}`, previous);
+    }
+    if (service !== undefined) {
+      this.#servicesByNamespace.add(`${service.cluster}/${service.metadata.namespace}`, service);
+      for (const ip of service.spec.clusterIPs) this.#servicesByIp.add(`${service.cluster}/${ip}`, service);
+    }
+  }
+
+  #namespaceChanged(namespace: Namespace): void {
+    this.#touch({ kind: 'namespaces' });
+    const key = `${namespace.cluster}/${namespace.metadata.name}`;
+    for (const { pod } of this.#podsByNamespace.list(key)) this.#podChanged(pod, pod);
+    // Opaque ports of services are inherited.
+    for (const service of this.#servicesByNamespace.list(key)) this.#serviceChanged(service, service);
+  }
+
+  #touch(topic: Topic): void {
+    if (this.#dirty.size === 0) queueMicrotask(() => this.#flush());
+    this.#dirty.add(topicText(topic));
+  }
+
+  #flush(): void {
+    const called = new Set<() => void>();
+    for (const topic of this.#dirty) for (const call of this.#subscribers.of(topic)) called.add(call);
+    this.#dirty.clear();
+    for (const call of called) call();
+  }
+}
+
+/** Whether a pod is advertised with its identity: it shall be meshed, and its agent says that it is. */
+export const isMeshed = ({ pod, eligibility }: MeshPod): boolean =>
+  eligibility.enrol && podCondition(pod, ENROLLED_CONDITION)?.status === 'True';
+
+const selects = (
+  selector: Readonly<Record<string, string>>,
+  labels: Readonly<Record<string, string>>,
+): boolean => Object.entries(selector).every(([name, value]) => labels[name] === value);
+
+const nothing: ReadonlySet<never> = new Set<never>();
+
+/** Sets by key; empty ones are forgotten. */
+class Groups<T> {
+  readonly #groups = new Map<string, Set<T>>();
+
+  of(key: string): ReadonlySet<T> {
+    return this.#groups.get(key) ?? nothing;
+  }
+
+  /** A copy, for loops that change the group. */
+  list(key: string): T[] {
+    return [...this.of(key)];
+  }
+
+  first(key: string): T | undefined {
+    for (const value of this.of(key)) return value;
+    return undefined;
+  }
+
+  add(key: string, value: T): void {
+    const group = this.#groups.get(key);
+    if (group === undefined) this.#groups.set(key, new Set([value]));
+    else group.add(value);
+  }
+
+  delete(key: string, value: T): void {
+    const group = this.#groups.get(key);
+    group?.delete(value);
+    if (group?.size === 0) this.#groups.delete(key);
+  }
+}

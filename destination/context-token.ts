@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// For whom a lookup is made: the JSON that Linkerd's proxies send with each, with the family of the address that
+// the client dialled as an addition of ours. What cannot be read counts as nothing, as with Linkerd.
+
+import * as v from 'valibot';
+
+const shape = v.object({
+  ns: v.optional(v.string(), ''),
+  nodeName: v.optional(v.string(), ''),
+  pod: v.optional(v.string(), ''),
+  ipFamily: v.optional(v.picklist(['', 'IPv4', 'IPv6']), ''),
+});
+
+export type ContextToken = v.InferOutput<typeof shape>;
+
+const nothing: ContextToken = { ns: '', nodeName: '', pod: '', ipFamily: '' };
+
+export function parseContextToken(text: string): ContextToken {
+  if (text === '') return nothing;
+  if (text.startsWith('ns:')) return { ...nothing, ns: text.slice(3) };
+  try {
+    const result = v.safeParse(shape, JSON.parse(text));
+    return result.success ? result.output : nothing;
+  } catch {
+    // Not JSON: a client of another kind.
+    return nothing;
+  }
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// What agents report of their pods becomes a condition and Events on the pod. Late reports are recognised: by
+// sequence within one agent process, by generation against the workload as it is now.
+
+import { errorMessage } from '#lib/core/errors.ts';
+import type { Log } from '#lib/core/log.ts';
+import { type EnrolmentReport, EnrolmentState } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
+import type { Pod } from '#lib/registry/model.ts';
+import type { EnrolledCondition, PodEvent, Registry } from '#lib/registry/registry.ts';
+
+export type ReportOutcome = 'written' | 'kept' | 'stale' | 'refused';
+
+interface LastReport {
+  readonly instanceId: string;
+  readonly report: EnrolmentReport;
+}
+
+/** How a report's workload stands now; undefined if the pod is not on the agent's node. */
+export interface CurrentWorkload {
+  readonly pod: Pod;
+  readonly generation: bigint;
+}
+
+export interface EnrolmentReportsOptions {
+  readonly registry: Registry;
+  readonly log: Log;
+}
+
+const PODS_MAX = 200_000;
+
+export class EnrolmentReports {
+  readonly #options: EnrolmentReportsOptions;
+  readonly #last = new Map<string, LastReport>();
+
+  constructor(options: EnrolmentReportsOptions) {
+    this.#options = options;
+  }
+
+  take(
+    node: string,
+    instanceId: string,
+    report: EnrolmentReport,
+    current: CurrentWorkload | undefined,
+  ): ReportOutcome {
+    const { log } = this.#options;
+    if (current === undefined) {
+      log.warn(
+        { node, uid: report.uid },
+        'report about a pod that is not on the node of its agent is refused',
+      );
+      return 'refused';
+    }
+    const last = this.#last.get(report.uid);
+    if (last?.instanceId === instanceId && report.sequence <= last.report.sequence) {
+      log.debug({ node, uid: report.uid, sequence: String(report.sequence) }, 'late report is left out');
+      return 'stale';
+    }
+    if (this.#last.size >= PODS_MAX && last === undefined) this.#last.clear();
+    this.#last.set(report.uid, { instanceId, report });
+    if (report.generation !== current.generation) return 'kept';
+    this.#write(current.pod, report);
+    return 'written';
+  }
+
+  /** The workload is as `current` now: a report that came before it is acted on. */
+  workloadChanged(uid: string, current: CurrentWorkload): void {
+    const last = this.#last.get(uid);
+    if (last?.report.generation === current.generation) this.#write(current.pod, last.report);
+  }
+
+  forget(uid: string): void {
+    this.#last.delete(uid);
+  }
+
+  #write(pod: Pod, report: EnrolmentReport): void {
+    const { registry, log } = this.#options;
+    const { uid, name, namespace } = pod.metadata;
+    const condition = conditionOf(report);
+    registry
+      .reportStatus({ cluster: pod.cluster, namespace, name, uid }, { condition, events: eventsOf(report) })
+      .catch((error: unknown) => {
+        log.warn(
+          { pod: `${namespace}/${name}`, uid, error: errorMessage(error) },
+          'enrolment was not written on the pod',
+        );
+      });
+  }
+}
+
+function conditionOf(report: EnrolmentReport): EnrolledCondition {
+  const names: Partial<Record<number, string>> = {
+    [EnrolmentState.ENROLMENT_STATE_PENDING]: 'Pending',
+    [EnrolmentState.ENROLMENT_STATE_ENROLLED]: 'Enrolled',
+    [EnrolmentState.ENROLMENT_STATE_FAILED]: 'Failed',
+    [EnrolmentState.ENROLMENT_STATE_LEAVING]: 'Leaving',
+    [EnrolmentState.ENROLMENT_STATE_LEFT]: 'Left',
+  };
+  const enrolled = report.state === EnrolmentState.ENROLMENT_STATE_ENROLLED;
+  return {
+    status: enrolled ? 'True' : 'False',
+    reason: reasonOf(report.reason) ?? names[report.state] ?? 'Unknown',
+    message: report.message === '' ? report.reason : report.message,
+    generation: Number(report.generation),
+  };
+}
+
+/** Kubernetes allows CamelCase words as reasons. */
+const reasonOf = (text: string): string | undefined =>
+  /^[A-Za-z]([A-Za-z0-9_,:]{0,100}[A-Za-z0-9_])?$/.test(text) ? text : undefined;
+
+function eventsOf(report: EnrolmentReport): PodEvent[] {
+  if (report.state === EnrolmentState.ENROLMENT_STATE_ENROLLED) {
+    return [{ type: 'Normal', reason: 'MeshEnrolled', message: 'The pod is in the mesh' }];
+  }
+  if (report.state !== EnrolmentState.ENROLMENT_STATE_FAILED) return [];
+  return [{ type: 'Warning', reason: 'MeshEnrolmentFailed', message: report.message || report.reason }];
+}

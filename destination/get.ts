@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// Destination.Get: the endpoints of a service's port, first all of them, then what changed. As Linkerd's
+// destination: no message for a service without endpoints, NOT_FOUND for one that does not exist.
+
+import type { ServerWritableStream } from '@grpc/grpc-js';
+import type { GetDestination, Update, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
+import { WeightedAddr as WeightedAddrMessage } from '#lib/proto/gen/linkerd/destination.ts';
+import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
+import type { ResourceKey, Service } from '#lib/registry/model.ts';
+import { type EndpointAddress, podAddress } from './addresses.ts';
+import { type Authority, parseAuthority } from './authority.ts';
+import type { ClusterIndex } from './cluster-index.ts';
+import type { ContextToken } from './context-token.ts';
+import type { MeshPod } from './mesh-pod.ts';
+import { CallError, status } from './status.ts';
+import { StreamState } from './stream-state.ts';
+
+export interface LookupContext {
+  readonly index: ClusterIndex;
+  readonly settings: MeshSettings;
+  readonly cluster: string;
+}
+
+export function serveGet(
+  context: LookupContext,
+  call: ServerWritableStream<GetDestination, Update>,
+  token: ContextToken,
+): void {
+  const authority = serviceAuthority(call.request.path, context.settings.clusterDomain);
+  const key: ResourceKey = { cluster: context.cluster, namespace: authority.namespace, name: authority.name };
+  const sent = new Map<string, { readonly address: WeightedAddr; readonly encoded: string }>();
+
+  const difference = (): Update[] => {
+    const service = requireService(context.index, key);
+    const now = new Map(
+      endpointsOf(context, service, authority, token).map((address) => [addressKey(address), address]),
+    );
+    const removed = [...sent].filter(([name]) => !now.has(name));
+    for (const [name] of removed) sent.delete(name);
+    const added: WeightedAddr[] = [];
+    for (const [name, address] of now) {
+      const encoded = Buffer.from(WeightedAddrMessage.encode(address).finish()).toString('base64');
+      if (sent.get(name)?.encoded === encoded) continue;
+      sent.set(name, { address, encoded });
+      added.push(address);
+    }
+    const updates: Update[] = [];
+    if (added.length > 0) {
+      const metricLabels = { namespace: authority.namespace, service: authority.name };
+      updates.push({ update: { $case: 'add', add: { addrs: added, metricLabels } } });
+    }
+    if (removed.length > 0) {
+      const addrs = removed.flatMap(([, { address }]) => (address.addr === undefined ? [] : [address.addr]));
+      updates.push({ update: { $case: 'remove', remove: { addrs } } });
+    }
+    return updates;
+  };
+
+  const state = new StreamState({ index: context.index, stream: call, difference });
+  state.follow([{ kind: 'service', key }]);
+  state.refresh();
+}
+
+function serviceAuthority(path: string, clusterDomain: string): Authority & { kind: 'service' } {
+  let authority: Authority;
+  try {
+    authority = parseAuthority(path, clusterDomain);
+  } catch (error) {
+    throw new CallError(status.INVALID_ARGUMENT, `Invalid authority: ${(error as Error).message}`);
+  }
+  if (authority.kind === 'ip') {
+    throw new CallError(status.INVALID_ARGUMENT, `IP queries not supported by Get API: host=${authority.ip}`);
+  }
+  return authority;
+}
+
+export function requireService(index: ClusterIndex, key: ResourceKey): Service {
+  const service = index.service(key);
+  if (service === undefined) {
+    throw new CallError(status.NOT_FOUND, `Service ${key.namespace}/${key.name} does not exist`);
+  }
+  if (service.spec.type === 'ExternalName') {
+    throw new CallError(status.INVALID_ARGUMENT, `Service ${key.namespace}/${key.name} is an ExternalName`);
+  }
+  return service;
+}
+
+function endpointsOf(
+  context: LookupContext,
+  service: Service,
+  authority: Authority & { kind: 'service' },
+  token: ContextToken,
+): WeightedAddr[] {
+  const { index, settings, cluster } = context;
+  const requester = { zone: index.zoneOfNode(cluster, token.nodeName) };
+  // A port that the service does not have is taken for a target port, as Linkerd does.
+  const target = service.spec.ports.find(
+    (port) => port.port === authority.port && port.protocol === 'TCP',
+  )?.targetPort;
+  const local = service.spec.internalTrafficPolicy === 'Local';
+  return index.backends(service).flatMap((meshPod) => {
+    const { pod } = meshPod;
+    if (local && pod.spec.nodeName !== token.nodeName) return [];
+    if (authority.instance !== '') {
+      const { hostname, subdomain } = pod.spec;
+      if (hostname !== authority.instance || subdomain !== authority.name) return [];
+    }
+    const port = targetPort(target ?? authority.port, meshPod);
+    if (port === undefined) return [];
+    const address: EndpointAddress = { ip: addressFor(meshPod, service, token), port };
+    return [podAddress(meshPod, address, requester, settings)];
+  });
+}
+
+const targetPort = (target: number | string, { portNames }: MeshPod): number | undefined =>
+  typeof target === 'number' ? target : portNames.get(target);
+
+/** One address a pod: of the family that was dialled, or that the service prefers, or the pod's first. */
+function addressFor({ pod }: MeshPod, service: Service, token: ContextToken): string {
+  const wanted =
+    token.ipFamily === '' ? (service.spec.clusterIPs[0]?.includes(':') ?? false) : token.ipFamily === 'IPv6';
+  const { podIPs } = pod.status;
+  return podIPs.find((ip) => ip.includes(':') === wanted) ?? podIPs[0] ?? '';
+}
+
+const addressKey = ({ addr }: WeightedAddr): string => {
+  const ip = addr?.ip?.ip;
+  const text = ip?.$case === 'ipv6' ? `${ip.ipv6.first}:${ip.ipv6.last}` : String(ip?.ipv4);
+  return `${text}/${addr?.port}`;
+};

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// A pod with everything that the mesh derives from it, its namespace, owner and node.
+
+import { type Eligibility, eligibility } from '#lib/registry/eligibility.ts';
+import { type InboundServers, inboundServers } from '#lib/registry/inbound-policy.ts';
+import { identityOf, type MeshSettings } from '#lib/registry/mesh-settings.ts';
+import type { Namespace, Pod, ReplicaSet } from '#lib/registry/model.ts';
+import { type Owner, ownerOf } from '#lib/registry/owner.ts';
+import { containerPortNames, effectiveConfig, type WorkloadConfig } from '#lib/registry/workload-config.ts';
+
+export interface MeshPod {
+  readonly pod: Pod;
+  readonly eligibility: Eligibility;
+  readonly config: WorkloadConfig;
+  readonly servers: InboundServers;
+  readonly identity: string;
+  readonly owner: Owner;
+  readonly zone: string;
+  readonly portNames: ReadonlyMap<string, number>;
+  /** What the user wrote and cannot be used, for Events. */
+  readonly warnings: readonly string[];
+}
+
+export interface PodSurroundings {
+  readonly settings: MeshSettings;
+  readonly namespace: Namespace | undefined;
+  readonly replicaSet: (name: string) => ReplicaSet | undefined;
+  readonly zone: string;
+}
+
+export function createMeshPod(pod: Pod, around: PodSurroundings): MeshPod {
+  const { settings, namespace } = around;
+  const { config, warnings } = effectiveConfig(pod, namespace, settings);
+  const servers = inboundServers(config, settings);
+  return {
+    pod,
+    config,
+    servers,
+    eligibility: eligibility(pod, namespace, settings),
+    identity: identityOf(pod.spec.serviceAccountName, pod.metadata.namespace, settings),
+    owner: ownerOf(pod, around.replicaSet),
+    zone: around.zone,
+    portNames: containerPortNames(pod),
+    warnings: [...warnings, ...servers.warnings],
+  };
+}

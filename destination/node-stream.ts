@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// One node's stream after its Hello was accepted: a snapshot, its end, then every change; reports the other way.
+
+import type { ServerDuplexStream } from '@grpc/grpc-js';
+import type { Log } from '#lib/core/log.ts';
+import type {
+  EnrolmentReport,
+  FromNode,
+  Hello,
+  ToNode,
+  Workload,
+} from '#lib/proto/gen/nodemesh/node/v1/node.ts';
+import { namespaceEnrolled } from '#lib/registry/eligibility.ts';
+import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
+import type { ClusterIndex, Topic } from './cluster-index.ts';
+import type { EnrolmentReports, ReportOutcome } from './enrolment-reports.ts';
+import type { AgentPod } from './node-authentication.ts';
+import { CallError, status } from './status.ts';
+import { StreamState } from './stream-state.ts';
+import { workloadMessage } from './workload-message.ts';
+
+export interface NodeStreamOptions {
+  readonly call: ServerDuplexStream<FromNode, ToNode>;
+  readonly hello: Hello;
+  readonly agent: AgentPod;
+  readonly index: ClusterIndex;
+  readonly settings: MeshSettings;
+  readonly cluster: string;
+  readonly version: string;
+  readonly reports: EnrolmentReports;
+  readonly onReport: (outcome: ReportOutcome) => void;
+  readonly log: Log;
+}
+
+export const serverFeatures: readonly string[] = ['enrolment-reports', 'inbound-policy'];
+
+export class ServedNode {
+  readonly #options: NodeStreamOptions;
+  readonly #sent = new Map<string, Workload>();
+  readonly #state: StreamState<ToNode>;
+  #namespaces: string | undefined;
+  #welcomed = false;
+
+  constructor(options: NodeStreamOptions) {
+    this.#options = options;
+    const { call, index, cluster, hello } = options;
+    this.#state = new StreamState<ToNode>({ index, stream: call, difference: () => this.#difference() });
+    const topics: Topic[] = [{ kind: 'node', cluster, name: hello.nodeName }, { kind: 'namespaces' }];
+    this.#state.follow(topics);
+    this.#state.refresh();
+  }
+
+  take(message: FromNode): void {
+    switch (message.message?.$case) {
+      case 'report':
+        this.#report(message.message.report);
+        return;
+      case 'hello':
+        this.#state.fail(new CallError(status.FAILED_PRECONDITION, 'Hello comes once, first'));
+        return;
+      case 'facts':
+      case undefined:
+        // Facts are for diagnostics that come later; an unknown message is of a newer agent.
+        return;
+    }
+  }
+
+  #report(report: EnrolmentReport): void {
+    const { hello, reports, onReport } = this.#options;
+    const found = this.#pods().find(({ pod }) => pod.metadata.uid === report.uid);
+    const generation = this.#sent.get(report.uid)?.generation;
+    const current = found && generation !== undefined ? { pod: found.pod, generation } : undefined;
+    onReport(reports.take(hello.nodeName, hello.instanceId, report, current));
+  }
+
+  #pods() {
+    const { index, cluster, hello } = this.#options;
+    return index.podsOfNode(cluster, hello.nodeName);
+  }
+
+  #difference(): ToNode[] {
+    const { agent, index, cluster, reports } = this.#options;
+    const own = index.pod({ cluster, namespace: agent.namespace, name: agent.name });
+    if (own?.pod.metadata.uid !== agent.uid) {
+      throw new CallError(
+        status.PERMISSION_DENIED,
+        `pod ${agent.namespace}/${agent.name} of this stream's token is gone`,
+      );
+    }
+    const messages: ToNode[] = [];
+    if (!this.#welcomed) messages.push(this.#welcome());
+
+    const gone = new Set(this.#sent.keys());
+    for (const meshPod of this.#pods()) {
+      const workload = workloadMessage(meshPod);
+      gone.delete(workload.uid);
+      if (this.#sent.get(workload.uid)?.generation === workload.generation) continue;
+      this.#sent.set(workload.uid, workload);
+      messages.push({ message: { $case: 'workload', workload } });
+      reports.workloadChanged(workload.uid, { pod: meshPod.pod, generation: workload.generation });
+    }
+    for (const uid of gone) {
+      this.#sent.delete(uid);
+      reports.forget(uid);
+      messages.push({ message: { $case: 'removed', removed: { cluster, uid } } });
+    }
+    messages.push(...this.#enrolledNamespaces());
+    if (!this.#welcomed) messages.push({ message: { $case: 'snapshotEnd', snapshotEnd: {} } });
+    this.#welcomed = true;
+    return messages;
+  }
+
+  #welcome(): ToNode {
+    const { settings, cluster, version } = this.#options;
+    const welcome = {
+      version,
+      features: [...serverFeatures],
+      cluster,
+      trustDomain: settings.trustDomain,
+      clusterNetworks: [...settings.clusterNetworks],
+    };
+    return { message: { $case: 'welcome', welcome } };
+  }
+
+  #enrolledNamespaces(): ToNode[] {
+    const { index, cluster, settings } = this.#options;
+    const names = index
+      .namespaces(cluster)
+      .filter((namespace) => namespaceEnrolled(namespace, settings))
+      .map((namespace) => namespace.metadata.name)
+      .sort();
+    const text = names.join(',');
+    if (text === this.#namespaces) return [];
+    this.#namespaces = text;
+    return [{ message: { $case: 'enrolledNamespaces', enrolledNamespaces: { names } } }];
+  }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// The handlers of Destination and NodeService for any gRPC server: who calls is a parameter, so that TLS is none
+// of their business.
+
+import type { handleBidiStreamingCall, ServerDuplexStream, ServerWritableStream } from '@grpc/grpc-js';
+import type { Clock } from '#lib/core/clock.ts';
+import { errorMessage } from '#lib/core/errors.ts';
+import type { Log } from '#lib/core/log.ts';
+import type { AuthenticatedCall } from '#lib/grpc/server.ts';
+import type { DestinationServer, GetDestination } from '#lib/proto/gen/linkerd/destination.ts';
+import type { FromNode, NodeServiceServer, ToNode } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
+import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
+import type { Registry } from '#lib/registry/registry.ts';
+import type { TokenReviewer } from '#lib/registry/token-review.ts';
+import { type Caller, Callers } from './callers.ts';
+import { type ClusterIndex, createClusterIndex } from './cluster-index.ts';
+import { parseContextToken } from './context-token.ts';
+import { EnrolmentReports } from './enrolment-reports.ts';
+import { type LookupContext, serveGet } from './get.ts';
+import { serveGetProfile } from './get-profile.ts';
+import type { DestinationMetrics } from './metrics.ts';
+import { authenticateNode } from './node-authentication.ts';
+import { ServedNode } from './node-stream.ts';
+import { CallError, status } from './status.ts';
+import { onceEnded, type OutStream } from './stream-state.ts';
+
+export type IncomingCall = AuthenticatedCall & { getPeer(): string };
+
+export interface DestinationServicesOptions {
+  readonly registry: Registry;
+  readonly reviewer: TokenReviewer;
+  readonly settings: MeshSettings;
+  readonly cluster: string;
+  readonly agentServiceAccount: string;
+  readonly version: string;
+  /** The identity and connection of a call's client; undefined if it has no identity. */
+  readonly callerOf: (call: IncomingCall) => Caller | undefined;
+  readonly metrics: DestinationMetrics;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+export interface DestinationServices {
+  readonly index: ClusterIndex;
+  readonly destination: DestinationServer;
+  readonly node: NodeServiceServer;
+  close(): void;
+}
+
+const HELLO_TIMEOUT_MS = 10_000;
+
+export function createDestinationServices(options: DestinationServicesOptions): DestinationServices {
+  const { registry, settings, cluster, metrics, log } = options;
+  const index = createClusterIndex({ registry, settings });
+  const callers = new Callers({ ...options, index });
+  const reports = new EnrolmentReports({ registry, log });
+  const context: LookupContext = { index, settings, cluster };
+
+  const requireCaller = (call: IncomingCall): Caller => {
+    const caller = options.callerOf(call);
+    if (caller === undefined) {
+      throw new CallError(status.UNAUTHENTICATED, `${call.getPeer()} showed no certificate with an identity`);
+    }
+    return caller;
+  };
+
+  /** Runs an async handler; what it throws ends the call with its status. */
+  const guard = (name: string, call: IncomingCall & OutStream<never>, run: () => Promise<void>): void => {
+    onceEnded(call, metrics.streamOpened(name));
+    run().catch((error: unknown) => {
+      const known = error instanceof CallError ? error : new CallError(status.INTERNAL, errorMessage(error));
+      const level =
+        known.code === status.NOT_FOUND || known.code === status.INVALID_ARGUMENT ? 'debug' : 'warn';
+      log[level](
+        { call: name, peer: call.getPeer(), code: status[known.code], reason: known.details },
+        'call refused',
+      );
+      metrics.streamRefused(name, status[known.code]);
+      call.emit('error', known);
+    });
+  };
+
+  const lookup =
+    <Answer>(
+      name: string,
+      serve: (
+        context: LookupContext,
+        call: ServerWritableStream<GetDestination, Answer>,
+        token: ReturnType<typeof parseContextToken>,
+      ) => void,
+    ) =>
+    (call: ServerWritableStream<GetDestination, Answer>): void => {
+      guard(name, call, async () => {
+        await index.synced();
+        const token = parseContextToken(call.request.contextToken);
+        await callers.authorize(requireCaller(call), token);
+        if (!call.cancelled) serve(context, call, token);
+      });
+    };
+
+  const connect: handleBidiStreamingCall<FromNode, ToNode> = (call) => {
+    guard('Connect', call, async () => {
+      await index.synced();
+      await serveNode(call);
+    });
+  };
+
+  async function serveNode(call: ServerDuplexStream<FromNode, ToNode>): Promise<void> {
+    const caller = requireCaller(call);
+    const first = await firstMessage(call, options.clock);
+    if (first?.message?.$case !== 'hello') {
+      throw new CallError(status.FAILED_PRECONDITION, 'the first message of a node stream is Hello');
+    }
+    const { hello } = first.message;
+    const agent = await authenticateNode({ ...options, index, callers }, caller, hello);
+    const unbind = callers.bind(caller, hello.nodeName);
+    const { connection } = caller;
+    const fields = {
+      node: hello.nodeName,
+      instance: hello.instanceId,
+      version: hello.version,
+      peer: connection,
+    };
+    log.info(fields, 'node stream begins');
+    onceEnded(call, () => {
+      unbind();
+      log.info(fields, 'node stream ends');
+    });
+    const served = new ServedNode({
+      ...options,
+      call,
+      hello,
+      agent,
+      index,
+      reports,
+      onReport: (outcome) => metrics.reportTaken(outcome),
+    });
+    call.on('data', (message: FromNode) => served.take(message));
+    call.on('end', () => call.end());
+    call.resume();
+  }
+
+  return {
+    index,
+    destination: { get: lookup('Get', serveGet), getProfile: lookup('GetProfile', serveGetProfile) },
+    node: { connect },
+    close: () => index.close(),
+  };
+}
+
+/** Pauses the stream after it, so that nothing is lost until the next listener. */
+function firstMessage(
+  call: ServerDuplexStream<FromNode, ToNode>,
+  clock: Clock,
+): Promise<FromNode | undefined> {
+  return new Promise((resolve, reject) => {
+    const timer = clock.after(HELLO_TIMEOUT_MS, () =>
+      reject(new CallError(status.DEADLINE_EXCEEDED, `no Hello within ${HELLO_TIMEOUT_MS} ms`)),
+    );
+    const settle = (message: FromNode | undefined): void => {
+      timer.cancel();
+      resolve(message);
+    };
+    call.once('data', (message: FromNode) => {
+      call.pause();
+      settle(message);
+    });
+    call.once('end', () => settle(undefined));
+    call.once('error', () => settle(undefined));
+    call.once('cancelled', () => settle(undefined));
+  });
+}
