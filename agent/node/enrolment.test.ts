@@ -241,6 +241,17 @@ describe('enrolment', () => {
     assert.equal(open.size, 0);
   });
 
+  it('keeps the certificate that two pods of one account share until both are gone', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    enrolment.setWorkload(workloadOf('b'));
+    await enrolment.addPod(cniPod('a'));
+    await enrolment.addPod(cniPod('b'));
+    await enrolment.removePod('c-a', 'a');
+    assert.ok(!events.includes('drop'));
+    await enrolment.removePod('c-b', 'b');
+    assert.equal(events.filter((event) => event === 'drop').length, 1);
+  });
+
   it('takes over the sandboxes of an earlier agent once destination names them', async () => {
     const { containerId, uid, namespace, name, netnsPath, addresses } = cniPod('a');
     enrolment.restore([{ containerId, uid, namespace, name, netnsPath, addresses }]);

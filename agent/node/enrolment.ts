@@ -60,7 +60,7 @@ export interface EnrolmentOptions {
   };
   readonly reporter: EnrolmentReporter;
   /** Enters namespaces and makes listeners (agent/node/pod-namespace.ts). */
-  readonly openNamespace: (path: string) => PodNamespace;
+  readonly openNamespace: (path: string, addresses: readonly string[]) => PodNamespace;
   /** Called when the set of sandboxes changed, to keep it on disk. */
   readonly sandboxesChanged: (sandboxes: readonly Sandbox[]) => void;
   readonly podForgotten: (uid: string) => void;
@@ -126,6 +126,23 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
   let nextPodIndex = 1;
   let closed = false;
 
+  /** Pods of one account share its certificate: the last one to leave drops it. */
+  const identityUses = new Map<string, number>();
+  const useIdentity = (identity: string): void => {
+    const uses = identityUses.get(identity) ?? 0;
+    identityUses.set(identity, uses + 1);
+    if (uses === 0) options.certificates.want(identity);
+  };
+  const releaseIdentity = (identity: string): void => {
+    const uses = (identityUses.get(identity) ?? 0) - 1;
+    if (uses > 0) {
+      identityUses.set(identity, uses);
+      return;
+    }
+    identityUses.delete(identity);
+    options.certificates.drop(identity);
+  };
+
   const recordOf = (uid: string): PodRecord => {
     let record = records.get(uid);
     if (record === undefined) {
@@ -184,7 +201,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     if (workload === undefined || sandbox === undefined || !workload.enrol || record.enrolled !== undefined)
       return;
     const identity = workload.pod.identity;
-    options.certificates.want(identity);
+    useIdentity(identity);
     let namespace: PodNamespace | undefined;
     let redirection: PodRedirection | undefined;
     const listeners: ListenerHandle[] = [];
@@ -200,7 +217,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
         );
       });
       const withAddresses = addressed(workload, sandbox);
-      namespace = options.openNamespace(sandbox.netnsPath);
+      namespace = options.openNamespace(sandbox.netnsPath, withAddresses.pod.addresses);
       const podIndex = nextPodIndex++;
       redirection = options.redirection.preparePod(redirected(withAddresses, namespace, podIndex));
       for (const direction of ['inbound', 'outbound'] as const) {
@@ -237,7 +254,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       for (const listener of listeners) namespace?.closeDescriptor(listener.fd);
       await options.workers.removePod(record.uid);
       namespace?.close();
-      options.certificates.drop(identity);
+      releaseIdentity(identity);
       const message = errorMessage(error);
       log.warn({ pod: who(record), uid: record.uid, error: message }, 'a pod cannot be enrolled');
       setPhase(record, 'failed', error instanceof MeshError ? error.code : 'MESH_NETNS', message);
@@ -255,7 +272,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     await options.workers.removePod(record.uid);
     for (const listener of enrolled.listeners) enrolled.namespace.closeDescriptor(listener.fd);
     enrolled.namespace.close();
-    options.certificates.drop(enrolled.identity);
+    releaseIdentity(enrolled.identity);
     log.info({ pod: who(record), uid: record.uid }, 'pod left the mesh');
   };
 
