@@ -40,12 +40,10 @@ async function freePort(): Promise<number> {
 async function listening(port: number): Promise<void> {
   for (let tries = 0; tries < 100; tries++) {
     const socket = connect(port, '127.0.0.1');
-    const open = await Promise.race([
-      once(socket, 'connect').then(
-        () => true,
-        () => false,
-      ),
-    ]);
+    const open = await once(socket, 'connect').then(
+      () => true,
+      () => false,
+    );
     socket.destroy();
     if (open) return;
     await new Promise((resolve) => setTimeout(resolve, 50));
@@ -157,10 +155,8 @@ try {
   }
 } finally {
   for (const child of children) child.kill('SIGTERM');
-  await Promise.all(
-    children.map((child) =>
-      child.exitCode === null && child.signalCode === null ? once(child, 'exit') : null,
-    ),
-  );
+  for (const child of children) {
+    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  }
   rmSync(folder, { recursive: true });
 }

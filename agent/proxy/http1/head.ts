@@ -135,7 +135,7 @@ export class Head {
   #keepAliveSeen = false;
   #h2cOnly = false;
   #upgradeSeen = false;
-  /** Whether the final coding is not `chunked` and so on: found while reading fields, told at the end. */
+  /** Verdict on a field that is wrong. */
   #bad = BAD_MESSAGE;
   #isRequest = true;
   #stripProxyFields = false;
@@ -247,6 +247,7 @@ export class Head {
 
   #reset(isRequest: boolean, stripProxyFields: boolean): void {
     this.#isRequest = isRequest;
+    this.#bad = BAD_MESSAGE;
     this.#stripProxyFields = stripProxyFields;
     this.status = 0;
     this.hostStart = 0;
