@@ -20,7 +20,7 @@ import { connect, createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
-import { VirtualClock } from '#lib/core/clock.ts';
+import { seededRandom, VirtualClock } from '#lib/core/clock.ts';
 import { recordingLog, silentLog } from '#lib/core/log.ts';
 import type { CniAddOutcome, CniNode, CniPod } from '../../cni-plugin/logic/node.ts';
 import { type CniServer, serveCni } from '../../cni-plugin/logic/server.ts';
@@ -307,6 +307,34 @@ for (const [name, program] of Object.entries(programs)) {
     });
   });
 }
+
+describe('the shim', () => {
+  it('survives damaged configurations', async () => {
+    const random = seededRandom(7);
+    const whole = `{"cniVersion":"1.0.0","name":"k8s","socket":"/nowhere/cni.sock","enrolledList":"/nowhere/list",
+      "excludeNamespaces":["a","b\\"c"],"x":[1,-2.5e3,true,null,{"y":[]}],"prevResult":${PREVIOUS}}`;
+    const env = { CNI_COMMAND: 'ADD', CNI_CONTAINERID: 'c', CNI_ARGS: 'K8S_POD_NAMESPACE=shop;=;;x' };
+    for (let round = 0; round < 300; round++) {
+      const bytes = Buffer.from(whole);
+      const damages = 1 + Math.floor(random() * 4);
+      for (let count = 0; count < damages; count++) {
+        const at = Math.floor(random() * bytes.length);
+        bytes[at] =
+          random() < 0.5 ? Math.floor(random() * 256) : '{}[]",:\\'.charCodeAt(Math.floor(random() * 8));
+      }
+      const cut = random() < 0.3 ? Math.floor(random() * bytes.length) : bytes.length;
+      const answer = await call([join(build, 'nodemesh-cni')], env, bytes.subarray(0, cut));
+      // A signal would be null. It may be laxer than JSON, but what it takes apart it must take apart right.
+      assert.ok(answer.code === 0 || answer.code === 1, `round ${round}: ${bytes.toString()}`);
+      if (answer.code === 1) assert.equal(errorCode(answer) > 0, true);
+      else
+        assert.ok(
+          bytes.includes(answer.stdout.trimEnd()) || answer.stdout.includes('\ufffd'),
+          `round ${round}`,
+        );
+    }
+  });
+});
 
 describe('the agent CNI socket', () => {
   let dir: string;
