@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+// Implements Redirection with eBPF: loads and pins what belongs to the node (connect hooks, sockops, maps), makes
+// redirected pods (redirected-pod.ts), counts, and removes everything on request. Nothing is global to the machine:
+// pins lie below one bpffs, programs hang on this node's cgroups and on its pods' namespaces only.
+//
+//   <bpffs>/nodemesh/<layout>/maps/<map>   links/<program>   pods/<cookie>/{slots,link}
+
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  readdirSync,
+  rmdirSync,
+  statfsSync,
+  unlinkSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { errorMessage, MeshError } from '#lib/core/errors.ts';
+import type { Log } from '#lib/core/log.ts';
+import {
+  counterRows,
+  encodeConnectConfig,
+  INFLIGHT_RESERVE,
+  LAYOUT,
+  readU64,
+  SLOTS_MAX,
+  u32,
+} from '#lib/bpf/abi.ts';
+import { openCgroup, refuseExclusive } from '#lib/bpf/cgroups.ts';
+import type { AttachPoint, BpfLink, BpfLoader, BpfMap, BpfObject } from '#lib/bpf/loader.ts';
+import type { KernelDescription } from '#lib/bpf/socket-records.ts';
+import {
+  createRedirectedPod,
+  forgetPod,
+  type PodMaps,
+  type RedirectedPodHandle,
+  realNamespaces,
+} from './redirected-pod.ts';
+import type { RedirectedPod, Redirection } from './redirection-types.ts';
+
+const BPF_FS_MAGIC = 0xcafe4a11;
+
+/** Maps of the node: each object has them all, so each opens or makes them under their pins. */
+const sharedMaps = [
+  'nm_pods',
+  'nm_load',
+  'nm_lost',
+  'nm_inflight',
+  'nm_listen',
+  'nm_seeded',
+  'nm_counters',
+  'nm_mark',
+  'nm_peer',
+  'nm_accepted',
+  'nm_noted',
+] as const;
+
+export interface RedirectionOptions {
+  readonly bpffs: string;
+  readonly objectsDir: string;
+  readonly podsCgroup: string;
+  readonly nodeCgroup: string;
+  readonly slots: number;
+  readonly log: Log;
+  readonly loader: BpfLoader;
+  /** Unfinished handshakes of applications to the agent: on the node, and per pod. */
+  readonly inflightMax?: number;
+  readonly inflightPodMax?: number;
+  /** What a pod's namespace says; replaced in tests. */
+  readonly namespaces?: typeof realNamespaces;
+}
+
+/** What redirection-types.ts asks for, and a little more. */
+export interface KernelRedirection extends Redirection {
+  readonly kernel: KernelDescription;
+  preparePod(pod: RedirectedPod): RedirectedPodHandle;
+  /** Ends the redirection of pods that an earlier agent left and that nobody has prepared since; how many. */
+  sweep(): number;
+  /** To be called about once a minute: entries of ports on which nothing listens any more go. */
+  maintain(): void;
+}
+
+export function createRedirection(options: RedirectionOptions): KernelRedirection {
+  const { loader, log } = options;
+  const inflightMax = options.inflightMax ?? 16_384;
+  const inflightPodMax = options.inflightPodMax ?? Math.ceil(inflightMax / 4);
+  if (options.slots < 1 || options.slots > SLOTS_MAX)
+    throw new MeshError(
+      'MESH_CONFIG_INVALID',
+      `${options.slots} listener slots: 1 to ${SLOTS_MAX} are possible`,
+    );
+  const all = join(options.bpffs, 'nodemesh');
+  const root = join(all, String(LAYOUT));
+  const folder = { maps: join(root, 'maps'), links: join(root, 'links'), pods: join(root, 'pods') };
+  requireBpffs(options.bpffs);
+  for (const path of Object.values(folder)) mkdirSync(path, { recursive: true, mode: 0o700 });
+
+  const pins = new Map(sharedMaps.map((name) => [name, join(folder.maps, name)]));
+  const maxEntries = new Map([['nm_inflight', inflightMax + INFLIGHT_RESERVE]]);
+  const file = (object: string): string => join(options.objectsDir, `${object}.bpf.o`);
+
+  refuseExclusive(loader, options.nodeCgroup, ['sockops']);
+  refuseExclusive(loader, options.podsCgroup, ['connect4', 'connect6', 'getpeername4', 'getpeername6']);
+
+  const opened: { close(): void }[] = [];
+  try {
+    /** sockops first: nothing may be pointed at the agent before somebody carries the records. */
+    const sockops = loader.load(file('sockops'), { pins, maxEntries });
+    opened.push(sockops, ...hang(sockops, options.nodeCgroup, ['sockops']));
+    const connect = loader.load(file('connect'), {
+      pins,
+      maxEntries,
+      config: encodeConnectConfig(inflightMax, inflightPodMax),
+    });
+    const hooks = ['getpeername4', 'getpeername6', 'connect4', 'connect6'] as const;
+    opened.push(connect, ...hang(connect, options.podsCgroup, hooks));
+  } catch (error) {
+    for (const one of opened) one.close();
+    throw error;
+  }
+
+  function hang(object: BpfObject, cgroup: string, points: readonly AttachPoint[]): BpfLink[] {
+    const fd = openCgroup(cgroup);
+    try {
+      return points.map((point) =>
+        hangOne(loader, object.program(`nm_${point}`), point, fd, join(folder.links, point)),
+      );
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  const openMap = (name: string): BpfMap => {
+    const path = join(folder.maps, name);
+    const map = loader.openMap(path);
+    if (map === undefined) throw new MeshError('MESH_BPF_MAP', `${path} is not pinned`);
+    opened.push(map);
+    return map;
+  };
+  const maps: PodMaps = {
+    pods: openMap('nm_pods'),
+    load: openMap('nm_load'),
+    lost: openMap('nm_lost'),
+    listen: openMap('nm_listen'),
+    seeded: openMap('nm_seeded'),
+  };
+  const counters = openMap('nm_counters');
+  const kernel: KernelDescription = {
+    layout: LAYOUT,
+    acceptedFd: openMap('nm_accepted').fd,
+    markFd: openMap('nm_mark').fd,
+  };
+  retireOtherLayouts();
+
+  const pods = new Map<bigint, RedirectedPodHandle>();
+  const namespaces = options.namespaces ?? realNamespaces;
+
+  function retireOtherLayouts(): void {
+    for (const name of readdirSync(all)) {
+      if (name === String(LAYOUT)) continue;
+      removePins(loader, join(all, name));
+      log.info({ layout: name }, 'removed the redirection of another version');
+    }
+  }
+
+  return {
+    slots: options.slots,
+    kernel,
+    preparePod: (pod) => {
+      const cookie = namespaces.cookie(pod.netnsFd);
+      const old = pods.get(cookie);
+      if (old !== undefined)
+        throw new MeshError('MESH_ALREADY_EXISTS', `the namespace of pod ${pod.uid} is redirected already`);
+      const handle = createRedirectedPod({
+        pod,
+        cookie,
+        slots: options.slots,
+        folder: join(folder.pods, String(cookie)),
+        maps,
+        namespaces,
+        log,
+        attach: (config, slotsPin, linkPin) => {
+          const object = loader.load(file('lookup'), {
+            pins: new Map<string, string>([...pins, ['nm_slots', slotsPin]]),
+            config,
+            maxEntries,
+          });
+          try {
+            const link = hangOne(loader, object.program('nm_lookup'), 'lookup', pod.netnsFd, linkPin);
+            return { link, slots: object.map('nm_slots') };
+          } finally {
+            object.close();
+          }
+        },
+        closed: () => pods.delete(cookie),
+      });
+      pods.set(cookie, handle);
+      return handle;
+    },
+    counters: () =>
+      new Map(
+        counterRows.map((name, row) => [
+          name,
+          Number(readU64(counters.lookup(u32(row)) ?? Buffer.alloc(8), 0)),
+        ]),
+      ),
+    sweep: () => {
+      let swept = 0;
+      for (const name of readdirSync(folder.pods)) {
+        const cookie = BigInt(name);
+        if (pods.has(cookie)) continue;
+        forgetPod(maps, cookie);
+        removePins(loader, join(folder.pods, name));
+        swept++;
+      }
+      return swept;
+    },
+    maintain: () => {
+      const touched = new Set<bigint>();
+      for (const key of maps.listen.keys()) {
+        const value = maps.listen.lookup(key);
+        if (value === undefined || value.some((byte) => byte !== 0)) continue;
+        maps.listen.delete(key);
+        touched.add(readU64(key, 0));
+      }
+      /** A socket that began to listen between look-up and deletion is found again here. */
+      for (const cookie of touched) pods.get(cookie)?.refreshListeners();
+    },
+    close: () => {
+      for (const pod of pods.values()) pod.release();
+      for (const one of opened.splice(0)) one.close();
+    },
+    uninstall: () => {
+      for (const pod of pods.values()) pod.close();
+      for (const one of opened.splice(0)) one.close();
+      removePins(loader, root);
+      if (readdirSync(all).length === 0) rmdirSync(all);
+    },
+  };
+}
+
+/** Takes over the pinned link if it hangs on the right thing, else makes a new one and pins it. */
+function hangOne(
+  loader: BpfLoader,
+  program: ReturnType<BpfObject['program']>,
+  point: AttachPoint,
+  target: number,
+  path: string,
+): BpfLink {
+  const pinned = loader.openLink(path);
+  if (pinned !== undefined) {
+    if (pinned.target() === fstatSync(target, { bigint: true }).ino && pinned.update(program)) return pinned;
+    pinned.detach();
+    pinned.close();
+    unlinkSync(path);
+  }
+  const link = loader.attach(program, point, target);
+  try {
+    link.pin(path);
+  } catch (error) {
+    link.close();
+    throw error;
+  }
+  return link;
+}
+
+/** Detaches pinned links and removes all pins and folders below `path`. */
+function removePins(loader: BpfLoader, path: string): void {
+  if (!existsSync(path)) return;
+  for (const entry of readdirSync(path, { withFileTypes: true })) {
+    const at = join(path, entry.name);
+    if (entry.isDirectory()) {
+      removePins(loader, at);
+      continue;
+    }
+    if (path.endsWith('/links') || entry.name === 'link') {
+      const link = loader.openLink(at);
+      link?.detach();
+      link?.close();
+    }
+    unlinkSync(at);
+  }
+  rmdirSync(path);
+}
+
+function requireBpffs(path: string): void {
+  let magic: number;
+  try {
+    magic = statfsSync(path).type;
+  } catch (error) {
+    throw new MeshError('MESH_HOST_UNFIT', `${path}: ${errorMessage(error)}`, { cause: error });
+  }
+  if (magic !== BPF_FS_MAGIC)
+    throw new MeshError('MESH_HOST_UNFIT', `${path} is no bpffs`, { remedy: `mount -t bpf bpf ${path}` });
+}
