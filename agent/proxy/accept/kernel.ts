@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the proxy needs of the kernel: sockets inside pods, and the records that travel with connections. The real
+// one is made of lib/bpf and lib/net by worker.ts; tests lay a smaller one over private namespaces.
+
+/** What the kernel knows of an accepted connection. */
+export type AcceptedRecord =
+  /** A redirected connection of the pod itself, with what it dialled. */
+  | { readonly kind: 'outbound'; readonly ip: string; readonly port: number }
+  /** The agent's own connection for the pod with this node-wide number: its voucher. */
+  | { readonly kind: 'carrier'; readonly clientPodIndex: number };
+
+export interface WorkerKernel {
+  /** TCP sockets inside the namespace, non-blocking, not connected. */
+  openSockets(netnsFd: number, family: 4 | 6, count: number): number[];
+  /** Two ends of a stream inside this process. */
+  openPair(): [number, number];
+  /** For descriptors that never became a `net.Socket`. */
+  closeDescriptor(fd: number): void;
+  readAccepted(fd: number): AcceptedRecord | undefined;
+  /** The agent's own connect: not redirected. */
+  markOwn(fd: number): void;
+  /** As markOwn, and vouches for the client pod at the other end. */
+  markCarrier(fd: number, clientPodIndex: number): void;
+  /** As markOwn, and lets the accepting application see this client as its peer. */
+  markClient(fd: number, ip: string, port: number): void;
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every metric family of the data path: Linkerd's names, so that queries and dashboards made for it work, and our
+// own under nodemesh_. A worker's store and the control thread's registry are made with the same table.
+
+import type { MetricFamily } from '#lib/metrics/model.ts';
+
+const LATENCY_BUCKETS_MS: readonly number[] = [1, 10, 100, 1000, 10_000].flatMap((decade) =>
+  [1, 2, 3, 4, 5].map((step) => step * decade),
+);
+
+const counter = (name: string, help: string): MetricFamily => ({ name, type: 'counter', help });
+const gauge = (name: string, help: string): MetricFamily => ({ name, type: 'gauge', help });
+
+export const proxyFamilies: readonly MetricFamily[] = [
+  counter('request_total', 'Total count of HTTP requests.'),
+  counter('response_total', 'Total count of HTTP responses.'),
+  {
+    name: 'response_latency_ms',
+    type: 'histogram',
+    help: "Elapsed times between a request's dispatch and the first byte of its response body.",
+    buckets: LATENCY_BUCKETS_MS,
+  },
+  counter('tcp_open_total', 'Total count of opened connections.'),
+  gauge('tcp_open_connections', 'Number of currently open connections.'),
+  counter('tcp_read_bytes_total', 'Total count of bytes read from peers.'),
+  counter('tcp_write_bytes_total', 'Total count of bytes written to peers.'),
+  counter('tcp_close_total', 'Total count of closed connections.'),
+  counter('inbound_http_errors_total', 'Total count of inbound HTTP errors that the proxy answered.'),
+  counter('outbound_http_errors_total', 'Total count of outbound HTTP errors that the proxy answered.'),
+  counter('inbound_tcp_errors_total', 'Total count of inbound TCP errors.'),
+  counter('outbound_tcp_errors_total', 'Total count of outbound TCP errors.'),
+  counter('inbound_http_authz_allow_total', 'Total count of inbound HTTP requests that policy allowed.'),
+  counter('inbound_http_authz_deny_total', 'Total count of inbound HTTP requests that policy denied.'),
+  counter('inbound_tcp_authz_allow_total', 'Total count of inbound TCP connections that policy allowed.'),
+  counter('inbound_tcp_authz_deny_total', 'Total count of inbound TCP connections that policy denied.'),
+  counter(
+    'inbound_tcp_authz_terminate_total',
+    'Total count of inbound TCP connections that were ended because policy changed.',
+  ),
+  counter(
+    'inbound_tcp_transport_header_connections_total',
+    'Total count of direct connections with a transport header.',
+  ),
+  {
+    name: 'process_start_time_seconds',
+    type: 'gauge',
+    help: 'When the counters of the process or of the pod began, in seconds since the epoch.',
+    merge: 'max',
+  },
+  counter(
+    'nodemesh_connections_refused_total',
+    'Connections closed by the agent before they were served, by reason.',
+  ),
+];

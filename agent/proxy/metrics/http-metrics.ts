@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Request and response counts of one endpoint of one client pod, or of one inbound client. Hot path: a cell is
+// looked up once per status, then counting is an addition.
+
+import type { Cell, MetricStore } from '#lib/metrics/store.ts';
+import type { HttpMetrics } from '../exchange/types.ts';
+import { FAILURE_NONE } from '../failure.ts';
+
+/** Statuses above this share the cells of "no status": they are no HTTP. */
+const STATUS_MAX = 999;
+
+export class EndpointHttpMetrics implements HttpMetrics {
+  readonly #store: MetricStore;
+  readonly #labels: string;
+  readonly #owner: string;
+  #requests: Cell | null = null;
+  readonly #latency: (Cell | undefined)[] = [];
+  readonly #responses: (Cell | undefined)[] = [];
+  readonly #failures: (Cell | undefined)[] = [];
+  #closed = false;
+
+  constructor(store: MetricStore, labels: string, owner: string) {
+    this.#store = store;
+    this.#labels = labels;
+    this.#owner = owner;
+  }
+
+  requestStarted(): void {
+    this.#requests ??= this.#resolve('request_total', this.#labels);
+    this.#requests.add(1);
+  }
+
+  firstBody(status: number, latencyMs: number): void {
+    const code = known(status);
+    let cell = this.#latency[code];
+    if (cell === undefined) {
+      cell = this.#resolve('response_latency_ms', `${this.#labels}${statusLabel(code)}`);
+      this.#latency[code] = cell;
+    }
+    cell.observe(latencyMs);
+  }
+
+  responseEnded(status: number, failure: number): void {
+    const code = known(status);
+    const failed = failure !== FAILURE_NONE || code >= 500 || code === 0;
+    const cells = failed ? this.#failures : this.#responses;
+    let cell = cells[code];
+    if (cell === undefined) {
+      const outcome = failed ? 'failure' : 'success';
+      const error = code === 0 ? ',error="unclassified"' : '';
+      cell = this.#resolve(
+        'response_total',
+        `${this.#labels}${statusLabel(code)},classification="${outcome}"${error}`,
+      );
+      cells[code] = cell;
+    }
+    cell.add(1);
+  }
+
+  /** The endpoint or client is gone; a response that is still under way counts on, in series nobody holds. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    if (this.#requests !== null) this.#store.release(this.#requests);
+    for (const cells of [this.#latency, this.#responses, this.#failures]) {
+      for (const cell of cells) if (cell !== undefined) this.#store.release(cell);
+    }
+  }
+
+  #resolve(family: string, labels: string): Cell {
+    const cell = this.#store.cell(family, labels, this.#owner);
+    if (this.#closed) this.#store.release(cell);
+    return cell;
+  }
+}
+
+function known(status: number): number {
+  return status >= 100 && status <= STATUS_MAX ? status : 0;
+}
+
+function statusLabel(code: number): string {
+  return code === 0 ? '' : `,status_code="${code}"`;
+}

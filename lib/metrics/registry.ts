@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rendering side: knows which cells of which threads make up each series, sums them and writes the Prometheus
+// text format (version 0.0.4). What a thread counted stays counted after its end.
+
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { MetricDefinition, MetricFamily } from './model.ts';
+import { cellsOf } from './model.ts';
+
+/** Lines between two pauses, so that a scrape never holds up the thread for long. */
+const LINES_PER_TURN = 2_000;
+
+interface Series {
+  readonly labels: string;
+  readonly owner: string;
+  readonly sources: Map<string, { values: Float64Array; at: number }>;
+  /** Counts of ended threads and given-up cells. */
+  kept: Float64Array | undefined;
+}
+
+export interface Sample {
+  readonly labels: string;
+  /** A pod's uid, for the view of that pod alone; '' for the node's own. */
+  readonly owner?: string;
+  readonly value: number;
+}
+
+export class MetricRegistry {
+  readonly #families: MetricFamily[] = [];
+  readonly #series = new Map<string, Map<string, Series>>();
+  readonly #slabs = new Map<string, Map<number, Float64Array>>();
+  /** The present life of each counting thread. */
+  readonly #stores = new Map<number, string>();
+  readonly #collectors = new Map<string, (() => Iterable<Sample>)[]>();
+
+  constructor(families: readonly MetricFamily[]) {
+    for (const family of families) this.#addFamily(family);
+  }
+
+  #addFamily(family: MetricFamily): void {
+    if (this.#series.has(family.name)) return;
+    this.#families.push(family);
+    this.#series.set(family.name, new Map());
+  }
+
+  /** Series of the rendering thread itself, read when rendered; added to a family that may exist already. */
+  collect(family: MetricFamily, read: () => Iterable<Sample>): void {
+    this.#addFamily(family);
+    const readers = this.#collectors.get(family.name) ?? [];
+    readers.push(read);
+    this.#collectors.set(family.name, readers);
+  }
+
+  /** Takes a message of the counting thread `source`. */
+  define(source: number, definition: MetricDefinition): void {
+    const { store } = definition;
+    const before = this.#stores.get(source);
+    if (before !== store) {
+      if (before !== undefined) this.#retire(before);
+      this.#stores.set(source, store);
+    }
+    switch (definition.kind) {
+      case 'slab': {
+        const slabs = this.#slabs.get(store) ?? new Map<number, Float64Array>();
+        slabs.set(definition.slab, new Float64Array(definition.buffer));
+        this.#slabs.set(store, slabs);
+        break;
+      }
+      case 'series': {
+        const values = this.#slabs.get(store)?.get(definition.slab);
+        const family = this.#series.get(definition.family);
+        if (values === undefined || family === undefined) break;
+        let series = family.get(definition.labels);
+        if (series === undefined) {
+          series = {
+            labels: definition.labels,
+            owner: definition.owner,
+            sources: new Map(),
+            kept: undefined,
+          };
+          family.set(definition.labels, series);
+        }
+        series.sources.set(store, { values, at: definition.at });
+        break;
+      }
+      case 'removed': {
+        const series = this.#series.get(definition.family)?.get(definition.labels);
+        if (series === undefined || !series.sources.delete(store)) break;
+        if (series.sources.size === 0) this.#series.get(definition.family)?.delete(definition.labels);
+        else this.#keep(this.#familyOf(definition.family), series, definition.values);
+        break;
+      }
+      case 'owner-removed':
+        for (const family of this.#series.values()) {
+          for (const [labels, series] of family) {
+            if (series.owner !== definition.owner) continue;
+            series.sources.delete(store);
+            series.kept = undefined;
+            if (series.sources.size === 0) family.delete(labels);
+          }
+        }
+        break;
+    }
+  }
+
+  /** The counts of a thread that ended stay; its gauges, which speak of the present, go. */
+  #retire(store: string): void {
+    this.#slabs.delete(store);
+    for (const family of this.#families) {
+      for (const [labels, series] of this.#series.get(family.name) ?? []) {
+        const source = series.sources.get(store);
+        if (source === undefined) continue;
+        series.sources.delete(store);
+        if (family.type !== 'gauge') {
+          this.#keep(family, series, source.values.subarray(source.at, source.at + cellsOf(family)));
+        } else if (series.sources.size === 0) {
+          this.#series.get(family.name)?.delete(labels);
+        }
+      }
+    }
+  }
+
+  #familyOf(name: string): MetricFamily | undefined {
+    return this.#families.find((family) => family.name === name);
+  }
+
+  #keep(family: MetricFamily | undefined, series: Series, values: ArrayLike<number>): void {
+    if (family === undefined || family.type === 'gauge') return;
+    series.kept ??= new Float64Array(values.length);
+    for (let index = 0; index < values.length; index++) {
+      series.kept[index] = (series.kept[index] ?? 0) + (values[index] ?? 0);
+    }
+  }
+
+  get seriesCount(): number {
+    let count = 0;
+    for (const family of this.#series.values()) count += family.size;
+    return count;
+  }
+
+  /** All series, or those of one owner. */
+  async render(owner?: string): Promise<string> {
+    const out: string[] = [];
+    let lines = 0;
+    for (const family of this.#families) {
+      const header = `# HELP ${family.name} ${family.help}\n# TYPE ${family.name} ${family.type}\n`;
+      let headed = false;
+      for (const sample of this.#samples(family, owner)) {
+        if (!headed) out.push(header);
+        headed = true;
+        out.push(sample);
+        if (++lines % LINES_PER_TURN === 0) await nextTurn();
+      }
+    }
+    return out.join('');
+  }
+
+  *#samples(family: MetricFamily, owner: string | undefined): Iterable<string> {
+    const cells = new Float64Array(cellsOf(family));
+    for (const series of [...(this.#series.get(family.name)?.values() ?? [])]) {
+      if (owner !== undefined && series.owner !== owner) continue;
+      if (series.kept === undefined) cells.fill(0);
+      else cells.set(series.kept);
+      for (const { values, at } of series.sources.values()) {
+        for (let index = 0; index < cells.length; index++) {
+          const value = values[at + index] ?? 0;
+          const sum = cells[index] ?? 0;
+          cells[index] = family.merge === 'max' ? Math.max(sum, value) : sum + value;
+        }
+      }
+      yield family.type === 'histogram'
+        ? renderHistogram(family, series.labels, cells)
+        : renderSample(family.name, series.labels, cells[0] ?? 0);
+    }
+    for (const read of this.#collectors.get(family.name) ?? []) {
+      for (const sample of read()) {
+        if (owner !== undefined && sample.owner !== owner) continue;
+        yield renderSample(family.name, sample.labels, sample.value);
+      }
+    }
+  }
+}
+
+function renderSample(name: string, labels: string, value: number): string {
+  return labels === '' ? `${name} ${value}\n` : `${name}{${labels}} ${value}\n`;
+}
+
+function renderHistogram(family: MetricFamily, labels: string, cells: Float64Array): string {
+  const bounds = family.buckets ?? [];
+  const comma = labels === '' ? '' : ',';
+  let text = '';
+  let count = 0;
+  for (let index = 0; index <= bounds.length; index++) {
+    count += cells[index] ?? 0;
+    text += `${family.name}_bucket{${labels}${comma}le="${bounds[index] ?? '+Inf'}"} ${count}\n`;
+  }
+  text += renderSample(`${family.name}_sum`, labels, cells[bounds.length + 1] ?? 0);
+  return text + renderSample(`${family.name}_count`, labels, count);
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sockets that read into one buffer shared by a thread: connected ones through `onread`, accepted ones by taking the
+// handle of a paused accepted socket into a new `net.Socket` with `onread`. The latter is no public interface of
+// Node.js: it is used in this file only, proved once before use, and without it reading falls back to 'data'.
+
+import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
+import type { Log } from '#lib/core/log.ts';
+
+export const SHARED_BUFFER_BYTES = 65_536;
+
+/** The buffer of this thread. What is read is used up or copied before the callback returns. */
+const shared = Buffer.allocUnsafeSlow(SHARED_BUFFER_BYTES);
+
+interface Handle {
+  readonly fd: number;
+}
+
+/** What `net` keeps in a socket beside its public interface. */
+interface SocketInternals {
+  _handle: Handle | null;
+  _server: unknown;
+}
+
+/** One socket, one settable receiver; see agent/proxy/exchange/byte-source.ts for the rules. */
+export class SharedSource {
+  readonly socket: Socket;
+  readonly encrypted = false;
+  onBytes: ((buffer: Buffer, length: number) => void) | null = null;
+
+  /** `options` name the descriptor or handle; the socket is paused and half-open ends are allowed. */
+  constructor(options: SocketConstructorOpts) {
+    this.socket = new Socket({
+      ...options,
+      allowHalfOpen: true,
+      onread: {
+        buffer: shared,
+        callback: (length: number, buffer: Uint8Array): boolean => {
+          if (this.onBytes === null) this.socket.destroy();
+          else this.onBytes(buffer as Buffer, length);
+          return true;
+        },
+      },
+    });
+  }
+
+  reset(): void {
+    if (!this.socket.destroyed) this.socket.resetAndDestroy();
+  }
+}
+
+/** A source that reads through 'data' events: any socket, also an encrypted one. */
+export class EventSource {
+  readonly socket: Socket;
+  readonly encrypted = false;
+  onBytes: ((buffer: Buffer, length: number) => void) | null = null;
+
+  constructor(socket: Socket) {
+    this.socket = socket;
+    socket.pause();
+    socket.on('data', (chunk: Buffer) => {
+      if (this.onBytes === null) socket.destroy();
+      else this.onBytes(chunk, chunk.length);
+    });
+  }
+
+  reset(): void {
+    if (!this.socket.destroyed) this.socket.resetAndDestroy();
+  }
+}
+
+export type AcceptedSource = SharedSource | EventSource;
+
+/** The descriptor under a socket; undefined once it is closed. */
+export function descriptorOf(socket: Socket): number | undefined {
+  const fd = (socket as unknown as SocketInternals)._handle?.fd;
+  return fd === undefined || fd < 0 ? undefined : fd;
+}
+
+let takesHandles: Promise<boolean> | undefined;
+let proved = false;
+
+/** Whether accepted sockets can read into the shared buffer here; tried once per thread. */
+export function proveSharedAccept(log: Log): Promise<boolean> {
+  takesHandles ??= tryOnce(log);
+  return takesHandles;
+}
+
+async function tryOnce(log: Log): Promise<boolean> {
+  const sent = 'shared';
+  let server: Server | undefined;
+  try {
+    const echoed = await new Promise<string>((resolve, reject) => {
+      server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (raw) => {
+        const source = takeHandle(raw);
+        source.socket.on('error', reject);
+        source.onBytes = (buffer, length) => {
+          source.socket.end(buffer === shared ? buffer.toString('latin1', 0, length) : 'a buffer of its own');
+        };
+        source.socket.on('end', () => source.socket.destroy());
+        source.socket.resume();
+      });
+      server.on('error', reject);
+      // An abstract socket: no port, no file, nobody else's namespace.
+      server.listen({ path: `\0nodemesh-${process.pid}-${Math.random()}` }, () => {
+        const client = new Socket();
+        let received = '';
+        client.on('error', reject);
+        client.on('data', (chunk: Buffer) => {
+          received += chunk.toString('latin1');
+        });
+        client.on('end', () => resolve(received));
+        client.connect({ path: String(server?.address()) }, () => client.write(sent));
+      });
+    });
+    proved = echoed === sent;
+    if (!proved) log.warn({ echoed }, 'accepted sockets cannot share a buffer here; reading costs more');
+  } catch (error) {
+    log.warn({ error }, 'accepted sockets cannot share a buffer here; reading costs more');
+  } finally {
+    server?.close();
+  }
+  return proved;
+}
+
+/** The source of a socket that a `pauseOnConnect`, `allowHalfOpen` server accepted and nobody has read. */
+export function acceptedSource(raw: Socket): AcceptedSource {
+  return proved ? takeHandle(raw) : new EventSource(raw);
+}
+
+function takeHandle(raw: Socket): SharedSource {
+  const before = raw as unknown as SocketInternals;
+  const handle = before._handle;
+  before._handle = null;
+  const source = new SharedSource({ handle, manualStart: true } as SocketConstructorOpts);
+  // The server counts its connections through the socket; the new one signs off for the old.
+  (source.socket as unknown as SocketInternals)._server = before._server;
+  before._server = null;
+  return source;
+}
