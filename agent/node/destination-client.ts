@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// The agent's one connection to destination. Node stream and lookups share it on purpose: destination knows by
+// the node stream's token for which node the connection may look things up.
+
+import { Channel, type ChannelCredentials, type ChannelOptions } from '@grpc/grpc-js';
+import { DestinationClient } from '#lib/proto/gen/linkerd/destination.ts';
+import { NodeServiceClient } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
+
+export interface DestinationConnection {
+  readonly node: NodeServiceClient;
+  readonly destination: DestinationClient;
+  close(): void;
+}
+
+/** `channel` as lib/grpc/client.ts makes it. */
+export function connectDestination(
+  address: string,
+  channel: { readonly credentials: ChannelCredentials; readonly options: ChannelOptions },
+): DestinationConnection {
+  const shared = new Channel(address, channel.credentials, channel.options);
+  const options = { channelOverride: shared };
+  return {
+    node: new NodeServiceClient(address, channel.credentials, options),
+    destination: new DestinationClient(address, channel.credentials, options),
+    close: () => shared.close(),
+  };
+}
