@@ -2,7 +2,7 @@
 // Destination.Get: the endpoints of a service's port, first all of them, then what changed. As Linkerd's
 // destination: no message for a service without endpoints, NOT_FOUND for one that does not exist.
 
-import type { ServerWritableStream } from '@grpc/grpc-js';
+import { Metadata, type ServerWritableStream } from '@grpc/grpc-js';
 import type { GetDestination, Update, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
 import { WeightedAddr as WeightedAddrMessage } from '#lib/proto/gen/linkerd/destination.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
@@ -14,6 +14,9 @@ import type { ContextToken } from './context-token.ts';
 import type { MeshPod } from './mesh-pod.ts';
 import { CallError, status } from './status.ts';
 import { StreamState } from './stream-state.ts';
+
+/** How many endpoints there are at first: an addition of ours that other clients do not read. */
+const INITIAL_ENDPOINTS_HEADER = 'nodemesh-initial-endpoints';
 
 export interface LookupContext {
   readonly index: ClusterIndex;
@@ -56,6 +59,11 @@ export function serveGet(
     return updates;
   };
 
+  // Headers at once: with no endpoints there is no message, and a client that comes back must not wait for one.
+  const initial = endpointsOf(context, requireService(context.index, key), authority, token).length;
+  const headers = new Metadata();
+  headers.set(INITIAL_ENDPOINTS_HEADER, String(initial));
+  call.sendMetadata(headers);
   const state = new StreamState({ index: context.index, stream: call, difference });
   state.follow([{ kind: 'service', key }]);
   state.refresh();

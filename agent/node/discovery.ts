@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+// What stands behind an original destination, for proxy workers: a GetProfile stream per client namespace and
+// address, and a Get stream per service behind it, shared by all who ask. Nothing is delivered before destination
+// has answered; while it is away the last answer stays; only a definite "nothing known" makes a destination
+// `unknown`, for an outage must not turn mesh traffic into plain text.
+
+import { status } from '@grpc/grpc-js';
+import type { Clock, Random, Timer } from '#lib/core/clock.ts';
+import { formatSocketAddress } from '#lib/core/addresses.ts';
+import type { Log } from '#lib/core/log.ts';
+import type { DestinationClient, DestinationProfile } from '#lib/proto/gen/linkerd/destination.ts';
+import type { Destination } from '../proxy/model.ts';
+import { openRetryingStream, type RetryingStream } from './retrying-stream.ts';
+import { endpointOf, ServiceLookup } from './service-lookup.ts';
+
+export interface DiscoveryTarget {
+  /** Of the client pod: profiles may differ by it. */
+  readonly namespace: string;
+  readonly ip: string;
+  readonly port: number;
+}
+
+export interface Subscription {
+  close(): void;
+}
+
+export interface DiscoveryOptions {
+  /** On the connection of the node stream (destination-client.ts). */
+  readonly client: DestinationClient;
+  readonly nodeName: string;
+  /** Uid of the pod of this node that is enrolled and has the address. */
+  readonly localPods: (ip: string) => string | undefined;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  /** Streams that nobody uses are kept for this long. */
+  readonly idleMs?: number;
+  readonly lookupsMax?: number;
+  readonly endpointsMax?: number;
+}
+
+export interface Discovery {
+  /** `key` is for logs; the callback never runs before this returns. */
+  subscribe(key: string, target: DiscoveryTarget, deliver: (destination: Destination) => void): Subscription;
+  /** A pod of this node was enrolled or left: `localPodUid` of endpoints may differ. */
+  localPodsChanged(): void;
+  /** Streams that are open or paused, for metrics. */
+  readonly streams: { readonly profiles: number; readonly services: number };
+  close(): void;
+}
+
+const IDLE_MS = 5_000;
+const LOOKUPS_MAX = 10_000;
+const ENDPOINTS_MAX = 10_000;
+
+export function createDiscovery(options: DiscoveryOptions): Discovery {
+  return new StreamingDiscovery(options);
+}
+
+/** Counts its users; closed a while after the last one left. */
+interface Shared {
+  users: number;
+  idle: Timer | undefined;
+  readonly close: () => void;
+}
+
+interface ProfileLookup extends Shared {
+  readonly target: DiscoveryTarget;
+  readonly stream: RetryingStream;
+  readonly subscribers: Set<Subscriber>;
+  profile: DestinationProfile | undefined;
+  service: SharedService | undefined;
+  /** The last delivered value, and its text to compare with. */
+  destination: Destination | undefined;
+  text: string;
+}
+
+interface SharedService extends Shared {
+  readonly key: string;
+  readonly lookup: ServiceLookup;
+}
+
+interface Subscriber {
+  readonly deliver: (destination: Destination) => void;
+  /** Told since it subscribed. */
+  told: Destination | undefined;
+}
+
+class StreamingDiscovery implements Discovery {
+  readonly #options: DiscoveryOptions;
+  readonly #profiles = new Map<string, ProfileLookup>();
+  readonly #services = new Map<string, SharedService>();
+  readonly #dirty = new Set<ProfileLookup>();
+  #closed = false;
+
+  constructor(options: DiscoveryOptions) {
+    this.#options = options;
+  }
+
+  get streams(): Discovery['streams'] {
+    return { profiles: this.#profiles.size, services: this.#services.size };
+  }
+
+  subscribe(key: string, target: DiscoveryTarget, deliver: (destination: Destination) => void): Subscription {
+    const name = `${target.namespace}|${formatSocketAddress(target.ip, target.port)}`;
+    const lookup = this.#profiles.get(name) ?? this.#openProfile(name, target);
+    if (lookup === undefined) {
+      this.#options.log.warn(
+        { key, lookupsMax: this.#max },
+        'too many destinations are in use at once; this one is not resolved',
+      );
+      return { close: () => undefined };
+    }
+    const subscriber: Subscriber = { deliver, told: undefined };
+    lookup.subscribers.add(subscriber);
+    this.#use(lookup);
+    this.#touch(lookup);
+    let open = true;
+    return {
+      close: () => {
+        if (!open) return;
+        open = false;
+        lookup.subscribers.delete(subscriber);
+        this.#leave(lookup);
+      },
+    };
+  }
+
+  localPodsChanged(): void {
+    for (const lookup of this.#profiles.values()) this.#touch(lookup);
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const shared of [...this.#profiles.values(), ...this.#services.values()]) {
+      shared.idle?.cancel();
+      shared.close();
+    }
+  }
+
+  get #max(): number {
+    return this.#options.lookupsMax ?? LOOKUPS_MAX;
+  }
+
+  #openProfile(name: string, target: DiscoveryTarget): ProfileLookup | undefined {
+    if (this.#profiles.size >= this.#max) this.#closeIdle();
+    if (this.#profiles.size >= this.#max) return undefined;
+    const { client, clock, random, log } = this.#options;
+    const path = formatSocketAddress(target.ip, target.port);
+    const contextToken = this.#contextToken(target);
+    const stream = openRetryingStream<DestinationProfile>({
+      open: () => client.getProfile({ scheme: '', path, contextToken }),
+      onMessage: (profile) => this.#profileChanged(lookup, profile),
+      onError: (code, details) => {
+        log.debug({ path, code: status[code], details }, 'profile stream ended; the last answer stays');
+      },
+      clock,
+      random,
+    });
+    const lookup: ProfileLookup = {
+      target,
+      stream,
+      subscribers: new Set(),
+      users: 0,
+      idle: undefined,
+      profile: undefined,
+      service: undefined,
+      destination: undefined,
+      text: '',
+      close: () => {
+        stream.close();
+        this.#profiles.delete(name);
+        if (lookup.service !== undefined) this.#leave(lookup.service);
+        lookup.service = undefined;
+      },
+    };
+    this.#profiles.set(name, lookup);
+    return lookup;
+  }
+
+  #contextToken({ namespace, ip }: DiscoveryTarget): string {
+    const family = ip.includes(':') ? { ipFamily: 'IPv6' } : {};
+    return JSON.stringify({ ns: namespace, nodeName: this.#options.nodeName, ...family });
+  }
+
+  #profileChanged(lookup: ProfileLookup, profile: DestinationProfile): void {
+    lookup.profile = profile;
+    const authority = authorityOf(profile, lookup.target.port);
+    const key = authority && `${this.#contextToken(lookup.target)}|${authority}`;
+    if (lookup.service?.key !== key) {
+      const before = lookup.service;
+      lookup.service =
+        authority === undefined || key === undefined
+          ? undefined
+          : this.#openService(key, authority, lookup.target);
+      if (lookup.service !== undefined) this.#use(lookup.service);
+      if (before !== undefined) this.#leave(before);
+    }
+    this.#touch(lookup);
+  }
+
+  #openService(key: string, authority: string, target: DiscoveryTarget): SharedService {
+    const known = this.#services.get(key);
+    if (known !== undefined) return known;
+    const { client, localPods, endpointsMax, clock, random, log } = this.#options;
+    const lookup = new ServiceLookup({
+      client,
+      path: authority,
+      contextToken: this.#contextToken(target),
+      localPods,
+      endpointsMax: endpointsMax ?? ENDPOINTS_MAX,
+      changed: () => {
+        for (const profile of this.#profiles.values()) if (profile.service === service) this.#touch(profile);
+      },
+      clock,
+      random,
+      log,
+    });
+    const service: SharedService = {
+      key,
+      lookup,
+      users: 0,
+      idle: undefined,
+      close: () => {
+        lookup.close();
+        this.#services.delete(key);
+      },
+    };
+    this.#services.set(key, service);
+    return service;
+  }
+
+  #use(shared: Shared): void {
+    shared.users++;
+    shared.idle?.cancel();
+    shared.idle = undefined;
+  }
+
+  #leave(shared: Shared): void {
+    if (--shared.users > 0 || this.#closed) return;
+    shared.idle = this.#options.clock.after(this.#options.idleMs ?? IDLE_MS, shared.close);
+  }
+
+  #closeIdle(): void {
+    for (const lookup of this.#profiles.values()) {
+      if (lookup.users > 0) continue;
+      lookup.idle?.cancel();
+      lookup.close();
+    }
+  }
+
+  /** Deliveries are gathered until the end of the tick. */
+  #touch(lookup: ProfileLookup): void {
+    if (this.#dirty.size === 0) setImmediate(() => this.#flush());
+    this.#dirty.add(lookup);
+  }
+
+  #flush(): void {
+    const lookups = [...this.#dirty];
+    this.#dirty.clear();
+    if (this.#closed) return;
+    for (const lookup of lookups) {
+      this.#refresh(lookup);
+      const { destination } = lookup;
+      if (destination === undefined) continue;
+      for (const subscriber of lookup.subscribers) {
+        if (subscriber.told === destination) continue;
+        subscriber.told = destination;
+        subscriber.deliver(destination);
+      }
+    }
+  }
+
+  #refresh(lookup: ProfileLookup): void {
+    const destination = this.#destinationOf(lookup);
+    const text = destination === undefined ? '' : JSON.stringify(destination);
+    if (text === lookup.text) return;
+    lookup.text = text;
+    lookup.destination = destination;
+  }
+
+  #destinationOf({ profile, service, target }: ProfileLookup): Destination | undefined {
+    if (profile === undefined) return undefined;
+    const authority = authorityOf(profile, target.port);
+    if (authority !== undefined && service !== undefined) {
+      const { resolved, endpoints } = service.lookup;
+      return { kind: 'service', authority, opaque: profile.opaqueProtocol, resolved, endpoints };
+    }
+    const address = profile.endpoint;
+    const endpoint = address && endpointOf(address, {}, this.#options.localPods);
+    // A bare address, or a port that the service does not have: nothing is known of it.
+    if (address === undefined || endpoint === undefined || address.metricLabels['pod'] === undefined) {
+      return { kind: 'unknown' };
+    }
+    const opaque = profile.opaqueProtocol || address.protocolHint?.protocol?.$case === 'opaque';
+    return { kind: 'endpoint', opaque, endpoint };
+  }
+}
+
+const authorityOf = (profile: DestinationProfile, port: number): string | undefined =>
+  profile.fullyQualifiedName === '' ? undefined : `${profile.fullyQualifiedName}:${port}`;

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// One Get stream: the endpoints of a service's port as a full set, made of the differences that destination sends.
+
+import { type Metadata, status } from '@grpc/grpc-js';
+import type { Clock, Random } from '#lib/core/clock.ts';
+import type { Log } from '#lib/core/log.ts';
+import { socketFromWire } from '#lib/proto/addresses.ts';
+import type { DestinationClient, Update, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
+import type { Endpoint } from '../proxy/model.ts';
+import { openRetryingStream, type RetryingStream } from './retrying-stream.ts';
+
+/** Destination says so in its headers, because a service without endpoints has no first message. */
+export const INITIAL_ENDPOINTS_HEADER = 'nodemesh-initial-endpoints';
+
+export interface ServiceLookupOptions {
+  readonly client: DestinationClient;
+  readonly path: string;
+  readonly contextToken: string;
+  readonly localPods: (ip: string) => string | undefined;
+  readonly endpointsMax: number;
+  /** Something changed; may be called several times a tick. */
+  readonly changed: () => void;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+}
+
+export class ServiceLookup {
+  /** Whether destination has answered once; what it said stays while it is away. */
+  resolved = false;
+  readonly #options: ServiceLookupOptions;
+  readonly #stream: RetryingStream;
+  #addresses = new Map<string, WeightedAddr>();
+  #setLabels: Readonly<Record<string, string>> = {};
+
+  constructor(options: ServiceLookupOptions) {
+    this.#options = options;
+    const { client, path, contextToken, clock, random } = options;
+    this.#stream = openRetryingStream<Update>({
+      open: () => client.get({ scheme: '', path, contextToken }),
+      onHeaders: (headers) => this.#headers(headers),
+      onMessage: (update, first) => this.#update(update, first),
+      onError: (code, details) => this.#error(code, details),
+      clock,
+      random,
+    });
+  }
+
+  get endpoints(): Endpoint[] {
+    return [...this.#addresses.values()].flatMap(
+      (address) => endpointOf(address, this.#setLabels, this.#options.localPods) ?? [],
+    );
+  }
+
+  close(): void {
+    this.#stream.close();
+  }
+
+  #headers(headers: Metadata): void {
+    if (headers.get(INITIAL_ENDPOINTS_HEADER)[0] === '0') this.#replace(new Map());
+  }
+
+  #update({ update }: Update, first: boolean): void {
+    const addresses = first ? new Map<string, WeightedAddr>() : this.#addresses;
+    switch (update?.$case) {
+      case 'add':
+        this.#setLabels = update.add.metricLabels;
+        this.#add(addresses, update.add.addrs);
+        break;
+      case 'remove':
+        for (const address of update.remove.addrs) addresses.delete(keyOf(address));
+        break;
+      case 'noEndpoints':
+        addresses.clear();
+        break;
+      case undefined:
+        // Of a newer destination.
+        return;
+    }
+    this.#replace(addresses);
+  }
+
+  #add(addresses: Map<string, WeightedAddr>, added: readonly WeightedAddr[]): void {
+    const { endpointsMax, log, path } = this.#options;
+    for (const address of added) {
+      const key = keyOf(address.addr);
+      if (addresses.size >= endpointsMax && !addresses.has(key)) {
+        log.warn({ path, endpointsMax }, 'service has more endpoints than are used');
+        return;
+      }
+      addresses.set(key, address);
+    }
+  }
+
+  #error(code: status, details: string): void {
+    const { log, path } = this.#options;
+    if (code === status.NOT_FOUND || code === status.INVALID_ARGUMENT) {
+      // A definite answer: there is no such service (any more).
+      this.#replace(new Map());
+      return;
+    }
+    log.debug({ path, code: status[code], details }, 'endpoints stream ended; the last known ones stay');
+  }
+
+  #replace(addresses: Map<string, WeightedAddr>): void {
+    this.#addresses = addresses;
+    this.resolved = true;
+    this.#options.changed();
+  }
+}
+
+const keyOf = (address: WeightedAddr['addr']): string => {
+  const socket = socketFromWire(address);
+  return socket === undefined ? '' : `${socket.ip}/${socket.port}`;
+};
+
+export function endpointOf(
+  address: WeightedAddr,
+  setLabels: Readonly<Record<string, string>>,
+  localPods: (ip: string) => string | undefined,
+): Endpoint | undefined {
+  const socket = socketFromWire(address.addr);
+  if (socket === undefined) return undefined;
+  const strategy = address.tlsIdentity?.strategy;
+  return {
+    ...socket,
+    // Only DNS-like identities; others mean plain text, as linkerd2-proxy does.
+    identity: strategy?.$case === 'dnsLikeIdentity' ? strategy.dnsLikeIdentity.name : undefined,
+    inboundPort: address.protocolHint?.opaqueTransport?.inboundPort,
+    weight: address.weight,
+    labels: { ...setLabels, ...address.metricLabels },
+    localPodUid: localPods(socket.ip),
+  };
+}
