@@ -377,6 +377,18 @@ export class TestNode {
     return fd;
   }
 
+  /** What is made during `make` belongs to the cgroup of the pods, where the connect hooks hang. */
+  amongPods<T>(make: () => T): T {
+    const place = join(this.podsCgroup, 'agent');
+    mkdirSync(place, { recursive: true });
+    writeFileSync(join(place, 'cgroup.procs'), String(process.pid));
+    try {
+      return make();
+    } finally {
+      writeFileSync(join(this.nodeCgroup, 'agent/cgroup.procs'), String(process.pid));
+    }
+  }
+
   /** Connects a marked descriptor; the socket owns it from then on. */
   async connectFd(fd: number, host: string, port: number): Promise<Socket> {
     const socket = new Socket({ fd, manualStart: true } as SocketConstructorOpts);
@@ -403,9 +415,9 @@ export class TestNode {
 }
 
 /** Waits until `holds`, looking every few milliseconds; for kernel state that changes without an event. */
-export async function until(holds: () => boolean, what: string): Promise<void> {
+export async function until(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {
   for (let attempt = 0; attempt < 500; attempt++) {
-    if (holds()) return;
+    if (await holds()) return;
     await new Promise((resolve) => {
       setTimeout(resolve, 10);
     });
