@@ -10,7 +10,8 @@ import { createServer, type Server, Socket, type SocketConstructorOpts } from 'n
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { createLibbpfLoader } from '#lib/bpf/libbpf-loader.ts';
-import type { BpfLoader } from '#lib/bpf/loader.ts';
+import { encodeCookie, LAYOUT, u64 } from '#lib/bpf/abi.ts';
+import type { BpfLoader, BpfMap } from '#lib/bpf/loader.ts';
 import { type AcceptedRecord, createSocketRecords, type SocketRecords } from '#lib/bpf/socket-records.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import { type LogLine, recordingLog } from '#lib/core/log.ts';
@@ -395,6 +396,26 @@ export class TestNode {
     socket.connect({ host, port });
     await once(socket, 'connect');
     return socket;
+  }
+
+  #map(name: string): BpfMap {
+    const map = this.loader.openMap(join(this.bpffs, 'nodemesh', String(LAYOUT), 'maps', name));
+    if (map === undefined) throw new Error(`${name} is not pinned`);
+    return map;
+  }
+
+  /** As if noting a listening socket of the pod had failed. */
+  forgetListeners(pod: TestPod): void {
+    const lost = this.#map('nm_lost');
+    lost.update(encodeCookie(pod.redirected?.cookie ?? 0n), u64(1n));
+    lost.close();
+  }
+
+  listenEntries(): number {
+    const listen = this.#map('nm_listen');
+    const count = listen.keys().length;
+    listen.close();
+    return count;
   }
 
   /** Entries of unfinished handshakes. */

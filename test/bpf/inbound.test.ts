@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { type App, TestNode, type TestPod, until } from './harness.ts';
+import { type App, shell, TestNode, type TestPod, until } from './harness.ts';
 
 describe('inbound', () => {
   let node: TestNode;
@@ -143,6 +143,116 @@ describe('inbound', () => {
     }
     await until(() => node.inflight() === 0, 'no handshake is left');
   });
+
+  it('lets an application bind its port again while the agent holds connections accepted on it', async () => {
+    const server = await serve('0.0.0.0', 8087);
+    const { fd } = await dial(pod.ip4, 8087);
+    const held = await pod.next();
+    assert.equal(await server.app.call(`close ${server.fd}`), '0');
+    const again = await serve('0.0.0.0', 8087, server.app);
+    assert.equal(held.socket.destroyed, false);
+    assert.equal((await dial(pod.ip4, 8087)).answer, '0');
+    await pod.next();
+    await client.call(`send ${fd} still-open`);
+    assert.equal(await server.app.call(`close ${again.fd}`), '0');
+    await server.app.close();
+  });
+
+  it('never completes a connection whose source is forged to be an own address of the pod', async () => {
+    const server = await serve('::', 8088);
+    await server.app.call(`opt ${server.fd} rcvtimeo 1`);
+    const rules = [
+      `ip daddr ${pod.ip4} tcp dport 8088 snat to ${pod.ip4}`,
+      `ip6 daddr ${pod.ip6} tcp dport 8088 snat to ${pod.ip6}`,
+    ];
+    shell('ip', 'netns', 'exec', node.hub, 'nft', 'add table inet forge');
+    shell(
+      'ip',
+      'netns',
+      'exec',
+      node.hub,
+      'nft',
+      'add chain inet forge post { type nat hook postrouting priority 100; }',
+    );
+    for (const rule of rules)
+      shell('ip', 'netns', 'exec', node.hub, 'nft', `add rule inet forge post counter ${rule}`);
+    const dials: string[] = [];
+    for (const ip of [pod.ip4, pod.ip6]) {
+      const fd = await client.call(`socket ${ip.includes(':') ? 6 : 4}`);
+      await client.call(`opt ${fd} nonblock`);
+      assert.equal(await client.call(`connect ${fd} ${ip} 8088`), 'EINPROGRESS');
+      dials.push(fd);
+    }
+    /** Nothing reaches the application or the agent within the time that the server waits. */
+    assert.equal(await server.app.call(`accept ${server.fd}`), 'EAGAIN');
+    for (const fd of dials) assert.equal(await client.call(`error ${fd} 0`), 'PENDING');
+    assert.equal(pod.accepted.length, 0);
+    const counted = shell('ip', 'netns', 'exec', node.hub, 'nft', 'list table inet forge');
+    assert.equal(counted.match(/packets [1-9]/g)?.length, 2, 'both forged SYNs were sent');
+    for (const fd of dials) await client.call(`close ${fd}`);
+    shell('ip', 'netns', 'exec', node.hub, 'nft', 'delete table inet forge');
+    await server.app.close();
+  });
+
+  it('refuses at once, and does not fall through to the application, when no slot has a listener', async () => {
+    const server = await serve('::', 8089);
+    const refusedBefore = node.redirection.counters().get('no_listener') ?? 0;
+    await pod.stopListening();
+    assert.equal((await dial(pod.ip4, 8089)).answer, 'ECONNREFUSED');
+    assert.equal((await dial(pod.ip6, 8089)).answer, 'ECONNREFUSED');
+    assert.equal((await dial(pod.ip4, 4143)).answer, 'ECONNREFUSED');
+    assert.equal(node.redirection.counters().get('no_listener'), refusedBefore + 3);
+    pod.listen();
+    assert.equal((await dial(pod.ip6, 8089)).answer, '0');
+    assert.equal((await pod.next()).direction, 'inbound');
+    await server.app.close();
+  });
+
+  it('steers everything while the list of listening ports is known to be incomplete, until it was read again', async () => {
+    const server = await serve('0.0.0.0', 8090);
+    assert.ok(pod.redirected);
+    node.forgetListeners(pod);
+    for (const port of [8090, 8091]) {
+      assert.equal((await dial(pod.ip4, port)).answer, '0');
+      await pod.next();
+    }
+    pod.redirected.refreshListeners();
+    assert.equal((await dial(pod.ip4, 8090)).answer, '0');
+    await pod.next();
+    assert.equal((await dial(pod.ip4, 8091)).answer, 'ECONNREFUSED');
+    await server.app.close();
+  });
+
+  it('knows servers that were there before the pod was enrolled, until the list is read again', async () => {
+    const early = node.pod('early');
+    const server = await serve('::', 8092, early.app());
+    early.enrol();
+    for (const ip of [early.ip4, early.ip6]) {
+      assert.equal((await dial(ip, 8092)).answer, '0');
+      assert.equal((await early.next()).local, `${ip} 8092`);
+    }
+    await server.app.close();
+    assert.equal(
+      (await dial(early.ip4, 8092)).answer,
+      '0',
+      'without a callback nobody knows that it has gone',
+    );
+    await early.next();
+    early.redirected?.refreshListeners();
+    assert.equal((await dial(early.ip4, 8092)).answer, 'ECONNREFUSED');
+  });
+
+  it('forgets ports on which nothing listens any more, and nothing else', async () => {
+    const gone = await serve('0.0.0.0', 8093);
+    const there = await serve('0.0.0.0', 8094);
+    await gone.app.close();
+    const before = node.listenEntries();
+    node.redirection.maintain();
+    assert.ok(node.listenEntries() < before);
+    assert.equal((await dial(pod.ip4, 8094)).answer, '0');
+    await pod.next();
+    await there.app.close();
+  });
 });
 
 describe('the same node', () => {
@@ -173,5 +283,24 @@ describe('the same node', () => {
       second.destroy();
     }
     await until(() => node.inflight() === 0, 'no handshake is left');
+  });
+
+  it('gives a record to nobody but the socket that it was written for', async () => {
+    const first = node.upstream(a, 4);
+    node.records.markCarrier(first, 1);
+    const socket = await node.connectFd(first, b.ip4, 4143);
+    const accepted = await b.next();
+    assert.equal(accepted.record?.kind, 'voucher');
+    /** An application of the client's pod dials the same port; it is redirected, and bears no voucher. */
+    const app = a.app();
+    const fd = await app.call('socket 4');
+    assert.equal(await app.call(`connect ${fd} ${b.ip4} 4143`), '0');
+    assert.deepEqual((await a.next()).record, { kind: 'outbound', ip: b.ip4, port: 4143, podIndex: 1 });
+    assert.equal(b.accepted.length, 0);
+    const foreign = node.outsider();
+    const other = await foreign.call('socket 4');
+    assert.equal(await foreign.call(`connect ${other} ${b.ip4} 4143`), '0');
+    assert.equal((await b.next()).record, undefined);
+    socket.destroy();
   });
 });
