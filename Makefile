@@ -48,7 +48,7 @@ proto: setup-lint ## generates lib/proto/gen anew
 	@cd lib/proto && $(with) buf generate
 
 docs: setup-lint ## writes the tables of docs/reference anew from the code
-	@$(with) node scripts/reference.ts --write
+	@$(with) node scripts/reference.ts
 
 bench: setup ## CPU per request against haproxy and nginx, CNI ADD, memory (BENCH=name for one of them)
 	@$(alone) env $(with) node bench/run.ts $(BENCH)

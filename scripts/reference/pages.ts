@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pages of docs/reference that are made from tables in the code. A test compares them with what is committed;
+// `make docs` writes them.
+
+import { agentSettings } from '../../agent/config.ts';
+import { failures } from '../../agent/proxy/failure.ts';
+import { proxyFamilies } from '../../agent/proxy/metrics/families.ts';
+import { identitySettings } from '../../identity/config.ts';
+import type { SettingTable } from '#lib/core/config.ts';
+import { errorCatalogue } from '#lib/core/errors.ts';
+
+const note = '<!-- Made by `make docs` from the code: change it there. -->';
+
+const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('\n', ' ');
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const line = (cells: readonly string[]): string => `| ${cells.map(cell).join(' | ')} |`;
+  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
+}
+
+const paragraph = (...lines: readonly string[]): string => lines.join('\n');
+
+/** Defaults that are computed on the machine where the program runs, in words. */
+const computedDefaults: Readonly<Record<string, string>> = {
+  NODEMESH_WORKERS: 'the number of cores, at most 4',
+};
+
+function settingsTable(settings: SettingTable): string {
+  const rows = Object.values(settings).map((setting) => [
+    `\`${setting.env}\``,
+    computedDefaults[setting.env] ??
+      (setting.default === undefined
+        ? '(required)'
+        : setting.default === ''
+          ? '(empty)'
+          : `\`${setting.default}\``),
+    setting.doc,
+  ]);
+  return table(['variable', 'default', 'meaning'], rows);
+}
+
+function errorsPage(): string {
+  const codes = Object.entries(errorCatalogue).map(([code, meaning]) => [`\`${code}\``, meaning]);
+  const answers = failures
+    .filter((failure) => failure.name !== 'none')
+    .map((failure) => [
+      `\`${failure.name}\``,
+      String(failure.status),
+      failure.message === '' ? '(none)' : `\`${failure.message}\``,
+      failure.closes ? 'yes' : 'no',
+    ]);
+  return [
+    '# Errors',
+    note,
+    'Every error of a program has one of these codes, and a message that says what happened, to whom, and what to do.',
+    table(['code', 'meaning'], codes),
+    '## What a client of the proxy is told',
+    paragraph(
+      'When the proxy itself answers a request, the answer has this status and header; the name is the value of the label',
+      '`error` in metrics and of the field in logs. A TCP connection is closed instead.',
+    ),
+    table(['name', 'status', '`l5d-proxy-error`', 'connection closes'], answers),
+  ].join('\n\n');
+}
+
+function settingsPage(): string {
+  return [
+    '# Settings',
+    note,
+    paragraph(
+      'Programs read environment variables, once, at their start. A value that cannot be used ends the program with',
+      '`MESH_CONFIG_INVALID` and names every such value. Durations are written `300ms`, `10s`, `5m`, `1h`, `1d`.',
+    ),
+    '## Agent (`agent/main.ts`)',
+    settingsTable(agentSettings),
+    '## Identity (`identity/main.ts`)',
+    settingsTable(identitySettings),
+  ].join('\n\n');
+}
+
+function metricsPage(): string {
+  const rows = proxyFamilies.map((family) => [`\`${family.name}\``, family.type, family.help]);
+  return [
+    '# Metrics',
+    note,
+    paragraph(
+      "The agent serves `http://<node's InternalIP>:4191/metrics`. Names, labels and buckets are Linkerd's, so that queries",
+      'and dashboards made for it work; what starts with `nodemesh_` is ours. Every series of a pod also has `namespace`,',
+      '`pod`, the owner (`deployment`, `statefulset`, …), `control_plane_ns` and `workload_ns`: scrape with `honor_labels`.',
+      'Traffic between two pods of one node says `tls="true"` with both identities and `same_node="true"`: its ends are',
+      'vouched for by the kernel, it is not encrypted.',
+    ),
+    table(['name', 'type', 'meaning'], rows),
+  ].join('\n\n');
+}
+
+/** Path under docs/reference and text of each page. */
+export function referencePages(): ReadonlyMap<string, string> {
+  return new Map(
+    Object.entries({
+      'errors.md': errorsPage(),
+      'settings.md': settingsPage(),
+      'metrics.md': metricsPage(),
+    }).map(([path, text]) => [path, `${text}\n`]),
+  );
+}
