@@ -123,7 +123,8 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
   const records = new Map<string, PodRecord>();
   const byAddress = new Map<string, string>();
   let namespaces = new Set<string>();
-  let nextPodIndex = 1;
+  // Not from 1: a voucher of an earlier agent, still in a backlog, must not name one of our pods.
+  let nextPodIndex = 1 + Math.floor(options.random() * 2 ** 31);
   let closed = false;
 
   /** Pods of one account share its certificate: the last one to leave drops it. */
