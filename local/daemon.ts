@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+// The process behind `mesh local up`: makes the mesh, keeps it as the objects say, answers the command line
+// (api.ts), and removes everything at the end. One per name; holds no state beyond its life.
+
+import { createServer, type Server } from 'node:net';
+import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { systemClock } from '#lib/core/clock.ts';
+import { createConcurrency } from '#lib/core/concurrency.ts';
+import { errnoName, errorMessage, MeshError } from '#lib/core/errors.ts';
+import { type AppliedObject, applyManifests, DEFAULT_NAMESPACE } from './apply.ts';
+import { killCgroup, requireCgroup2 } from './cgroups.ts';
+import {
+  type ControlPlane,
+  type ExtraEnv,
+  makeKeys,
+  nodeReady,
+  putNodes,
+  startControlPlane,
+} from './control-plane.ts';
+import { afterChanges, reconcile } from './controllers.ts';
+import { isManaged, Kubelet } from './kubelet.ts';
+import type { LocalLog } from './local-log.ts';
+import { meshLayout, type MeshLayout, type NodeLayout } from './layout.ts';
+import { type ManifestSource, parseManifests } from './manifests.ts';
+import { makeNetwork } from './network.ts';
+import { makeFiles } from './node-files.ts';
+import { NodeServices } from './node-services.ts';
+import { isTerminating, namespaceOf, podIsFinished, podIsReady, type PodObject } from './objects.ts';
+import type { PodWorker } from './pod-worker.ts';
+import { createProber, type Prober } from './prober.ts';
+import { mirrorStore } from './registry-writer.ts';
+import { Store, waitForStore } from './store.ts';
+import { lockName, sweep } from './sweep.ts';
+
+export interface DaemonOptions {
+  readonly name: string;
+  readonly nodes: number;
+  /** False: plain pods, no agents and no control plane. */
+  readonly meshed: boolean;
+  readonly log: LocalLog;
+  readonly logLevel: string;
+  /** Tells the user what happens. */
+  readonly progress: (line: string) => void;
+  readonly agentEnv: ExtraEnv;
+  readonly identityEnv: ExtraEnv;
+  readonly destinationEnv: ExtraEnv;
+}
+
+/** The project's folder. */
+export const PROJECT_ROOT = dirname(import.meta.dirname);
+
+const SANDBOXES_AT_ONCE = 3;
+const AGENT_POLL_MS = 100;
+const KILL_AGAIN_MS = 100;
+
+interface NodeParts {
+  readonly layout: NodeLayout;
+  readonly services: NodeServices;
+  readonly prober: Prober;
+  readonly kubelet: Kubelet;
+}
+
+/** Waits, but no longer than until the signal aborts. */
+const delay = async (ms: number, signal: AbortSignal): Promise<void> => {
+  try {
+    await sleep(ms, undefined, { signal });
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  }
+};
+
+function takeLock(name: string): Promise<Server> {
+  return new Promise((resolve, reject) => {
+    const server = createServer((socket) => socket.destroy());
+    server.on('error', (error) =>
+      reject(
+        errnoName(error) === 'EADDRINUSE'
+          ? new MeshError('MESH_ALREADY_EXISTS', `a local mesh "${name}" is running`, {
+              remedy: `end it with "mesh local down --name ${name}", or choose another --name`,
+            })
+          : error,
+      ),
+    );
+    server.listen(lockName(name), () => resolve(server));
+  });
+}
+
+export class Daemon {
+  readonly options: DaemonOptions;
+  readonly layout: MeshLayout;
+  readonly store = new Store();
+  readonly #closed = new AbortController();
+  readonly #lock: Server;
+  readonly #schedulable = new Set<string>();
+  #nodes: readonly NodeParts[] = [];
+  #controlPlane: ControlPlane | undefined;
+  #closers: (() => void)[] = [];
+
+  private constructor(options: DaemonOptions, lock: Server) {
+    this.options = options;
+    this.#lock = lock;
+    this.layout = meshLayout(options.name, options.nodes, requireCgroup2());
+  }
+
+  /** Makes the mesh, after sweeping away what a killed one of the same name has left. */
+  static async start(options: DaemonOptions): Promise<Daemon> {
+    const lock = await takeLock(options.name);
+    const daemon = new Daemon(options, lock);
+    try {
+      if (await sweep(options.name)) options.progress('removed what an earlier run had left');
+      await daemon.#make();
+      return daemon;
+    } catch (error) {
+      await daemon.close();
+      throw error;
+    }
+  }
+
+  async #make(): Promise<void> {
+    const { layout, store, options } = this;
+    const { log, progress } = options;
+    await makeFiles(layout, PROJECT_ROOT, options.meshed);
+    log.writeTo(join(layout.logDir, 'local.log'));
+    await makeNetwork(layout);
+    progress(`${layout.nodes.length} nodes on the wire`);
+    const keys = await makeKeys(layout, systemClock);
+    putNodes(store, layout);
+    store.put({
+      apiVersion: 'v1',
+      kind: 'Namespace',
+      metadata: store.newMeta({
+        name: DEFAULT_NAMESPACE,
+        labels: { 'kubernetes.io/metadata.name': DEFAULT_NAMESPACE },
+      }),
+    });
+    this.#closers.push(mirrorStore(store, layout.registryDir));
+    this.#nodes = layout.nodes.map((node) => {
+      const prober = createProber(node.netns, node.systemCgroup);
+      return {
+        layout: node,
+        prober,
+        services: new NodeServices(store, node, systemClock, log),
+        kubelet: new Kubelet({
+          store,
+          node,
+          meshName: layout.name,
+          tokens: keys.tokens,
+          caCertificate: keys.anchorPem,
+          prober,
+          log,
+          sandboxes: createConcurrency({
+            what: `sandboxes of ${node.name}`,
+            runningMax: SANDBOXES_AT_ONCE,
+            waitingMax: 10_000,
+          }),
+          workingDir: PROJECT_ROOT,
+          nodeDir: dirname(process.execPath),
+          delay,
+        }),
+      };
+    });
+    const controllers = afterChanges(store, () =>
+      reconcile(store, { random: Math.random, schedulable: () => [...this.#schedulable] }),
+    );
+    this.#closers.push(controllers.close);
+    if (options.meshed) {
+      this.#controlPlane = startControlPlane({
+        store,
+        layout,
+        keys,
+        clock: systemClock,
+        log,
+        root: PROJECT_ROOT,
+        logLevel: options.logLevel,
+        agentEnv: options.agentEnv,
+        identityEnv: options.identityEnv,
+        destinationEnv: options.destinationEnv,
+      });
+    }
+    // A node takes pods once its agent is ready, as the taint on a new node of a cluster has it.
+    const admit = async (parts: NodeParts): Promise<void> => {
+      if (options.meshed) await this.#agentReady(parts);
+      if (this.#closed.signal.aborted) return;
+      progress(`${parts.layout.name} takes pods`);
+      this.#schedulable.add(parts.layout.name);
+      const node = store.require('Node', '', parts.layout.name);
+      store.put({ ...node, status: { ...node.status, conditions: [nodeReady(true, store.now())] } });
+    };
+    for (const parts of this.#nodes) {
+      admit(parts).catch((error: unknown) => {
+        log.error({ node: parts.layout.name, error: errorMessage(error) }, 'the node cannot take pods');
+      });
+    }
+  }
+
+  async #agentReady(parts: NodeParts): Promise<void> {
+    const { layout, prober } = parts;
+    while (!this.#closed.signal.aborted) {
+      const problem = await prober.probe({
+        kind: 'http',
+        host: layout.address.v4,
+        port: 4191,
+        path: '/ready',
+        timeoutMs: 2000,
+      });
+      if (problem === undefined) return;
+      await delay(AGENT_POLL_MS, this.#closed.signal);
+    }
+  }
+
+  get programs(): ControlPlane['programs'] {
+    return this.#controlPlane?.programs ?? new Map();
+  }
+
+  apply(sources: readonly ManifestSource[]): AppliedObject[] {
+    return applyManifests(this.store, parseManifests(sources));
+  }
+
+  /** What is not ready yet, in words; empty when all is. */
+  unready(): string[] {
+    const waiting: string[] = [];
+    for (const { metadata, spec, status } of this.store.list('Deployment')) {
+      if (status.updatedReplicas === spec.replicas && status.readyReplicas === spec.replicas) {
+        if (status.replicas === spec.replicas) continue;
+      }
+      waiting.push(`deployment ${metadata.namespace}/${metadata.name} (${status.readyReplicas}/${spec.replicas})`);
+    }
+    for (const pod of this.store.list('Pod')) {
+      if (isManaged(pod)) continue;
+      if (isTerminating(pod)) waiting.push(`pod ${namespaceOf(pod)}/${pod.metadata.name} (terminating)`);
+      else if (!podIsReady(pod) && !podIsFinished(pod)) {
+        waiting.push(`pod ${namespaceOf(pod)}/${pod.metadata.name} (${explainPod(pod)})`);
+      }
+    }
+    return waiting;
+  }
+
+  /** Resolves once every Deployment is complete, every pod ready and the nodes' rules and names follow. */
+  async waitReady(timeoutMs: number): Promise<void> {
+    await waitForStore(
+      this.store,
+      () => this.#schedulable.size === this.layout.nodes.length && this.unready().length === 0,
+      timeoutMs,
+      () =>
+        [
+          ...this.layout.nodes
+            .filter((node) => !this.#schedulable.has(node.name))
+            .map((node) => `${node.name} (its agent is not ready; see ${join(node.logDir, 'agent.log')})`),
+          ...this.unready(),
+        ].join(', '),
+    );
+    await Promise.all(this.#nodes.map((parts) => parts.services.settled()));
+  }
+
+  /** The worker of a pod that runs; by name. */
+  podWorker(namespace: string, name: string): PodWorker {
+    const pod = this.store.require('Pod', namespace, name);
+    const worker = this.#nodes.map((parts) => parts.kubelet.worker(pod)).find((found) => found !== undefined);
+    if (worker !== undefined) return worker;
+    throw new MeshError('MESH_NOT_FOUND', `pod ${namespace}/${name} has not been started: ${explainPod(pod)}`, {
+      retryable: true,
+    });
+  }
+
+  /** Removes the mesh. */
+  async close(): Promise<void> {
+    if (this.#closed.signal.aborted) return;
+    this.#closed.abort();
+    this.#controlPlane?.close();
+    for (const close of this.#closers) close();
+    const kubelets = this.#nodes.map((parts) => parts.kubelet.close());
+    for (const parts of this.#nodes) {
+      parts.services.close();
+      parts.prober.close();
+    }
+    // Nobody may be making anything any more when the sweep begins; what somebody waits for is killed.
+    const quiet = new AbortController();
+    const allQuiet = Promise.all(kubelets).finally(() => quiet.abort());
+    while (!quiet.signal.aborted) {
+      await killCgroup(this.layout.cgroup);
+      await delay(KILL_AGAIN_MS, quiet.signal);
+    }
+    await allQuiet;
+    this.options.log.writeTo(undefined);
+    await sweep(this.options.name);
+    await new Promise<void>((resolve) => this.#lock.close(() => resolve()));
+  }
+}
+
+/** Why a pod is not ready, as short as possible. */
+export function explainPod(pod: PodObject): string {
+  if (pod.status.message !== undefined) return pod.status.message;
+  for (const status of [...(pod.status.initContainerStatuses ?? []), ...(pod.status.containerStatuses ?? [])]) {
+    if ('waiting' in status.state) return status.state.waiting.message ?? status.state.waiting.reason;
+    if (!status.ready && 'running' in status.state) return `container ${status.name} is not ready`;
+  }
+  return pod.status.phase;
+}
