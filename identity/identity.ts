@@ -74,7 +74,7 @@ export async function startIdentity(options: IdentityOptions): Promise<RunningId
   const accounts = createAccounts({
     registry: options.registry,
     cluster: config.cluster,
-    whyNotMeshed: (pod) => whyNotMeshed(pod, options),
+    whyNotMeshed: (pod) => whyNotMeshed(pod, { registry: options.registry, namespace: config.namespace }),
   });
   const metrics = createIdentityMetrics(() => files.issuer, clock);
   const service = createIdentityService({
@@ -117,13 +117,16 @@ export async function startIdentity(options: IdentityOptions): Promise<RunningId
   };
 }
 
-function whyNotMeshed(pod: Pod, options: IdentityOptions): string | undefined {
-  const { config, registry } = options;
-  const namespace = registry.get('Namespace', {
+/** Why a pod is not part of the mesh, so that no agent may speak for it; undefined if it is. */
+export function whyNotMeshed(
+  pod: Pod,
+  options: { readonly registry: Pick<Registry, 'get'>; readonly namespace: string },
+): string | undefined {
+  const namespace = options.registry.get('Namespace', {
     cluster: pod.cluster,
     namespace: '',
     name: pod.metadata.namespace,
   });
-  const answer = eligibility(pod, namespace, { ...defaultMeshSettings, namespace: config.namespace });
+  const answer = eligibility(pod, namespace, { ...defaultMeshSettings, namespace: options.namespace });
   return answer.enrol ? undefined : answer.reason;
 }
