@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A hashed timer wheel: setting and cancelling a timeout are a few pointer writes, so every connection can have one per
-// request. One per worker. Timeouts fire up to one tick late, never early. Nodes are the caller's own objects.
+// request. One per worker. Timeouts fire up to two ticks late, never early. Nodes are the caller's own objects.
 
 import type { Clock } from '#lib/core/clock.ts';
 
