@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Series of the agent as a whole, read when metrics are rendered: the process, the kernel's counters, enrolment.
+// The data path's families are in agent/proxy/metrics.
+
+import type { MetricRegistry } from '#lib/metrics/registry.ts';
+import { renderLabels, type MetricFamily } from '#lib/metrics/model.ts';
+import type { Enrolment, EnrolmentPhase } from './enrolment.ts';
+import type { ProxyWorkers } from './proxy-workers.ts';
+import type { Redirection } from './redirection-types.ts';
+
+export interface NodeMetricsSources {
+  readonly nodeName: string;
+  readonly startedAtSeconds: number;
+  readonly redirection: Pick<Redirection, 'counters'>;
+  readonly enrolment: Pick<Enrolment, 'pods'>;
+  readonly workers: Pick<ProxyWorkers, 'replaced'>;
+}
+
+const phases: readonly EnrolmentPhase[] = ['pending', 'enrolled', 'failed', 'leaving', 'left'];
+/** Of the kernel's counters this one is a level, not a total. */
+const LEVEL = 'inflight';
+
+export function nodeMetrics(registry: MetricRegistry, sources: NodeMetricsSources): void {
+  const node = { node: sources.nodeName };
+  const one = (family: MetricFamily, read: () => number): void =>
+    registry.collect(family, () => [{ labels: renderLabels(node), value: read() }]);
+
+  one(
+    gauge('process_start_time_seconds', 'When counting began, seconds since the epoch.'),
+    () => sources.startedAtSeconds,
+  );
+  one(counter('process_cpu_seconds_total', 'CPU time of the agent, all threads.'), () => {
+    const { user, system } = process.cpuUsage();
+    return (user + system) / 1e6;
+  });
+  one(gauge('process_resident_memory_bytes', 'Resident memory of the agent.'), () =>
+    process.memoryUsage.rss(),
+  );
+  registry.collect(
+    counter('nodemesh_worker_replaced_total', 'Proxy workers that ended or fell silent.'),
+    () =>
+      Object.entries(sources.workers.replaced).map(([reason, value]) => ({
+        labels: renderLabels({ ...node, reason }),
+        value,
+      })),
+  );
+  registry.collect(gauge('nodemesh_pods', 'Pods of this node by state of enrolment.'), () => {
+    const pods = sources.enrolment.pods;
+    return phases.map((state) => ({
+      labels: renderLabels({ ...node, state }),
+      value: pods.filter(({ phase }) => phase === state).length,
+    }));
+  });
+  registry.collect(
+    gauge('nodemesh_kernel_inflight', 'Redirected connects whose handshake is not finished.'),
+    () => [{ labels: renderLabels(node), value: sources.redirection.counters().get(LEVEL) ?? 0 }],
+  );
+  registry.collect(
+    counter('nodemesh_kernel_events_total', 'What the redirection refused or lost, by reason.'),
+    () =>
+      [...sources.redirection.counters()]
+        .filter(([reason]) => reason !== LEVEL)
+        .map(([reason, value]) => ({ labels: renderLabels({ ...node, reason }), value })),
+  );
+}
+
+const counter = (name: string, help: string): MetricFamily => ({ name, type: 'counter', help });
+const gauge = (name: string, help: string): MetricFamily => ({ name, type: 'gauge', help });
