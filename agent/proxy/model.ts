@@ -142,6 +142,10 @@ export interface WorkerStart {
   readonly logLevel: string;
   readonly anchorsPem: string;
   readonly sameNode: 'carrier' | 'mtls';
+  /** Label control_plane_ns; `nodemesh` if absent. */
+  readonly controlPlaneNamespace?: string;
+  /** How long requests and connections wait for an endpoint; 3 s if absent. */
+  readonly failfastMs?: number;
   /** Map descriptors and layout that the socket records need (lib/bpf/socket-records.ts). */
   readonly kernel: unknown;
   /** One beat counter per worker (Int32Array); a silent worker is replaced. */

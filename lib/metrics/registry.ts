@@ -156,7 +156,7 @@ export class MetricRegistry {
 
   *#samples(family: MetricFamily, owner: string | undefined): Iterable<string> {
     const cells = new Float64Array(cellsOf(family));
-    for (const series of [...(this.#series.get(family.name)?.values() ?? [])]) {
+    for (const series of this.#series.get(family.name)?.values() ?? []) {
       if (owner !== undefined && series.owner !== owner) continue;
       if (series.kept === undefined) cells.fill(0);
       else cells.set(series.kept);

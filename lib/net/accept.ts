@@ -3,6 +3,7 @@
 // handle of a paused accepted socket into a new `net.Socket` with `onread`. The latter is no public interface of
 // Node.js: it is used in this file only, proved once before use, and without it reading falls back to 'data'.
 
+import { randomUUID } from 'node:crypto';
 import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
 import type { Log } from '#lib/core/log.ts';
 
@@ -27,10 +28,11 @@ export class SharedSource {
   readonly encrypted = false;
   onBytes: ((buffer: Buffer, length: number) => void) | null = null;
 
-  /** `options` name the descriptor or handle; the socket is paused and half-open ends are allowed. */
-  constructor(options: SocketConstructorOpts) {
-    this.socket = new Socket({
-      ...options,
+  /** `options` name the descriptor or handle. Nothing is read before `resume`; half-open ends are allowed. */
+  constructor(options: SocketConstructorOpts | { readonly handle: Handle | null }) {
+    const all: SocketConstructorOpts & { readonly manualStart: true } = {
+      ...(options as SocketConstructorOpts),
+      manualStart: true,
       allowHalfOpen: true,
       onread: {
         buffer: shared,
@@ -40,7 +42,8 @@ export class SharedSource {
           return true;
         },
       },
-    });
+    };
+    this.socket = new Socket(all);
   }
 
   reset(): void {
@@ -87,6 +90,8 @@ export function proveSharedAccept(log: Log): Promise<boolean> {
 
 async function tryOnce(log: Log): Promise<boolean> {
   const sent = 'shared';
+  // An abstract socket: no port, no file, nobody else's namespace.
+  const path = `\0nodemesh-${process.pid}-${randomUUID()}`;
   let server: Server | undefined;
   try {
     const echoed = await new Promise<string>((resolve, reject) => {
@@ -100,8 +105,7 @@ async function tryOnce(log: Log): Promise<boolean> {
         source.socket.resume();
       });
       server.on('error', reject);
-      // An abstract socket: no port, no file, nobody else's namespace.
-      server.listen({ path: `\0nodemesh-${process.pid}-${Math.random()}` }, () => {
+      server.listen({ path }, () => {
         const client = new Socket();
         let received = '';
         client.on('error', reject);
@@ -109,7 +113,7 @@ async function tryOnce(log: Log): Promise<boolean> {
           received += chunk.toString('latin1');
         });
         client.on('end', () => resolve(received));
-        client.connect({ path: String(server?.address()) }, () => client.write(sent));
+        client.connect({ path }, () => client.write(sent));
       });
     });
     proved = echoed === sent;
@@ -131,7 +135,7 @@ function takeHandle(raw: Socket): SharedSource {
   const before = raw as unknown as SocketInternals;
   const handle = before._handle;
   before._handle = null;
-  const source = new SharedSource({ handle, manualStart: true } as SocketConstructorOpts);
+  const source = new SharedSource({ handle });
   // The server counts its connections through the socket; the new one signs off for the old.
   (source.socket as unknown as SocketInternals)._server = before._server;
   before._server = null;

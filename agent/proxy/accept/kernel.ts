@@ -6,16 +6,19 @@
 export type AcceptedRecord =
   /** A redirected connection of the pod itself, with what it dialled. */
   | { readonly kind: 'outbound'; readonly ip: string; readonly port: number }
-  /** The agent's own connection for the pod with this node-wide number: its voucher. */
-  | { readonly kind: 'carrier'; readonly clientPodIndex: number };
+  /** The agent's own connection for the pod with this node-wide number. */
+  | { readonly kind: 'voucher'; readonly clientPodIndex: number };
 
 export interface WorkerKernel {
   /** TCP sockets inside the namespace, non-blocking, not connected. */
   openSockets(netnsFd: number, family: 4 | 6, count: number): number[];
   /** Two ends of a stream inside this process. */
   openPair(): [number, number];
-  /** For descriptors that never became a `net.Socket`. */
+  /** The descriptor belongs to a `net.Socket` from now on. */
+  handOver(fd: number): void;
+  /** For descriptors that were not handed over. */
   closeDescriptor(fd: number): void;
+  /** May throw MeshError when the kernel refuses. */
   readAccepted(fd: number): AcceptedRecord | undefined;
   /** The agent's own connect: not redirected. */
   markOwn(fd: number): void;

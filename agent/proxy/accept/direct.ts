@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+// Connections to the mesh port: mutually authenticated TLS, or the kernel's voucher for a pod of this node, then the
+// transport header that names the port and protocol. Anything else is closed: there is no plain text here.
+
+import type { Socket } from 'node:net';
+import { acceptedSource } from '#lib/net/accept.ts';
+import { joinLabels, renderLabels } from '#lib/metrics/model.ts';
+import { CLIENT_HELLO_BYTES_MAX, type ClientHello, parseClientHello } from '../detect/client-hello.ts';
+import { collectBytes } from '../detect/collect.ts';
+import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
+import { adoptSocket, countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';
+import type { PodState } from '../pods/pod-state.ts';
+import { authorize } from '../policy/authorize.ts';
+import { type InboundClient, type InboundServer, policyClient } from '../policy/client.ts';
+import { countInboundError } from '../route/inbound-target.ts';
+import {
+  type DecodedHeader,
+  decodeTransportHeader,
+  TRANSPORT_HEADER_BYTES_MAX,
+  type TransportHeader,
+} from '../tls/transport-header.ts';
+import { ADMIN_PORT, MESH_PORT } from './ports.ts';
+import { readRecord } from './outbound.ts';
+import { serveHttp, serveTcp, trackInbound } from './serve-inbound.ts';
+
+const DETECT_TIMEOUT_MS = 10_000;
+
+export function acceptDirect(
+  context: WorkerContext,
+  pod: PodState,
+  raw: Socket,
+  server: InboundServer,
+  client: InboundClient,
+): void {
+  const record = readRecord(context, pod, raw);
+  const source = acceptedSource(raw);
+  adoptSocket(context, pod, source.socket);
+  if (record?.kind === 'voucher') {
+    const peer = context.podByIndex(record.clientPodIndex);
+    if (peer === undefined || peer.pod.identity === '') {
+      refuse(context, pod, source, server, client, '', `no pod ${record.clientPodIndex} on this node`);
+      return;
+    }
+    const vouched: InboundClient = {
+      ...client,
+      tls: { kind: 'meshed', identity: peer.pod.identity, serverName: '', sameNode: true },
+    };
+    readHeader(context, pod, source, server, vouched);
+    return;
+  }
+  let hello: ClientHello = { kind: 'partial' };
+  const options = {
+    bytesMax: CLIENT_HELLO_BYTES_MAX,
+    timeoutMs: DETECT_TIMEOUT_MS,
+    clock: context.clock,
+    decide: (bytes: Buffer) => {
+      hello = parseClientHello(bytes);
+      return hello.kind !== 'partial';
+    },
+  };
+  collectBytes(source, null, options, (outcome, first) => {
+    if (outcome === 'closed') return;
+    if (outcome === 'timeout') {
+      countInboundError(context, pod, server, 'tcp', 'tls detection timeout');
+      source.socket.destroy();
+    } else if (hello.kind !== 'hello') {
+      countRefusal(context, pod, 'not_mesh');
+      refuse(context, pod, source, server, client, '', 'neither TLS nor a voucher of this node');
+    } else if (hello.serverName !== pod.pod.identity.toLowerCase()) {
+      const asked = hello.serverName ?? 'no name';
+      refuse(context, pod, source, server, client, '', `asked for ${asked}, this is ${pod.pod.identity}`);
+    } else endTls(context, pod, source, server, client, first);
+  });
+}
+
+function endTls(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  server: InboundServer,
+  client: InboundClient,
+  hello: Buffer,
+): void {
+  context.meshServer.accept('direct', source.socket, hello, (secured, reason, presented) => {
+    if (secured === null) {
+      refuse(context, pod, source, server, client, presented, reason);
+      return;
+    }
+    adoptSocket(context, pod, secured.socket);
+    const inner = attachDataSource(secured.socket, source.socket);
+    const meshed: InboundClient = {
+      ...client,
+      tls: { kind: 'meshed', identity: secured.identity, serverName: '', sameNode: false },
+    };
+    readHeader(context, pod, inner, server, meshed);
+  });
+}
+
+function readHeader(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  server: InboundServer,
+  client: InboundClient,
+): void {
+  let decoded: DecodedHeader = { kind: 'partial' };
+  const options = {
+    // What follows the header may come with it.
+    bytesMax: TRANSPORT_HEADER_BYTES_MAX + 65_536,
+    timeoutMs: DETECT_TIMEOUT_MS,
+    clock: context.clock,
+    decide: (bytes: Buffer) => {
+      decoded = decodeTransportHeader(bytes);
+      return decoded.kind !== 'partial';
+    },
+  };
+  collectBytes(source, null, options, (outcome, bytes) => {
+    if (outcome === 'closed') return;
+    const { identity } = client.tls;
+    if (decoded.kind === 'header') {
+      serve(context, pod, source, server, client, decoded.header, bytes.subarray(decoded.bytes));
+      return;
+    }
+    const reason = decoded.kind === 'invalid' ? decoded.reason : 'no transport header';
+    refuse(
+      context,
+      pod,
+      source,
+      server,
+      client,
+      identity,
+      outcome === 'timeout' ? 'no header in time' : reason,
+    );
+  });
+}
+
+function serve(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  local: InboundServer,
+  client: InboundClient,
+  header: TransportHeader,
+  rest: Buffer,
+): void {
+  const { identity } = client.tls;
+  if (header.name !== '') {
+    refuse(context, pod, source, local, client, identity, `asked for ${header.name}: this is no gateway`);
+    return;
+  }
+  const server = { ip: local.ip, port: header.port };
+  countHeader(context, pod, header, identity);
+  trackInbound(context, pod, source, server, client);
+  if (server.port === ADMIN_PORT) {
+    const allowed = authorize(pod.policyOf(ADMIN_PORT), policyClient(client)) !== null;
+    // The admin server reads the socket itself.
+    source.onBytes = () => undefined;
+    if (rest.length > 0) source.socket.unshift(rest);
+    context.servePodAdmin(pod, source.socket, allowed);
+  } else if (server.port === MESH_PORT) {
+    refuse(context, pod, source, local, client, identity, 'asked for the mesh port itself');
+  } else if (header.protocol === 'http1' && !pod.isOpaque(server.port)) {
+    serveHttp(context, pod, source, server, client, rest);
+  } else serveTcp(context, pod, source, server, client, rest);
+}
+
+function countHeader(context: WorkerContext, pod: PodState, header: TransportHeader, identity: string): void {
+  const protocol = header.protocol === undefined ? '' : header.protocol === 'http1' ? 'http/1' : 'http/2';
+  const labels = renderLabels({
+    session_protocol: protocol,
+    target_port: String(header.port),
+    target_name: header.name,
+    client_id: identity,
+  });
+  countOnce(context, 'inbound_tcp_transport_header_connections_total', joinLabels(labels, ''), pod);
+}
+
+function refuse(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  server: InboundServer,
+  client: InboundClient,
+  presented: string,
+  reason: string,
+): void {
+  countInboundError(context, pod, server, 'tcp', 'unexpected');
+  context.log.warn(
+    {
+      pod: pod.name,
+      podIdentity: pod.pod.identity,
+      client: client.ip,
+      clientIdentity: presented,
+      reason,
+    },
+    'a connection to the mesh port is refused',
+  );
+  source.socket.destroy();
+}

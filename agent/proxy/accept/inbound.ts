@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+// A connection that came to the pod: the mesh port, the pod's admin port, or a port of the application, where TLS to
+// the pod's own identity ends here and everything else is judged as an unmeshed client.
+//
+//   4143 ─▶ direct.ts    4190 ─▶ closed    4191 ─▶ live, ready, metrics
+//   else ─▶ opaque? ─▶ TLS hello? ─▶ to this pod: end TLS │ to others: as it is ─▶ first read ─▶ HTTP/1 │ TCP
+
+import type { Socket } from 'node:net';
+import { canonicalIp } from '#lib/core/addresses.ts';
+import { acceptedSource } from '#lib/net/accept.ts';
+import { CLIENT_HELLO_BYTES_MAX, type ClientHello, parseClientHello } from '../detect/client-hello.ts';
+import { collectBytes } from '../detect/collect.ts';
+import { detectProtocol } from '../detect/protocol.ts';
+import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
+import type { ServerPolicy } from '../model.ts';
+import { adoptSocket, countRefusal, type WorkerContext } from '../pods/context.ts';
+import type { PodState } from '../pods/pod-state.ts';
+import { authorize } from '../policy/authorize.ts';
+import {
+  type InboundClient,
+  type InboundServer,
+  NO_TLS,
+  PORT_SKIPPED,
+  policyClient,
+} from '../policy/client.ts';
+import { countInboundError } from '../route/inbound-target.ts';
+import { acceptDirect } from './direct.ts';
+import { ADMIN_PORT, MESH_PORT, TAP_PORT } from './ports.ts';
+import { serveHttp, serveTcp, trackInbound } from './serve-inbound.ts';
+
+const FIRST_READ_BYTES_MAX = 65_536;
+const POLITE_CLOSE_MS = 1_000;
+
+export function acceptInbound(context: WorkerContext, pod: PodState, raw: Socket): void {
+  const server = { ip: canonicalIp(raw.localAddress ?? '') ?? '', port: raw.localPort ?? 0 };
+  const client = {
+    ip: canonicalIp(raw.remoteAddress ?? '') ?? '',
+    port: raw.remotePort ?? 0,
+    tls: NO_TLS,
+  };
+  if (server.ip === '' || isLoopback(server.ip)) {
+    // Only a process inside the pod that found the listener comes this way.
+    countRefusal(context, pod, server.ip === '' ? 'closed' : 'loopback');
+    raw.destroy();
+    return;
+  }
+  if (pod.full) {
+    countRefusal(context, pod, 'limit');
+    raw.resetAndDestroy();
+    return;
+  }
+  switch (server.port) {
+    case TAP_PORT:
+      countRefusal(context, pod, 'tap');
+      adoptSocket(context, pod, raw);
+      closePolitely(context, raw);
+      return;
+    case ADMIN_PORT: {
+      adoptSocket(context, pod, raw);
+      const allowed = authorize(pod.policyOf(ADMIN_PORT), policyClient(client)) !== null;
+      context.servePodAdmin(pod, raw, allowed || pod.owns(client.ip));
+      return;
+    }
+    case MESH_PORT:
+      acceptDirect(context, pod, raw, server, client);
+      return;
+    default: {
+      const source = acceptedSource(raw);
+      adoptSocket(context, pod, source.socket);
+      serveTransparent(context, pod, source, server, client);
+    }
+  }
+}
+
+/** The other half of a connection of the pod to itself. */
+export function joinInbound(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  server: InboundServer,
+): void {
+  serveTransparent(context, pod, source, server, { ip: server.ip, port: 0, tls: NO_TLS });
+}
+
+function isLoopback(ip: string): boolean {
+  return ip.startsWith('127.') || ip === '::1';
+}
+
+function closePolitely(context: WorkerContext, raw: Socket): void {
+  const timer = context.clock.after(POLITE_CLOSE_MS, () => raw.destroy());
+  raw.once('close', () => timer.cancel());
+  raw.resume();
+  raw.end();
+}
+
+function serveTransparent(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  server: InboundServer,
+  client: InboundClient,
+): void {
+  const policy = pod.policyOf(server.port).source;
+  if (pod.isOpaque(server.port)) {
+    const skipped = { ...client, tls: PORT_SKIPPED };
+    trackInbound(context, pod, source, server, skipped);
+    serveTcp(context, pod, source, server, skipped, null);
+    return;
+  }
+  let hello: ClientHello = { kind: 'partial' };
+  const options = {
+    bytesMax: CLIENT_HELLO_BYTES_MAX,
+    timeoutMs: policy.detectTimeoutMs,
+    clock: context.clock,
+    decide: (bytes: Buffer) => {
+      hello = parseClientHello(bytes);
+      return hello.kind !== 'partial';
+    },
+  };
+  collectBytes(source, null, options, (outcome, first) => {
+    if (outcome === 'closed') return;
+    if (outcome === 'timeout') {
+      // As with Linkerd: a port whose server speaks first has to be opaque.
+      countInboundError(context, pod, server, 'tcp', 'tls detection timeout');
+      source.reset();
+      return;
+    }
+    if (hello.kind !== 'hello' || hello.serverName === undefined) {
+      trackInbound(context, pod, source, server, client);
+      serveByProtocol(context, pod, source, server, client, first, policy);
+    } else if (hello.serverName === pod.pod.identity.toLowerCase()) {
+      endTls(context, pod, source, server, client, first);
+    } else {
+      const passing: InboundClient = {
+        ...client,
+        tls: { ...NO_TLS, kind: 'passthrough', serverName: hello.serverName },
+      };
+      trackInbound(context, pod, source, server, passing);
+      serveTcp(context, pod, source, server, passing, first);
+    }
+  });
+}
+
+function endTls(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  server: InboundServer,
+  client: InboundClient,
+  hello: Buffer,
+): void {
+  context.meshServer.accept('transparent', source.socket, hello, (secured, reason, presented) => {
+    if (secured === null) {
+      countInboundError(context, pod, server, 'tcp', 'unexpected');
+      context.log.warn(
+        { pod: pod.name, port: server.port, client: client.ip, clientIdentity: presented, reason },
+        'a TLS client is refused',
+      );
+      source.socket.destroy();
+      return;
+    }
+    adoptSocket(context, pod, secured.socket);
+    const meshed: InboundClient = {
+      ...client,
+      tls: {
+        kind: secured.identity === '' ? 'anonymous' : 'meshed',
+        identity: secured.identity,
+        serverName: '',
+        sameNode: false,
+      },
+    };
+    const inner = attachDataSource(secured.socket, source.socket);
+    const policy = pod.policyOf(server.port).source;
+    trackInbound(context, pod, inner, server, meshed);
+    const options = {
+      bytesMax: FIRST_READ_BYTES_MAX,
+      timeoutMs: policy.detectTimeoutMs,
+      clock: context.clock,
+      decide: () => true,
+    };
+    collectBytes(inner, null, options, (outcome, first) => {
+      if (outcome !== 'closed') serveByProtocol(context, pod, inner, server, meshed, first, policy);
+    });
+  });
+}
+
+/** `first` is everything that was read; what it is decides, unless policy says what is spoken. */
+function serveByProtocol(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  server: InboundServer,
+  client: InboundClient,
+  first: Buffer,
+  policy: ServerPolicy,
+): void {
+  const detected = detectProtocol(first);
+  switch (policy.protocol) {
+    case 'http1':
+      if (detected === 'http2' || first.length === 0) break;
+      serveHttp(context, pod, source, server, client, first);
+      return;
+    case 'detect':
+      if (detected !== 'http1') break;
+      serveHttp(context, pod, source, server, client, first);
+      return;
+    case 'http2':
+    case 'grpc':
+      if (detected === 'http2') break;
+      countInboundError(context, pod, server, 'tcp', 'unexpected');
+      source.reset();
+      return;
+    case 'tls':
+    case 'opaque':
+      break;
+  }
+  // HTTP/2 by prior knowledge is carried as bytes, judged once per connection.
+  serveTcp(context, pod, source, server, client, first);
+}

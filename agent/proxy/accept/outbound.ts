@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// A connection that an application of the pod opened: where it was going, what it speaks, and on to the endpoint.
+//
+//   record of the kernel ─▶ destination known ─▶ opaque? ─▶ first read ─▶ HTTP/1: exchange │ else: relay
+
+import type { Socket } from 'node:net';
+import { formatSocketAddress } from '#lib/core/addresses.ts';
+import { errorMessage } from '#lib/core/errors.ts';
+import { acceptedSource, descriptorOf } from '#lib/net/accept.ts';
+import { collectBytes } from '../detect/collect.ts';
+import { detectProtocol } from '../detect/protocol.ts';
+import type { ByteSource } from '../exchange/byte-source.ts';
+import {
+  FAILURE_CONNECT_OTHER,
+  FAILURE_CONNECT_REFUSED,
+  FAILURE_CONNECT_TIMEOUT,
+  FAILURE_NONE,
+} from '../failure.ts';
+import { DIRECTION_OUTBOUND, targetLabels } from '../metrics/labels.ts';
+import { adoptSocket, countRefusal, type WorkerContext } from '../pods/context.ts';
+import type { PodState } from '../pods/pod-state.ts';
+import { type OutboundEndpoint, OutboundTarget, unresolvedTarget } from '../route/outbound-target.ts';
+import { relay } from '../tcp/relay.ts';
+import type { AcceptedRecord } from './kernel.ts';
+
+const FIRST_READ_BYTES_MAX = 65_536;
+/** Endpoints that one TCP connection tries. */
+const TCP_ATTEMPTS = 2;
+
+export function acceptOutbound(context: WorkerContext, pod: PodState, raw: Socket): void {
+  const record = readRecord(context, pod, raw);
+  if (record?.kind !== 'outbound') {
+    // Nobody dialled this: a local process found the listener, or the record is lost.
+    countRefusal(context, pod, 'no_destination');
+    raw.destroy();
+    return;
+  }
+  if (pod.full) {
+    countRefusal(context, pod, 'limit');
+    raw.resetAndDestroy();
+    return;
+  }
+  const { ip, port } = record;
+  const source = acceptedSource(raw);
+  adoptSocket(context, pod, source.socket);
+  const labels = `${DIRECTION_OUTBOUND},peer="src",${targetLabels(ip, port)},tls="no_identity",no_tls_reason="loopback",${pod.labels}`;
+  context.transports.track(source.socket, labels, pod.uid);
+
+  const target = targetOf(context, pod, ip, port);
+  target.hold();
+  source.socket.once('close', () => target.release());
+  target.whenKnown((failure) => {
+    if (source.socket.destroyed) return;
+    if (failure === FAILURE_NONE) serve(context, pod, source, target);
+    else serveUnresolved(context, pod, source, target, failure);
+  });
+}
+
+export function readRecord(context: WorkerContext, pod: PodState, raw: Socket): AcceptedRecord | undefined {
+  const fd = descriptorOf(raw);
+  if (fd === undefined) return undefined;
+  try {
+    return context.kernel.readAccepted(fd);
+  } catch (error) {
+    context.log.error(
+      { pod: pod.name, error: errorMessage(error) },
+      'the record of a connection cannot be read',
+    );
+    countRefusal(context, pod, 'kernel_record');
+    return undefined;
+  }
+}
+
+function targetOf(context: WorkerContext, pod: PodState, ip: string, port: number): OutboundTarget {
+  const key = formatSocketAddress(ip, port);
+  let target = pod.outboundTargets.get(key);
+  if (target === undefined) {
+    target = new OutboundTarget(context, pod, ip, port);
+    pod.outboundTargets.set(key, target);
+  }
+  return target;
+}
+
+function serve(context: WorkerContext, pod: PodState, source: ByteSource, target: OutboundTarget): void {
+  if (target.opaque) {
+    forward(context, source, target, null);
+    return;
+  }
+  detectFirst(context, pod, source, (first) => {
+    if (first.length > 0 && detectProtocol(first) === 'http1') {
+      context.http.serve({ source, first, target, gate: null, onClosed: () => undefined });
+    } else {
+      // HTTP/2 by prior knowledge is carried as what it is: bytes.
+      forward(context, source, target, first);
+    }
+  });
+}
+
+/** One read decides; a client that waits for the server to speak first is opaque after the timeout. */
+function detectFirst(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  done: (first: Buffer) => void,
+): void {
+  const options = {
+    bytesMax: FIRST_READ_BYTES_MAX,
+    timeoutMs: pod.pod.detectTimeoutOutboundMs,
+    clock: context.clock,
+    decide: () => true,
+  };
+  collectBytes(source, null, options, (outcome, first) => {
+    if (outcome !== 'closed') done(first);
+  });
+}
+
+/** Never plain text because nobody answers: an HTTP client is told, any other is cut off. */
+function serveUnresolved(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  target: OutboundTarget,
+  failure: number,
+): void {
+  countRefusal(context, pod, 'discovery');
+  context.log.warn(
+    { client: pod.name, destination: formatSocketAddress(target.ip, target.port) },
+    'destination does not answer; the connection is refused',
+  );
+  detectFirst(context, pod, source, (first) => {
+    if (first.length > 0 && detectProtocol(first) === 'http1') {
+      const unresolved = unresolvedTarget(target, failure);
+      context.http.serve({ source, first, target: unresolved, gate: null, onClosed: () => undefined });
+    } else {
+      target.countError('tcp', failure);
+      source.reset();
+    }
+  });
+}
+
+function forward(
+  context: WorkerContext,
+  source: ByteSource,
+  target: OutboundTarget,
+  first: Buffer | null,
+): void {
+  const fail = (failure: number): void => {
+    target.countError('tcp', failure);
+    source.reset();
+  };
+  const attempt = (attempts: number, except: OutboundEndpoint | undefined): void => {
+    const endpoint = target.pickTcp(except) ?? except;
+    if (endpoint === undefined) {
+      target.whenAvailable((failure) => {
+        if (source.socket.destroyed) return;
+        if (failure === FAILURE_NONE) attempt(attempts, undefined);
+        else fail(failure);
+      });
+      return;
+    }
+    endpoint.connectTcp((failure, upstream) => {
+      if (upstream === null) {
+        if (source.socket.destroyed) return;
+        const again = attempts > 1 && isConnectFailure(failure) && target.endpoints.length > 1;
+        if (again) attempt(attempts - 1, endpoint);
+        else fail(failure);
+        return;
+      }
+      relay(source, upstream, first, { clock: context.clock, onClosed: () => undefined });
+    });
+  };
+  if (source.socket.destroyed) return;
+  attempt(TCP_ATTEMPTS, undefined);
+}
+
+function isConnectFailure(failure: number): boolean {
+  return (
+    failure === FAILURE_CONNECT_REFUSED ||
+    failure === FAILURE_CONNECT_TIMEOUT ||
+    failure === FAILURE_CONNECT_OTHER
+  );
+}

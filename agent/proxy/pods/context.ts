@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// What all connections of a worker share, and the few things that every stage of a connection does.
+
+import type { Socket } from 'node:net';
+import type { Clock, Random } from '#lib/core/clock.ts';
+import { errorMessage } from '#lib/core/errors.ts';
+import type { Log } from '#lib/core/log.ts';
+import { joinLabels } from '#lib/metrics/model.ts';
+import type { MetricStore } from '#lib/metrics/store.ts';
+import type { WorkerKernel } from '../accept/kernel.ts';
+import type { ByteSource } from '../exchange/byte-source.ts';
+import type { HttpServer } from '../exchange/types.ts';
+import type { TransportMetrics } from '../metrics/transport-metrics.ts';
+import type { Destinations } from '../route/destinations.ts';
+import type { TlsContexts } from '../tls/contexts.ts';
+import type { MeshTlsServer } from '../tls/mesh-server.ts';
+import type { PodState } from './pod-state.ts';
+
+export interface WorkerContext {
+  readonly kernel: WorkerKernel;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly store: MetricStore;
+  readonly transports: TransportMetrics;
+  readonly contexts: TlsContexts;
+  readonly meshServer: MeshTlsServer;
+  readonly http: HttpServer;
+  readonly destinations: Destinations;
+  readonly sameNode: 'carrier' | 'mtls';
+  readonly failfastMs: number;
+  /** A pod of this node by its number in kernel records. */
+  podByIndex(index: number): PodState | undefined;
+  /** Serves a connection of the pod to itself at its inbound side. */
+  joinInbound(pod: PodState, source: ByteSource, local: { readonly ip: string; readonly port: number }): void;
+  /** Serves /live, /ready and this pod's /metrics. */
+  servePodAdmin(pod: PodState, socket: Socket, metricsAllowed: boolean): void;
+}
+
+/** Why a connection was closed before it was served; label `reason`. */
+export type RefusalReason =
+  | 'no_destination'
+  | 'loopback'
+  | 'limit'
+  | 'tap'
+  | 'not_mesh'
+  | 'kernel_record'
+  | 'discovery'
+  | 'closed';
+
+export function countRefusal(context: WorkerContext, pod: PodState, reason: RefusalReason): void {
+  countOnce(context, 'nodemesh_connections_refused_total', `reason="${reason}"`, pod);
+}
+
+/** For what happens seldom: resolves, counts and lets go. */
+export function countOnce(context: WorkerContext, family: string, labels: string, pod: PodState): void {
+  const cell = context.store.cell(family, joinLabels(labels, pod.labels), pod.uid);
+  cell.add(1);
+  context.store.release(cell);
+}
+
+/** Makes the socket the pod's; its errors are somebody's business even if no stage listens. */
+export function adoptSocket(context: WorkerContext, pod: PodState, socket: Socket): void {
+  socket.on('error', (error) =>
+    context.log.debug({ pod: pod.name, error: errorMessage(error) }, 'connection failed'),
+  );
+  pod.adopt(socket);
+}

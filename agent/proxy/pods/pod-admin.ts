@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// A pod's own port 4191: /live, /ready and /metrics of this pod alone. The text of the metrics is the control
+// thread's, which sums all workers; it is asked for by ticket.
+
+import { createServer, type Server, type ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
+import type { Clock } from '#lib/core/clock.ts';
+import type { FromWorker } from '../model.ts';
+import type { PodState } from './pod-state.ts';
+
+const METRICS_TIMEOUT_MS = 5_000;
+const WAITING_MAX = 64;
+
+interface Served {
+  readonly pod: PodState;
+  readonly metricsAllowed: boolean;
+}
+
+export class PodAdmin {
+  readonly #server: Server;
+  readonly #served = new WeakMap<Socket, Served>();
+  readonly #waiting = new Map<number, (text: string | undefined) => void>();
+  readonly #post: (message: FromWorker) => void;
+  readonly #clock: Clock;
+  readonly #ready: (pod: PodState) => boolean;
+  #ticket = 0;
+
+  constructor(post: (message: FromWorker) => void, clock: Clock, ready: (pod: PodState) => boolean) {
+    this.#post = post;
+    this.#clock = clock;
+    this.#ready = ready;
+    this.#server = createServer({ maxHeaderSize: 8192, requestTimeout: 10_000 }, (request, response) => {
+      const served = this.#served.get(request.socket);
+      request.resume();
+      if (served === undefined) response.destroy();
+      else this.#answer(served, (request.url ?? '').split('?', 1)[0] ?? '', response);
+    });
+  }
+
+  /** Takes over a paused connection of which nothing was read (or the read part was unshifted). */
+  serve(pod: PodState, socket: Socket, metricsAllowed: boolean): void {
+    this.#served.set(socket, { pod, metricsAllowed });
+    this.#server.emit('connection', socket);
+    socket.resume();
+  }
+
+  /** The control thread's answer. */
+  onMetrics(ticket: number, text: string): void {
+    const deliver = this.#waiting.get(ticket);
+    this.#waiting.delete(ticket);
+    deliver?.(text);
+  }
+
+  #answer({ pod, metricsAllowed }: Served, path: string, response: ServerResponse): void {
+    switch (path) {
+      case '/live':
+        plain(response, 200, 'live\n');
+        return;
+      case '/ready':
+        if (this.#ready(pod)) plain(response, 200, 'ready\n');
+        else plain(response, 503, 'not ready\n');
+        return;
+      case '/metrics':
+        if (metricsAllowed) this.#metrics(pod, response);
+        else plain(response, 403, '');
+        return;
+      default:
+        plain(response, 404, '');
+    }
+  }
+
+  #metrics(pod: PodState, response: ServerResponse): void {
+    if (this.#waiting.size >= WAITING_MAX) {
+      plain(response, 503, '');
+      return;
+    }
+    const ticket = ++this.#ticket;
+    const timer = this.#clock.after(METRICS_TIMEOUT_MS, () => {
+      this.#waiting.delete(ticket);
+      plain(response, 503, '');
+    });
+    this.#waiting.set(ticket, (text) => {
+      timer.cancel();
+      plain(response, 200, text ?? '');
+    });
+    this.#post({ type: 'pod-metrics-wanted', ticket, uid: pod.uid });
+  }
+}
+
+function plain(response: ServerResponse, status: number, text: string): void {
+  response.writeHead(status, {
+    'content-type': 'text/plain; version=0.0.4; charset=utf-8',
+    'content-length': Buffer.byteLength(text),
+  });
+  response.end(text);
+}

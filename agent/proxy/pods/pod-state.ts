@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a worker keeps of one pod: its configuration made ready for use, and everything that is open for it, so that
+// nothing is left when the pod goes.
+
+import type { Server, Socket } from 'node:net';
+import { canonicalIp, portsContain } from '#lib/core/addresses.ts';
+import type { ListenerHandle, WorkerPod } from '../model.ts';
+import { podLabels } from '../metrics/labels.ts';
+import { type CompiledPolicy, compilePolicy } from '../policy/authorize.ts';
+import type { InboundTarget } from '../route/inbound-target.ts';
+import type { OutboundTarget } from '../route/outbound-target.ts';
+import type { SpareSockets } from './spare-sockets.ts';
+
+/** Of one pod in one worker; more are closed at once. */
+export const POD_CONNECTIONS_MAX = 16_384;
+
+/** An inbound TCP connection that policy has let in. */
+export interface TcpPermit {
+  /** Judges again; ends the connection if it is no longer allowed. */
+  reconsider(): void;
+}
+
+export class PodState {
+  readonly uid: string;
+  readonly spares: SpareSockets;
+  readonly listeners = new Map<Server, ListenerHandle['direction']>();
+  /** Accepted and dialled ones. */
+  readonly sockets = new Set<Socket>();
+  readonly permits = new Set<TcpPermit>();
+  readonly inboundTargets = new Map<string, InboundTarget>();
+  readonly outboundTargets = new Map<string, OutboundTarget>();
+  /** The pod's own labels, at the end of each of its series. */
+  readonly labels: string;
+  gone = false;
+  #pod: WorkerPod;
+  #addresses: ReadonlySet<string> = new Set();
+  #policies: ReadonlyMap<number, CompiledPolicy> = new Map();
+  #fallback: CompiledPolicy;
+  #whenEmpty: (() => void) | null = null;
+
+  constructor(pod: WorkerPod, spares: SpareSockets, controlPlaneNamespace: string) {
+    this.uid = pod.uid;
+    this.spares = spares;
+    this.labels = podLabels(pod, controlPlaneNamespace);
+    this.#pod = pod;
+    this.#fallback = compilePolicy(pod.policies.fallback);
+    this.update(pod);
+  }
+
+  get pod(): WorkerPod {
+    return this.#pod;
+  }
+
+  get name(): string {
+    return `${this.#pod.namespace}/${this.#pod.name}`;
+  }
+
+  /** New configuration of the same pod; connections that policy no longer allows are ended. */
+  update(pod: WorkerPod): void {
+    this.#pod = pod;
+    this.#addresses = new Set(pod.addresses.map((address) => canonicalIp(address) ?? address));
+    this.#policies = new Map(pod.policies.byPort.map(([port, policy]) => [port, compilePolicy(policy)]));
+    this.#fallback = compilePolicy(pod.policies.fallback);
+    for (const permit of this.permits) permit.reconsider();
+  }
+
+  owns(ip: string): boolean {
+    return this.#addresses.has(ip);
+  }
+
+  policyOf(port: number): CompiledPolicy {
+    return this.#policies.get(port) ?? this.#fallback;
+  }
+
+  /** Whether nothing may be detected on this port. */
+  isOpaque(port: number): boolean {
+    return this.policyOf(port).source.protocol === 'opaque' || portsContain(this.#pod.opaquePorts, port);
+  }
+
+  get full(): boolean {
+    return this.sockets.size >= POD_CONNECTIONS_MAX;
+  }
+
+  /** From now on the socket ends with the pod. */
+  adopt(socket: Socket): void {
+    this.sockets.add(socket);
+    socket.once('close', () => {
+      this.sockets.delete(socket);
+      if (this.sockets.size === 0) this.#whenEmpty?.();
+    });
+    if (this.gone) socket.destroy();
+  }
+
+  /** Closes everything; calls back when the last descriptor is closed. */
+  close(done: () => void): void {
+    this.gone = true;
+    let waiting = 1;
+    const closed = (): void => {
+      if (--waiting === 0) done();
+    };
+    for (const server of this.listeners.keys()) {
+      waiting++;
+      server.close(closed);
+    }
+    this.listeners.clear();
+    this.spares.close();
+    for (const target of this.outboundTargets.values()) target.close();
+    for (const target of this.inboundTargets.values()) target.close();
+    if (this.sockets.size > 0) {
+      waiting++;
+      this.#whenEmpty = closed;
+      for (const socket of this.sockets) socket.destroy();
+    }
+    closed();
+  }
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// A proxy worker: takes the control thread's messages, keeps the pods and their listeners, hands accepted connections
+// to the inbound and outbound side. Runs in a thread (agent/proxy/worker.ts) or, in tests, in process.
+
+import { createServer, type Server } from 'node:net';
+import type { Clock, Random, Timer } from '#lib/core/clock.ts';
+import { assertNever, errorMessage } from '#lib/core/errors.ts';
+import type { Log } from '#lib/core/log.ts';
+import { joinLabels } from '#lib/metrics/model.ts';
+import { MetricStore } from '#lib/metrics/store.ts';
+import { acceptInbound, joinInbound } from '../accept/inbound.ts';
+import type { WorkerKernel } from '../accept/kernel.ts';
+import { limitLog } from '../accept/limited-log.ts';
+import { acceptOutbound } from '../accept/outbound.ts';
+import { createHttpServer } from '../exchange/server.ts';
+import { proxyFamilies } from '../metrics/families.ts';
+import { TransportMetrics } from '../metrics/transport-metrics.ts';
+import type { FromWorker, ListenerHandle, ToWorker, WorkerPod } from '../model.ts';
+import { Destinations } from '../route/destinations.ts';
+import { TlsContexts } from '../tls/contexts.ts';
+import { MeshTlsServer } from '../tls/mesh-server.ts';
+import type { WorkerContext } from './context.ts';
+import { PodAdmin } from './pod-admin.ts';
+import { PodState } from './pod-state.ts';
+import { SpareSockets } from './spare-sockets.ts';
+
+const BACKLOG = 4096;
+const KEEPALIVE_MS = 10_000;
+const SAMPLE_MS = 1_000;
+const METRIC_SWEEP_MS = 60_000;
+const DRAIN_CHECK_MS = 100;
+const DEFAULT_FAILFAST_MS = 3_000;
+
+export interface ProxyWorkerOptions {
+  /** Unique among all lives of all workers: names the metric cells. */
+  readonly id: string;
+  readonly anchorsPem: string;
+  readonly sameNode: 'carrier' | 'mtls';
+  readonly controlPlaneNamespace?: string;
+  readonly failfastMs?: number;
+  readonly kernel: WorkerKernel;
+  readonly post: (message: FromWorker) => void;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+}
+
+export interface ProxyWorker {
+  handle(message: ToWorker): void;
+  /** Connections of all pods, both sides. */
+  readonly connections: number;
+  /** Closes everything, for tests. */
+  close(): Promise<void>;
+}
+
+export function createProxyWorker(options: ProxyWorkerOptions): ProxyWorker {
+  return new Worker(options);
+}
+
+class Worker implements ProxyWorker {
+  readonly #options: ProxyWorkerOptions;
+  readonly #context: WorkerContext;
+  readonly #pods = new Map<string, PodState>();
+  readonly #byIndex = new Map<number, PodState>();
+  readonly #admin: PodAdmin;
+  readonly #sampling: Timer[] = [];
+  #draining = false;
+  #closed = false;
+
+  constructor(options: ProxyWorkerOptions) {
+    this.#options = options;
+    const { kernel, clock, random, post } = options;
+    const log = limitLog(options.log, clock);
+    const store = new MetricStore({
+      id: options.id,
+      families: proxyFamilies,
+      send: (definition) => post({ type: 'metric', definition }),
+      clock,
+    });
+    const contexts = new TlsContexts(options.anchorsPem);
+    this.#admin = new PodAdmin(post, clock, (pod) => contexts.has(pod.pod.identity));
+    this.#context = {
+      kernel,
+      clock,
+      random,
+      log,
+      store,
+      transports: new TransportMetrics(store),
+      contexts,
+      meshServer: new MeshTlsServer((identity) => contexts.contextOf(identity)),
+      http: createHttpServer({ clock, random, log }),
+      destinations: new Destinations(post, clock),
+      sameNode: options.sameNode,
+      failfastMs: options.failfastMs ?? DEFAULT_FAILFAST_MS,
+      podByIndex: (index) => this.#byIndex.get(index),
+      joinInbound: (pod, source, local) => joinInbound(this.#context, pod, source, local),
+      servePodAdmin: (pod, socket, allowed) => this.#admin.serve(pod, socket, allowed),
+    };
+    this.#every(SAMPLE_MS, () => {
+      this.#context.transports.sample();
+      for (const pod of this.#pods.values()) pod.spares.sweep();
+    });
+    this.#every(METRIC_SWEEP_MS, () => store.sweep());
+  }
+
+  get connections(): number {
+    let count = 0;
+    for (const pod of this.#pods.values()) count += pod.sockets.size;
+    return count;
+  }
+
+  handle(message: ToWorker): void {
+    switch (message.type) {
+      case 'pod':
+        this.#setPod(message.pod, message.listeners);
+        break;
+      case 'pod-removed':
+        this.#removePod(message.uid, () =>
+          this.#options.post({ type: 'pod-gone', uid: message.uid, ticket: message.ticket }),
+        );
+        break;
+      case 'certificate':
+        this.#context.contexts.setCertificate(message.certificate);
+        break;
+      case 'anchors':
+        this.#context.contexts.setAnchors(message.pem);
+        break;
+      case 'destination':
+        this.#context.destinations.set(message.key, message.destination);
+        break;
+      case 'drain':
+        this.#drain(message.graceMs);
+        break;
+      case 'pod-metrics':
+        this.#admin.onMetrics(message.ticket, message.text);
+        break;
+      default:
+        assertNever(message);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const timer of this.#sampling) timer.cancel();
+    await Promise.all(
+      [...this.#pods.keys()].map((uid) => new Promise<void>((resolve) => this.#removePod(uid, resolve))),
+    );
+  }
+
+  #every(intervalMs: number, run: () => void): void {
+    const at = this.#sampling.length;
+    const again = (): void => {
+      if (this.#closed) return;
+      run();
+      this.#sampling[at] = this.#context.clock.after(intervalMs, again);
+    };
+    this.#sampling.push(this.#context.clock.after(intervalMs, again));
+  }
+
+  #setPod(pod: WorkerPod, listeners: readonly ListenerHandle[]): void {
+    let state = this.#pods.get(pod.uid);
+    if (state === undefined) {
+      const { kernel, clock, store } = this.#context;
+      const spares = new SpareSockets(kernel, clock, pod.netnsFd);
+      state = new PodState(pod, spares, this.#options.controlPlaneNamespace ?? 'nodemesh');
+      this.#pods.set(pod.uid, state);
+      this.#byIndex.set(pod.podIndex, state);
+      // Held by the pod until its series are removed with it.
+      store
+        .cell('process_start_time_seconds', joinLabels('', state.labels), pod.uid)
+        .set(pod.startedAtSeconds);
+    } else state.update(pod);
+    for (const listener of listeners) this.#listen(state, listener);
+  }
+
+  #listen(pod: PodState, { direction, fd, family, slot }: ListenerHandle): void {
+    const { log } = this.#context;
+    const server: Server = createServer({
+      pauseOnConnect: true,
+      allowHalfOpen: true,
+      noDelay: true,
+      keepAlive: true,
+      keepAliveInitialDelay: KEEPALIVE_MS,
+    });
+    server.on('connection', (raw) => {
+      if (direction === 'inbound') acceptInbound(this.#context, pod, raw);
+      else acceptOutbound(this.#context, pod, raw);
+    });
+    server.on('error', (error) =>
+      log.error(
+        { pod: pod.name, direction, family, slot, error: errorMessage(error) },
+        'a listener of a pod failed',
+      ),
+    );
+    pod.listeners.set(server, direction);
+    server.listen({ fd }, BACKLOG);
+    if (this.#draining) server.close();
+  }
+
+  #removePod(uid: string, done: () => void): void {
+    const pod = this.#pods.get(uid);
+    if (pod === undefined) {
+      done();
+      return;
+    }
+    this.#pods.delete(uid);
+    if (this.#byIndex.get(pod.pod.podIndex) === pod) this.#byIndex.delete(pod.pod.podIndex);
+    const inUse = new Set([...this.#pods.values()].map((state) => state.pod.identity));
+    this.#context.contexts.retain(inUse, this.#context.clock.wallMs());
+    pod.close(() => {
+      this.#context.store.removeOwner(uid);
+      done();
+    });
+  }
+
+  /** Accepts no more; what waits in a listener's backlog is the successor's. */
+  #drain(graceMs: number): void {
+    if (this.#draining) return;
+    this.#draining = true;
+    const { clock, http } = this.#context;
+    for (const pod of this.#pods.values()) {
+      for (const server of pod.listeners.keys()) server.close();
+      pod.listeners.clear();
+    }
+    http.drain();
+    const deadline = clock.nowMs() + graceMs;
+    const check = (): void => {
+      if (this.connections === 0 || clock.nowMs() >= deadline) this.#options.post({ type: 'drained' });
+      else this.#sampling.push(clock.after(DRAIN_CHECK_MS, check));
+    };
+    check();
+  }
+}

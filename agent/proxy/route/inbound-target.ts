@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// The application behind an inbound HTTP connection: one endpoint, reached from inside the pod as the client that it
+// serves. Shared by the connections of one client, so that pooled connections never mix clients' addresses.
+
+import { formatSocketAddress } from '#lib/core/addresses.ts';
+import type { Timer } from '#lib/core/clock.ts';
+import { joinLabels } from '#lib/metrics/model.ts';
+import type { HttpEndpoint, HttpTarget } from '../exchange/types.ts';
+import { FAILURE_NONE } from '../failure.ts';
+import { errorLabel } from '../metrics/error-labels.ts';
+import { EndpointHttpMetrics } from '../metrics/http-metrics.ts';
+import {
+  authorizationLabels,
+  DEFAULT_ROUTE_LABELS,
+  DIRECTION_INBOUND,
+  serverLabels,
+  targetLabels,
+} from '../metrics/labels.ts';
+import { countOnce, type WorkerContext } from '../pods/context.ts';
+import type { PodState } from '../pods/pod-state.ts';
+import { authorize } from '../policy/authorize.ts';
+import { type InboundClient, type InboundServer, inboundLabels, policyClient } from '../policy/client.ts';
+import { type DialMark, type Dialled, dialTcp } from './dial.ts';
+
+/** Longer than a pooled connection stays idle. */
+const IDLE_MS = 5_000;
+
+/** The kernel's mark for connections to the pod's application on behalf of a client. */
+export function clientMark(pod: PodState, client: InboundClient): DialMark {
+  // The pod itself, dialling from inside, has its own address anyway.
+  return pod.pod.clientAddressOfProxy || pod.owns(client.ip)
+    ? { kind: 'own' }
+    : { kind: 'client', ip: client.ip, port: client.port };
+}
+
+/** A connection to the pod's application, counted as inbound and `dst`. */
+export function dialApplication(
+  context: WorkerContext,
+  pod: PodState,
+  server: InboundServer,
+  client: InboundClient,
+  done: Dialled,
+): void {
+  const timeoutMs = pod.pod.connectTimeoutInboundMs;
+  const mark = clientMark(pod, client);
+  dialTcp(context, pod, { ...server, timeoutMs, mark }, (failure, source) => {
+    if (source !== null) {
+      context.transports.track(
+        source.socket,
+        `${DIRECTION_INBOUND},peer="dst",tls="no_identity",no_tls_reason="loopback",${pod.labels}`,
+        pod.uid,
+      );
+    }
+    done(failure, source);
+  });
+}
+
+export function countInboundError(
+  context: WorkerContext,
+  pod: PodState,
+  server: InboundServer,
+  kind: 'http' | 'tcp',
+  error: string,
+): void {
+  const labels = joinLabels(`error="${error}"`, targetLabels(server.ip, server.port));
+  countOnce(
+    context,
+    `inbound_${kind}_errors_total`,
+    kind === 'http'
+      ? joinLabels(labels, serverLabels(pod.policyOf(server.port).source, server.port))
+      : labels,
+    pod,
+  );
+}
+
+/** The target for this client, made or found; to be released. */
+export function inboundTarget(
+  context: WorkerContext,
+  pod: PodState,
+  server: InboundServer,
+  client: InboundClient,
+): InboundTarget {
+  const policy = pod.policyOf(server.port);
+  const authorization = authorize(policy, policyClient(client));
+  const labels = [
+    DIRECTION_INBOUND,
+    inboundLabels(pod, server, client),
+    DEFAULT_ROUTE_LABELS,
+    authorization === null ? '' : authorizationLabels(authorization.labels),
+    pod.labels,
+  ].reduce(joinLabels);
+  // Applications that see the client's address get no connection that another client's request opened.
+  const key = `${pod.pod.clientAddressOfProxy ? '' : client.ip}|${labels}`;
+  let target = pod.inboundTargets.get(key);
+  if (target === undefined) {
+    target = new InboundTarget(context, pod, server, labels, () => pod.inboundTargets.delete(key));
+    pod.inboundTargets.set(key, target);
+  }
+  target.hold(client);
+  return target;
+}
+
+export class InboundTarget implements HttpTarget, HttpEndpoint {
+  readonly authority: string;
+  readonly name: string;
+  readonly endpoints: readonly HttpEndpoint[] = [this];
+  readonly failfast = false;
+  readonly metrics: EndpointHttpMetrics;
+  slot: HttpEndpoint['slot'] = null;
+  readonly #context: WorkerContext;
+  readonly #pod: PodState;
+  readonly #server: InboundServer;
+  readonly #onIdle: () => void;
+  /** The client connection that came last: the application sees its port. */
+  #client: InboundClient | null = null;
+  #holders = 0;
+  #eviction: Timer | null = null;
+
+  constructor(
+    context: WorkerContext,
+    pod: PodState,
+    server: InboundServer,
+    labels: string,
+    onIdle: () => void,
+  ) {
+    this.#context = context;
+    this.#pod = pod;
+    this.#server = server;
+    this.#onIdle = onIdle;
+    this.name = formatSocketAddress(server.ip, server.port);
+    this.authority = this.name;
+    this.metrics = new EndpointHttpMetrics(context.store, labels, pod.uid);
+  }
+
+  hold(client: InboundClient): void {
+    this.#client = client;
+    this.#holders++;
+    this.#eviction?.cancel();
+    this.#eviction = null;
+  }
+
+  release(): void {
+    if (--this.#holders > 0) return;
+    this.#eviction = this.#context.clock.after(IDLE_MS, () => {
+      this.#onIdle();
+      this.close();
+    });
+  }
+
+  close(): void {
+    this.#eviction?.cancel();
+    this.metrics.close();
+  }
+
+  whenAvailable(done: (failure: number) => void): void {
+    setImmediate(done, FAILURE_NONE);
+  }
+
+  connect(done: Dialled): void {
+    const client = this.#client as InboundClient;
+    dialApplication(this.#context, this.#pod, this.#server, client, (failure, source) => {
+      if (source === null) {
+        countInboundError(this.#context, this.#pod, this.#server, 'http', errorLabel(failure));
+      }
+      done(failure, source);
+    });
+  }
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+// One destination as one client pod reaches it: its endpoints, kept while their metadata stays the same, for HTTP
+// (balanced per request by the exchange) and for TCP (balanced per connection here).
+
+import { formatSocketAddress } from '#lib/core/addresses.ts';
+import type { Timer } from '#lib/core/clock.ts';
+import { joinLabels } from '#lib/metrics/model.ts';
+import type { HttpEndpoint, HttpTarget } from '../exchange/types.ts';
+import { FAILURE_DISCOVERY, FAILURE_FAILFAST, FAILURE_LIMIT, FAILURE_NONE } from '../failure.ts';
+import { errorLabel } from '../metrics/error-labels.ts';
+import { EndpointHttpMetrics } from '../metrics/http-metrics.ts';
+import { DIRECTION_OUTBOUND, endpointLabels, targetLabels, type UpstreamTls } from '../metrics/labels.ts';
+import type { Destination, Endpoint } from '../model.ts';
+import { countOnce, type WorkerContext } from '../pods/context.ts';
+import type { PodState } from '../pods/pod-state.ts';
+import type { SessionProtocol } from '../tls/transport-header.ts';
+import type { DestinationHandle } from './destinations.ts';
+import { type Dialled, dialEndpoint, dialSelf, usesCarrier } from './dial.ts';
+
+/** How long a connection waits for the first answer about its destination. */
+const DISCOVERY_TIMEOUT_MS = 10_000;
+const IDLE_MS = 5_000;
+const WAITING_MAX = 10_000;
+
+type Waiter = (failure: number) => void;
+
+export class OutboundTarget implements HttpTarget {
+  readonly ip: string;
+  readonly port: number;
+  readonly #context: WorkerContext;
+  readonly #pod: PodState;
+  readonly #handle: DestinationHandle | undefined;
+  #destination: Destination | undefined;
+  #endpoints: readonly OutboundEndpoint[] = [];
+  #failfast = false;
+  readonly #unknown = new Set<Waiter>();
+  readonly #empty = new Set<Waiter>();
+  #unknownTimer: Timer | null = null;
+  #emptyTimer: Timer | null = null;
+  #holders = 0;
+  #eviction: Timer | null = null;
+  #closed = false;
+
+  constructor(context: WorkerContext, pod: PodState, ip: string, port: number) {
+    this.#context = context;
+    this.#pod = pod;
+    this.ip = ip;
+    this.port = port;
+    this.#handle = context.destinations.acquire(pod.pod.namespace, ip, port, (destination) =>
+      this.#update(destination),
+    );
+    if (this.#handle?.current !== undefined) this.#update(this.#handle.current);
+  }
+
+  get authority(): string {
+    return this.#destination?.kind === 'service'
+      ? this.#destination.authority
+      : formatSocketAddress(this.ip, this.port);
+  }
+
+  get endpoints(): readonly OutboundEndpoint[] {
+    return this.#endpoints;
+  }
+
+  get failfast(): boolean {
+    return this.#failfast;
+  }
+
+  /** Nothing may be detected on connections to it. */
+  get opaque(): boolean {
+    return (
+      this.#destination !== undefined && this.#destination.kind !== 'unknown' && this.#destination.opaque
+    );
+  }
+
+  /** A connection uses the target; the target outlives it a little. */
+  hold(): void {
+    this.#holders++;
+    this.#eviction?.cancel();
+    this.#eviction = null;
+  }
+
+  release(): void {
+    if (--this.#holders > 0 || this.#closed) return;
+    this.#eviction = this.#context.clock.after(IDLE_MS, () => {
+      this.#pod.outboundTargets.delete(formatSocketAddress(this.ip, this.port));
+      this.close();
+    });
+  }
+
+  /** Calls once the destination is known (synchronously if it is), or with why it is not. */
+  whenKnown(done: Waiter): void {
+    if (this.#destination !== undefined) done(FAILURE_NONE);
+    else if (this.#handle === undefined || this.#unknown.size >= WAITING_MAX) done(FAILURE_LIMIT);
+    else {
+      this.#unknown.add(done);
+      this.#unknownTimer ??= this.#context.clock.after(DISCOVERY_TIMEOUT_MS, () => {
+        this.#unknownTimer = null;
+        release(this.#unknown, FAILURE_DISCOVERY);
+      });
+    }
+  }
+
+  whenAvailable(done: Waiter): void {
+    if (this.#endpoints.length > 0) setImmediate(done, FAILURE_NONE);
+    else if (this.#empty.size >= WAITING_MAX) setImmediate(done, FAILURE_LIMIT);
+    else {
+      this.#empty.add((failure) => {
+        if (failure !== FAILURE_NONE) this.countError('http', failure);
+        done(failure);
+      });
+      // One timer from the first that waits, as a queue in fail-fast has.
+      this.#emptyTimer ??= this.#context.clock.after(this.#context.failfastMs, () => {
+        this.#emptyTimer = null;
+        this.#failfast = true;
+        this.#context.log.warn(
+          { client: this.#pod.name, service: this.authority },
+          'no endpoint of a service is available; requests fail at once until there is one',
+        );
+        release(this.#empty, FAILURE_FAILFAST);
+      });
+    }
+  }
+
+  /** Of two endpoints drawn at random the one with fewer connections; undefined if there is none. */
+  pickTcp(except?: OutboundEndpoint): OutboundEndpoint | undefined {
+    const candidates =
+      except === undefined ? this.#endpoints : this.#endpoints.filter((endpoint) => endpoint !== except);
+    const count = candidates.length;
+    if (count < 2) return candidates[0];
+    const first = Math.floor(this.#context.random() * count);
+    let second = Math.floor(this.#context.random() * (count - 1));
+    if (second >= first) second++;
+    const left = candidates[first] as OutboundEndpoint;
+    const right = candidates[second] as OutboundEndpoint;
+    return left.connections <= right.connections ? left : right;
+  }
+
+  countError(kind: 'http' | 'tcp', failure: number): void {
+    const labels = joinLabels(`error="${errorLabel(failure)}"`, targetLabels(this.ip, this.port));
+    countOnce(this.#context, `outbound_${kind}_errors_total`, labels, this.#pod);
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#eviction?.cancel();
+    this.#unknownTimer?.cancel();
+    this.#emptyTimer?.cancel();
+    this.#handle?.release();
+    for (const endpoint of this.#endpoints) endpoint.close();
+    release(this.#unknown, FAILURE_DISCOVERY);
+    release(this.#empty, FAILURE_DISCOVERY);
+  }
+
+  #update(destination: Destination): void {
+    if (this.#closed) return;
+    this.#destination = destination;
+    const wanted =
+      destination.kind === 'service'
+        ? destination.endpoints
+        : [destination.kind === 'endpoint' ? destination.endpoint : this.#original()];
+    const authority = destination.kind === 'service' ? destination.authority : undefined;
+    const before = new Map(this.#endpoints.map((endpoint) => [endpoint.key, endpoint]));
+    this.#endpoints = wanted.map((endpoint) => {
+      const key = JSON.stringify([authority, endpoint]);
+      const known = before.get(key);
+      before.delete(key);
+      return known ?? new OutboundEndpoint(this.#context, this.#pod, this, authority, endpoint, key);
+    });
+    for (const endpoint of before.values()) endpoint.close();
+    this.#unknownTimer?.cancel();
+    this.#unknownTimer = null;
+    release(this.#unknown, FAILURE_NONE);
+    if (this.#endpoints.length === 0) return;
+    this.#emptyTimer?.cancel();
+    this.#emptyTimer = null;
+    this.#failfast = false;
+    release(this.#empty, FAILURE_NONE);
+  }
+
+  /** What nobody knows is forwarded to where it was going, in plain text. */
+  #original(): Endpoint {
+    return {
+      ip: this.ip,
+      port: this.port,
+      identity: undefined,
+      inboundPort: undefined,
+      weight: 1,
+      labels: {},
+      localPodUid: undefined,
+    };
+  }
+}
+
+function release(waiters: Set<Waiter>, failure: number): void {
+  const all = [...waiters];
+  waiters.clear();
+  for (const waiter of all) waiter(failure);
+}
+
+export class OutboundEndpoint implements HttpEndpoint {
+  readonly name: string;
+  readonly key: string;
+  readonly metrics: EndpointHttpMetrics;
+  slot: HttpEndpoint['slot'] = null;
+  /** TCP connections now. */
+  connections = 0;
+  readonly #context: WorkerContext;
+  readonly #pod: PodState;
+  readonly #target: OutboundTarget;
+  readonly #endpoint: Endpoint;
+  readonly #self: boolean;
+  readonly #transportLabels: string;
+
+  constructor(
+    context: WorkerContext,
+    pod: PodState,
+    target: OutboundTarget,
+    authority: string | undefined,
+    endpoint: Endpoint,
+    key: string,
+  ) {
+    this.#context = context;
+    this.#pod = pod;
+    this.#target = target;
+    this.#endpoint = endpoint;
+    this.key = key;
+    this.name = formatSocketAddress(endpoint.ip, endpoint.port);
+    this.#self = endpoint.localPodUid === pod.uid || pod.owns(endpoint.ip);
+    const labels = joinLabels(endpointLabels(authority, endpoint, this.#tls()), pod.labels);
+    this.metrics = new EndpointHttpMetrics(context.store, joinLabels(DIRECTION_OUTBOUND, labels), pod.uid);
+    this.#transportLabels = `${DIRECTION_OUTBOUND},peer="dst",${labels}`;
+  }
+
+  connect(done: Dialled): void {
+    this.#dial('http1', (failure, source) => {
+      if (source === null) this.#target.countError('http', failure);
+      done(failure, source);
+    });
+  }
+
+  /** For one opaque connection. */
+  connectTcp(done: Dialled): void {
+    this.connections++;
+    this.#dial(undefined, (failure, source) => {
+      if (source === null) this.connections--;
+      else {
+        source.socket.once('close', () => {
+          this.connections--;
+        });
+      }
+      done(failure, source);
+    });
+  }
+
+  close(): void {
+    this.metrics.close();
+  }
+
+  #dial(protocol: SessionProtocol, done: Dialled): void {
+    const { ip, port } = this.#endpoint;
+    const connected: Dialled = (failure, source) => {
+      if (source !== null) {
+        this.#context.transports.track(source.socket, this.#transportLabels, this.#pod.uid);
+      }
+      done(failure, source);
+    };
+    if (this.#self) dialSelf(this.#context, this.#pod, { ip, port }, connected);
+    else dialEndpoint(this.#context, this.#pod, this.#endpoint, protocol, connected);
+  }
+
+  #tls(): UpstreamTls {
+    if (this.#self) return 'loopback';
+    if (this.#endpoint.identity === undefined) return 'plain';
+    return usesCarrier(this.#context, this.#endpoint) ? 'carrier' : 'mtls';
+  }
+}
+
+/** Answers every request with "destination cannot be resolved now". */
+export function unresolvedTarget(target: OutboundTarget, failure: number): HttpTarget {
+  return {
+    authority: target.authority,
+    endpoints: [],
+    failfast: false,
+    whenAvailable: (done) => {
+      target.countError('http', failure);
+      setImmediate(done, failure);
+    },
+  };
+}

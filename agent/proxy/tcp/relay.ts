@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// Carries bytes both ways between two connections and what happens to one of them to the other: the end of one
+// direction (half-close), slowness, reset. Knows nothing of what is said.
+//
+//   left ──bytes──▶ right     'end' of left  ──▶ FIN to right, the other direction goes on
+//   left ◀──bytes── right     reset of left  ──▶ reset of right
+
+import type { Clock, Timer } from '#lib/core/clock.ts';
+import type { ByteSource } from '../exchange/byte-source.ts';
+
+/** A half-closed pair in which nothing moves any more is reset. */
+const HALF_CLOSED_IDLE_MS = 60 * 60_000;
+
+export interface RelayOptions {
+  readonly clock: Clock;
+  readonly halfClosedIdleMs?: number;
+  /** After both sockets are closed. */
+  readonly onClosed: () => void;
+}
+
+/** `first` is what left sent already. Both sources are paused. Returns a function that resets both. */
+export function relay(
+  left: ByteSource,
+  right: ByteSource,
+  first: Buffer | null,
+  options: RelayOptions,
+): () => void {
+  const pair = new Relay(left, right, options);
+  pair.start(first);
+  return () => pair.reset();
+}
+
+class Relay {
+  readonly #options: RelayOptions;
+  readonly #toRight: Direction;
+  readonly #toLeft: Direction;
+  #open = 2;
+  #idle: Timer | null = null;
+  #movedAtMs = 0;
+
+  constructor(left: ByteSource, right: ByteSource, options: RelayOptions) {
+    this.#options = options;
+    this.#toRight = new Direction(left, right, this);
+    this.#toLeft = new Direction(right, left, this);
+  }
+
+  start(first: Buffer | null): void {
+    this.#toRight.start(first);
+    this.#toLeft.start(null);
+  }
+
+  reset(): void {
+    this.#toRight.source.reset();
+    this.#toLeft.source.reset();
+  }
+
+  get bothEnded(): boolean {
+    return this.#toRight.ended && this.#toLeft.ended;
+  }
+
+  moved(): void {
+    if (this.#idle !== null) this.#movedAtMs = this.#options.clock.nowMs();
+  }
+
+  onEnded(): void {
+    if (this.bothEnded) {
+      this.#idle?.cancel();
+      return;
+    }
+    this.#idle ??= this.#watchIdle(this.#options.halfClosedIdleMs ?? HALF_CLOSED_IDLE_MS);
+  }
+
+  #watchIdle(limitMs: number): Timer {
+    this.#movedAtMs = this.#options.clock.nowMs();
+    const check = (): void => {
+      const rest = this.#movedAtMs + limitMs - this.#options.clock.nowMs();
+      if (rest <= 0) this.reset();
+      else this.#idle = this.#options.clock.after(rest, check);
+    };
+    return this.#options.clock.after(limitMs, check);
+  }
+
+  onClosed(): void {
+    if (--this.#open > 0) return;
+    this.#idle?.cancel();
+    this.#options.onClosed();
+  }
+}
+
+/** One direction: reads `source`, writes `sink`. */
+class Direction {
+  readonly source: ByteSource;
+  readonly #sink: ByteSource;
+  readonly #pair: Relay;
+  ended = false;
+
+  constructor(source: ByteSource, sink: ByteSource, pair: Relay) {
+    this.source = source;
+    this.#sink = sink;
+    this.#pair = pair;
+  }
+
+  start(first: Buffer | null): void {
+    const { socket } = this.source;
+    const sink = this.#sink.socket;
+    this.source.onBytes = (buffer, length) => {
+      this.#pair.moved();
+      // The buffer is read into again before a slow sink has taken it.
+      if (!sink.write(Buffer.from(buffer.subarray(0, length)))) socket.pause();
+    };
+    sink.on('drain', () => {
+      if (!socket.destroyed) socket.resume();
+    });
+    socket.on('end', () => this.#onEnd());
+    socket.on('error', () => this.#sink.reset());
+    socket.on('close', () => {
+      if (!this.ended) this.#sink.reset();
+      this.#pair.onClosed();
+    });
+    if (socket.destroyed) {
+      // Closed between two stages: its events are over.
+      this.#sink.reset();
+      this.#pair.onClosed();
+      return;
+    }
+    const writable = first === null || first.length === 0 || sink.write(first);
+    if (socket.readableEnded) this.#onEnd();
+    else if (writable) socket.resume();
+  }
+
+  #onEnd(): void {
+    if (this.ended) return;
+    this.ended = true;
+    const sink = this.#sink.socket;
+    if (!sink.destroyed) {
+      // Everything is written and nothing more will be read: destroy() sends the same FIN and costs less.
+      if (this.#pair.bothEnded && sink.writableLength === 0 && !this.#sink.encrypted) sink.destroy();
+      else sink.end();
+    }
+    this.#pair.onEnded();
+  }
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Entry of a proxy worker thread: joins the worker proper (pods/proxy-worker.ts) with its thread, the real kernel and
+// its beat. Wiring only. Started with `trackUnmanagedFds: false`, since its descriptors come from elsewhere.
+
+import { randomUUID } from 'node:crypto';
+import { parentPort, workerData } from 'node:worker_threads';
+import { createSocketRecords, type KernelDescription } from '#lib/bpf/socket-records.ts';
+import { systemClock } from '#lib/core/clock.ts';
+import { invariant } from '#lib/core/errors.ts';
+import { createLog } from '#lib/log/pino.ts';
+import { proveSharedAccept } from '#lib/net/accept.ts';
+import { DescriptorTable } from '#lib/net/descriptor-table.ts';
+import { close } from '#lib/net/native.ts';
+import { openPair } from '#lib/net/socket-pair.ts';
+import { openSockets } from '#lib/net/sockets.ts';
+import type { WorkerKernel } from './accept/kernel.ts';
+import type { FromWorker, ToWorker, WorkerStart } from './model.ts';
+import { createProxyWorker } from './pods/proxy-worker.ts';
+
+const BEAT_MS = 250;
+
+const start = workerData as WorkerStart;
+const port = parentPort;
+invariant(port !== null, 'agent/proxy/worker.ts runs as a worker thread');
+const post = (message: FromWorker): void => port.postMessage(message);
+const log = createLog('proxy', start.logLevel).child({ worker: start.workerIndex });
+
+const beats = new Int32Array(start.beats);
+setInterval(() => Atomics.add(beats, 0, 1), BEAT_MS);
+
+const worker = createProxyWorker({
+  id: randomUUID(),
+  anchorsPem: start.anchorsPem,
+  sameNode: start.sameNode,
+  ...(start.controlPlaneNamespace === undefined
+    ? {}
+    : { controlPlaneNamespace: start.controlPlaneNamespace }),
+  ...(start.failfastMs === undefined ? {} : { failfastMs: start.failfastMs }),
+  kernel: kernelOf(start),
+  post,
+  clock: systemClock,
+  random: Math.random,
+  log,
+});
+
+// Before the first listener: what is accepted later reads as proved here.
+await proveSharedAccept(log);
+port.on('message', (message: ToWorker) => worker.handle(message));
+post({ type: 'ready' });
+
+function kernelOf({ kernel, descriptors }: WorkerStart): WorkerKernel {
+  const records = createSocketRecords(kernel as KernelDescription);
+  const table = new DescriptorTable(descriptors);
+  const forget = (fd: number): void => table.remove(fd);
+  return {
+    ...records,
+    openSockets: (netnsFd, family, count) => openSockets(netnsFd, family, count, table),
+    openPair,
+    // libuv owns it now, and closes it when the thread ends.
+    handOver: forget,
+    closeDescriptor: (fd) => {
+      forget(fd);
+      close(fd);
+    },
+  };
+}
