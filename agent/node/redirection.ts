@@ -5,18 +5,9 @@
 //
 //   <bpffs>/nodemesh/<layout>/maps/<map>   links/<program>   pods/<cookie>/{slots,link}
 
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  mkdirSync,
-  readdirSync,
-  rmdirSync,
-  statfsSync,
-  unlinkSync,
-} from 'node:fs';
+import { closeSync, existsSync, fstatSync, mkdirSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { errorMessage, MeshError } from '#lib/core/errors.ts';
+import { MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import {
   counterRows,
@@ -38,8 +29,6 @@ import {
   realNamespaces,
 } from './redirected-pod.ts';
 import type { RedirectedPod, Redirection } from './redirection-types.ts';
-
-const BPF_FS_MAGIC = 0xcafe4a11;
 
 /** Maps of the node: each object has them all, so each opens or makes them under their pins. */
 const sharedMaps = [
@@ -93,7 +82,10 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
   const all = join(options.bpffs, 'nodemesh');
   const root = join(all, String(LAYOUT));
   const folder = { maps: join(root, 'maps'), links: join(root, 'links'), pods: join(root, 'pods') };
-  requireBpffs(options.bpffs);
+  if (!loader.canPin(options.bpffs))
+    throw new MeshError('MESH_HOST_UNFIT', `${options.bpffs} is no bpffs`, {
+      remedy: `mount -t bpf bpf ${options.bpffs}`,
+    });
   for (const path of Object.values(folder)) mkdirSync(path, { recursive: true, mode: 0o700 });
 
   const pins = new Map(sharedMaps.map((name) => [name, join(folder.maps, name)]));
@@ -282,15 +274,4 @@ function removePins(loader: BpfLoader, path: string): void {
     unlinkSync(at);
   }
   rmdirSync(path);
-}
-
-function requireBpffs(path: string): void {
-  let magic: number;
-  try {
-    magic = statfsSync(path).type;
-  } catch (error) {
-    throw new MeshError('MESH_HOST_UNFIT', `${path}: ${errorMessage(error)}`, { cause: error });
-  }
-  if (magic !== BPF_FS_MAGIC)
-    throw new MeshError('MESH_HOST_UNFIT', `${path} is no bpffs`, { remedy: `mount -t bpf bpf ${path}` });
 }

@@ -32,9 +32,11 @@ const attachTypes: Readonly<Record<AttachPoint, number>> = {
 };
 
 const E2BIG = 7;
+const EINVAL = 22;
 const ENOLINK = 67;
 const BPF_F_ALLOW_MULTI = 2;
 const BPF_LINK_TYPE_CGROUP = 3;
+const BPF_MAP_TYPE_SOCKMAP = 15;
 const NEXT_KEYS_MAX = 1_000_000;
 const QUERY_PROGRAMS_MAX = 64;
 
@@ -102,10 +104,10 @@ export class MapCalls {
 }
 
 /** bpf_map_info: type, id, key_size, value_size, … */
-function mapSizes(fd: number): { key: number; value: number } {
+function mapInfo(fd: number): { type: number; key: number; value: number } {
   const info = stableBytes(88);
   objectInfo(fd, info, 'reading what a map is');
-  return { key: info.readUInt32LE(8), value: info.readUInt32LE(12) };
+  return { type: info.readUInt32LE(0), key: info.readUInt32LE(8), value: info.readUInt32LE(12) };
 }
 
 function objectInfo(fd: number, info: Buffer, context: string): void {
@@ -119,7 +121,7 @@ function objectInfo(fd: number, info: Buffer, context: string): void {
 
 /** A map by its descriptor, which `close` closes. */
 export function kernelMap(fd: number, name: string): BpfMap {
-  const sizes = mapSizes(fd);
+  const sizes = mapInfo(fd);
   const calls = new MapCalls(fd, sizes.key, sizes.value);
   const failed = (what: string, answer: number): MeshError =>
     new MeshError(
@@ -157,7 +159,8 @@ export function kernelMap(fd: number, name: string): BpfMap {
     delete: (key) => {
       setKey(key);
       const answer = calls.delete();
-      if (answer === -ENOENT) return false;
+      /** A sockmap says EINVAL of an empty place. */
+      if (answer === -ENOENT || (answer === -EINVAL && sizes.type === BPF_MAP_TYPE_SOCKMAP)) return false;
       if (answer < 0) throw failed('delete', answer);
       return true;
     },

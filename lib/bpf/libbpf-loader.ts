@@ -2,7 +2,7 @@
 // The real BpfLoader: libbpf (by koffi) opens, relocates and loads objects; all else goes through bpf(2) directly.
 // libbpf belongs to the control thread: a worker gets descriptors (socket-records.ts).
 
-import { existsSync } from 'node:fs';
+import { existsSync, statfsSync } from 'node:fs';
 import { isMainThread } from 'node:worker_threads';
 import koffi from 'koffi';
 import { errorMessage, invariant, MeshError } from '#lib/core/errors.ts';
@@ -10,6 +10,7 @@ import { addressOf, dup, errnoText, stableBytes } from '#lib/net/native.ts';
 import { createLink, exclusivePrograms, kernelLink, kernelMap, openPin } from './kernel-calls.ts';
 import type { BpfLoader, BpfObject, LoadOptions } from './loader.ts';
 
+const BPF_FS_MAGIC = 0xcafe4a11;
 const LOG_BYTES = 1 << 20;
 /** The end of the verifier's log is where the reason stands. */
 const LOG_SHOWN = 6000;
@@ -115,6 +116,7 @@ export function createLibbpfLoader(): BpfLoader {
   };
 
   return {
+    canPin: (folder) => existsSync(folder) && statfsSync(folder).type === BPF_FS_MAGIC,
     load: (file, load) => {
       log[0] = 0;
       const object = existsSync(file) ? libbpf.open(file, options) : null;

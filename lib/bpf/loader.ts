@@ -56,6 +56,8 @@ export interface AttachedProgram {
 }
 
 export interface BpfLoader {
+  /** Whether links and maps can be pinned below this folder. */
+  canPin(folder: string): boolean;
   /** Throws MESH_BPF_LOAD with the verifier's log. */
   load(file: string, options: LoadOptions): BpfObject;
   /** `target`: descriptor of a cgroup folder, or for `lookup` of a network namespace. Throws MESH_BPF_ATTACH. */

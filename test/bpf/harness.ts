@@ -26,7 +26,7 @@ import {
 } from '../../agent/node/redirection.ts';
 import type { RedirectedPod } from '../../agent/node/redirection-types.ts';
 
-const repository = join(import.meta.dirname, '../..');
+export const repository = join(import.meta.dirname, '../..');
 const build = join(repository, 'build');
 export const objectsDir = join(build, 'bpf');
 const appBinary = join(build, 'test-app');
@@ -39,7 +39,7 @@ function run(program: string, ...args: readonly string[]): string {
 }
 
 /** Objects and helper, made once though several test files start at a time. */
-function buildOnce(): void {
+export function buildOnce(): void {
   mkdirSync(build, { recursive: true });
   const script =
     'make -s -C bpf OUT=../build/bpf && { [ build/test-app -nt test/bpf/app.c ] || gcc -O1 -Wall -o build/test-app test/bpf/app.c; }';
@@ -49,7 +49,7 @@ function buildOnce(): void {
   });
 }
 
-function cgroup2Mount(): string {
+export function cgroup2Mount(): string {
   const line = readFileSync('/proc/mounts', 'utf8')
     .split('\n')
     .find((mount) => mount.split(' ')[2] === 'cgroup2');
@@ -81,9 +81,17 @@ function removeCgroup(path: string): void {
 
 function sweep(tag: string, bpffs: string): void {
   for (const name of existsSync('/run/netns') ? readdirSync('/run/netns') : [])
-    if (name.startsWith(`nmb-${tag}-`)) run('ip', 'netns', 'del', name);
+    if (name.startsWith(`nmb-${tag}-`)) removeNamespace(name);
   removeCgroup(join(cgroup2Mount(), `nmb-${tag}`));
-  while (readFileSync('/proc/mounts', 'utf8').includes(` ${bpffs} bpf `)) run('umount', bpffs);
+  unmountAll(bpffs);
+}
+
+export function removeNamespace(name: string): void {
+  if (existsSync(`/run/netns/${name}`)) run('ip', 'netns', 'del', name);
+}
+
+export function unmountAll(path: string): void {
+  while (readFileSync('/proc/mounts', 'utf8').includes(` ${path} bpf `)) run('umount', path);
 }
 
 export interface Accepted {

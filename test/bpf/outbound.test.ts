@@ -73,7 +73,10 @@ describe('outbound', () => {
       for (let index = 0; index < 40; index++) slots.add((await pod.next()).slot);
     };
     await round();
-    assert.deepEqual([...slots].sort(), [0, 1]);
+    assert.deepEqual(
+      [...slots].sort((x, y) => x - y),
+      [0, 1],
+    );
     pod.redirected?.clearListener('outbound', 4, 0);
     await round();
     assert.deepEqual([...slots], [1]);
