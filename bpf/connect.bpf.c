@@ -86,7 +86,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const int v6)
 	if (!bpf_sk_storage_get(&nm_peer, sk, &dialled, BPF_SK_STORAGE_GET_F_CREATE))
 		return refuse(NM_COUNT_STORAGE_FAILED);
 	/* An MPTCP application holds the outer socket; the hook sees the first subflow. */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_skc_to_mptcp_sock)) {
+	if (nm_config.mptcp && bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_skc_to_mptcp_sock)) {
 		struct mptcp_sock *outer = bpf_skc_to_mptcp_sock(sk);
 		struct nm_peer *shown;
 

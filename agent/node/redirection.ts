@@ -7,7 +7,7 @@
 
 import { closeSync, existsSync, fstatSync, mkdirSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { MeshError } from '#lib/core/errors.ts';
+import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import {
   counterRows,
@@ -99,25 +99,41 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
   try {
     /** sockops first: nothing may be pointed at the agent before somebody carries the records. */
     const sockops = loader.load(file('sockops'), { pins, maxEntries });
-    opened.push(sockops, ...hang(sockops, options.nodeCgroup, ['sockops']));
-    const connect = loader.load(file('connect'), {
-      pins,
-      maxEntries,
-      config: encodeConnectConfig(inflightMax, inflightPodMax),
-    });
-    const hooks = ['getpeername4', 'getpeername6', 'connect4', 'connect6'] as const;
-    opened.push(connect, ...hang(connect, options.podsCgroup, hooks));
+    opened.push(sockops);
+    hang(sockops, options.nodeCgroup, ['sockops']);
+    const connect = loadConnect();
+    opened.push(connect);
+    hang(connect, options.podsCgroup, ['getpeername4', 'getpeername6', 'connect4', 'connect6']);
   } catch (error) {
     for (const one of opened) one.close();
     throw error;
   }
 
-  function hang(object: BpfObject, cgroup: string, points: readonly AttachPoint[]): BpfLink[] {
+  /** Kernels without MPTCP refuse the program that asks for an MPTCP socket. */
+  function loadConnect(): BpfObject {
+    const load = (mptcp: boolean): BpfObject =>
+      loader.load(file('connect'), {
+        pins,
+        maxEntries,
+        config: encodeConnectConfig(inflightMax, inflightPodMax, mptcp),
+      });
+    try {
+      return load(true);
+    } catch (error) {
+      const without = load(false);
+      log.info(
+        { error: errorMessage(error) },
+        'MPTCP applications will see the address of the agent as their peer',
+      );
+      return without;
+    }
+  }
+
+  function hang(object: BpfObject, cgroup: string, points: readonly AttachPoint[]): void {
     const fd = openCgroup(cgroup);
     try {
-      return points.map((point) =>
-        hangOne(loader, object.program(`nm_${point}`), point, fd, join(folder.links, point)),
-      );
+      for (const point of points)
+        opened.push(hangOne(loader, object.program(`nm_${point}`), point, fd, join(folder.links, point)));
     } finally {
       closeSync(fd);
     }

@@ -153,6 +153,8 @@ struct nm_listen_key {
 struct nm_connect_config {
 	__u64 inflight_max;
 	__u64 inflight_pod_max;
+	/* 0 where the kernel has no MPTCP: the program is then loaded without asking for the outer socket. */
+	__u64 mptcp;
 };
 
 /* .rodata.nm of lookup.bpf.o, loaded once per pod */
@@ -174,7 +176,7 @@ _Static_assert(sizeof(struct nm_accepted) == 32, "nm_accepted");
 _Static_assert(sizeof(struct nm_flow) == 40, "nm_flow");
 _Static_assert(sizeof(struct nm_record) == 56, "nm_record");
 _Static_assert(sizeof(struct nm_listen_key) == 32, "nm_listen_key");
-_Static_assert(sizeof(struct nm_connect_config) == 16, "nm_connect_config");
+_Static_assert(sizeof(struct nm_connect_config) == 24, "nm_connect_config");
 _Static_assert(sizeof(struct nm_lookup_config) == 16, "nm_lookup_config");
 
 #endif

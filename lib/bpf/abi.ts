@@ -76,7 +76,7 @@ export const structs = {
     },
   },
   nm_listen_key: { size: 32, fields: { netns_cookie: 0, ip: 8, port: 24, v6only: 26, pad: 28 } },
-  nm_connect_config: { size: 16, fields: { inflight_max: 0, inflight_pod_max: 8 } },
+  nm_connect_config: { size: 24, fields: { inflight_max: 0, inflight_pod_max: 8, mptcp: 16 } },
   nm_lookup_config: { size: 16, fields: { netns_cookie: 0, slots: 8, pad: 12 } },
 } as const satisfies Readonly<Record<string, StructLayout>>;
 
@@ -223,11 +223,12 @@ export function encodeListenKey(key: ListenKey): Buffer {
   return out;
 }
 
-export function encodeConnectConfig(inflightMax: number, inflightPodMax: number): Buffer {
+export function encodeConnectConfig(inflightMax: number, inflightPodMax: number, mptcp: boolean): Buffer {
   const { fields, size } = structs.nm_connect_config;
   const out = Buffer.alloc(size);
   writeU64(out, BigInt(inflightMax), fields.inflight_max);
   writeU64(out, BigInt(inflightPodMax), fields.inflight_pod_max);
+  writeU64(out, mptcp ? 1n : 0n, fields.mptcp);
   return out;
 }
 

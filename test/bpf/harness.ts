@@ -157,6 +157,7 @@ export class TestPod {
   readonly #servers: Server[] = [];
   readonly #listeners: number[] = [];
   readonly #apps: App[] = [];
+  #vanished = false;
   redirected: RedirectedPodHandle | undefined;
 
   constructor(node: TestNode, netns: string, index: number, options: PodOptions) {
@@ -246,6 +247,14 @@ export class TestPod {
     for (const fd of this.#listeners.splice(0)) close(fd);
   }
 
+  /** The pod's namespace goes, while its redirection is still there: nothing of the agent may hold it. */
+  async vanish(): Promise<void> {
+    await this.stopListening();
+    closeNamespace(this.netnsFd);
+    this.#vanished = true;
+    removeNamespace(this.netns);
+  }
+
   /** An application in this pod; `wrap` is put before its command (setpriv …). */
   app(wrap: readonly string[] = []): App {
     const app = this.#node.start(this.netns, this.#node.podsCgroup, [...wrap, appBinary]);
@@ -257,7 +266,7 @@ export class TestPod {
     await this.stopListening();
     await Promise.all(this.#apps.map((app) => app.close()));
     this.redirected?.close();
-    closeNamespace(this.netnsFd);
+    if (!this.#vanished) closeNamespace(this.netnsFd);
   }
 }
 

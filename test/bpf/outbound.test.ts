@@ -173,6 +173,24 @@ describe('outbound', () => {
     await app.close();
   });
 
+  it('knows the destination of data that came with the SYN', async () => {
+    const fast = node.pod('fast');
+    /** Client and server, without cookies, for all listeners. */
+    shell('ip', 'netns', 'exec', fast.netns, 'sysctl', '-qw', 'net.ipv4.tcp_fastopen=1543');
+    fast.enrol();
+    const app = fast.app();
+    for (const ip of ['10.99.0.14', 'fd99::14']) {
+      const fd = await app.call(`socket ${ip.includes(':') ? 6 : 4}`);
+      assert.equal(await app.call(`fastopen ${fd} ${ip} 88`), '4');
+      assert.equal(await recordOf(fast), `${ip} 88`);
+    }
+    assert.match(
+      shell('ip', 'netns', 'exec', fast.netns, 'nstat', '-az', 'TcpExtTCPFastOpenPassive'),
+      /Passive +2 /,
+    );
+    await app.close();
+  });
+
   it('is not passed by a process with CAP_NET_RAW that sets a mark', async () => {
     const app = pod.app();
     const fd = await app.call('socket 4');

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { LAYOUT } from '#lib/bpf/abi.ts';
 import { MeshError } from '#lib/core/errors.ts';
-import { objectsDir, shell, TestNode, type TestPod } from './harness.ts';
+import { objectsDir, shell, TestNode, type TestPod, until } from './harness.ts';
 
 describe('restart', () => {
   let node: TestNode;
@@ -74,7 +74,7 @@ describe('restart', () => {
     pod.enrol();
   });
 
-  it('sweeps pods that went away meanwhile, also with their namespace', async () => {
+  it('sweeps pods that nobody has prepared again', async () => {
     const lost = node.pod('lost');
     lost.enrol();
     const cookie = String(lost.redirected?.cookie);
@@ -94,6 +94,21 @@ describe('restart', () => {
     assert.equal(await app.call(`connect ${fd} 10.77.0.1 80`), 'ECONNREFUSED', 'from the hub itself');
     assert.equal(lost.accepted.length, 0);
     await app.close();
+  });
+
+  it('closes a pod whose namespace has gone', async () => {
+    const dead = node.pod('dead');
+    /** Not armed: an armed one is watched, which would hold the namespace. */
+    dead.redirected = node.redirection.preparePod(dead.description);
+    dead.listen();
+    await dead.vanish();
+    const pin = join(node.bpffs, 'nodemesh', String(LAYOUT), 'pods', String(dead.redirected?.cookie), 'link');
+    const link = node.loader.openLink(pin);
+    await until(() => link?.target() === 0n, 'the namespace is gone');
+    link?.close();
+    dead.redirected?.close();
+    dead.redirected = undefined;
+    assert.equal(existsSync(pin), false);
   });
 
   it('leaves nothing of a pod that is taken out', async () => {
