@@ -53,7 +53,14 @@ export interface ClusterIndex {
   namespaces(cluster: string): readonly Namespace[];
   zoneOfNode(cluster: string, node: string): string;
   subscribe(topics: readonly Topic[], changed: () => void): Watch;
+  /** Every pod that is there or changes, in any way that concerns the mesh. One listener. */
+  onPod(listener: PodListener): void;
   close(): void;
+}
+
+export interface PodListener {
+  changed(meshPod: MeshPod): void;
+  removed(uid: string): void;
 }
 
 export interface ClusterIndexOptions {
@@ -80,6 +87,7 @@ class Index implements ClusterIndex {
   readonly #backends = new Map<string, readonly MeshPod[]>();
   readonly #subscribers = new Groups<() => void>();
   readonly #dirty = new Set<string>();
+  #podListener: PodListener | undefined;
 
   constructor(options: ClusterIndexOptions) {
     this.#registry = options.registry;
@@ -187,6 +195,11 @@ class Index implements ClusterIndex {
     };
   }
 
+  onPod(listener: PodListener): void {
+    this.#podListener = listener;
+    for (const meshPod of this.#pods.values()) listener.changed(meshPod);
+  }
+
   close(): void {
     for (const watch of this.#watches) watch.close();
   }
@@ -195,6 +208,7 @@ class Index implements ClusterIndex {
     const old = previous && this.#pods.get(keyText(keyOf(previous)));
     if (old !== undefined) this.#unlink(old);
     if (pod !== undefined) this.#link(this.#meshPod(pod));
+    else if (previous !== undefined) this.#podListener?.removed(previous.metadata.uid);
     for (const one of [previous, pod]) {
       if (one === undefined) continue;
       for (const ip of one.status.podIPs) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
@@ -225,6 +239,7 @@ class Index implements ClusterIndex {
     this.#podsByNamespace.add(`${pod.cluster}/${pod.metadata.namespace}`, found);
     this.#podsByNode.add(`${pod.cluster}/${pod.spec.nodeName}`, found);
     for (const ip of pod.status.podIPs) this.#podsByIp.add(`${pod.cluster}/${ip}`, found);
+    this.#podListener?.changed(found);
   }
 
   #unlink(found: MeshPod): void {

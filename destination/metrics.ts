@@ -8,6 +8,7 @@ export interface DestinationMetrics {
   streamOpened(method: string): () => void;
   streamRefused(method: string, code: string | undefined): void;
   reportTaken(outcome: string): void;
+  readonly contentType: string;
   text(): Promise<string>;
 }
 
@@ -40,6 +41,7 @@ export function createDestinationMetrics(): DestinationMetrics {
     },
     streamRefused: (method, code) => refused.inc({ method, code: code ?? 'UNKNOWN' }),
     reportTaken: (outcome) => reports.inc({ outcome }),
+    contentType: register.contentType,
     text: () => register.metrics(),
   };
 }

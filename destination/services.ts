@@ -21,6 +21,7 @@ import { serveGetProfile } from './get-profile.ts';
 import type { DestinationMetrics } from './metrics.ts';
 import { authenticateNode } from './node-authentication.ts';
 import { ServedNode } from './node-stream.ts';
+import { createPodEvents } from './pod-events.ts';
 import { CallError, status } from './status.ts';
 import { onceEnded, type OutStream } from './stream-state.ts';
 
@@ -55,6 +56,8 @@ export function createDestinationServices(options: DestinationServicesOptions): 
   const callers = new Callers({ ...options, index });
   const reports = new EnrolmentReports({ registry, log });
   const context: LookupContext = { index, settings, cluster };
+  const events = createPodEvents(registry, log);
+  index.onPod({ changed: (meshPod) => events.tell(meshPod), removed: (uid) => events.forget(uid) });
 
   const requireCaller = (call: IncomingCall): Caller => {
     const caller = options.callerOf(call);

@@ -97,3 +97,12 @@ export const asList = (text: string): readonly string[] =>
     .split(',')
     .map((item) => item.trim())
     .filter((item) => item !== '');
+
+/** `1.2.3.4:80` or `[::]:80`: where a server listens. */
+export function asListen(text: string): { readonly host: string; readonly port: number } {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  const port = Number(match?.[3]);
+  if (host === undefined || port > 65535) throw new Error('expected ip:port, such as [::]:8080');
+  return { host, port };
+}

@@ -198,13 +198,17 @@ function merge(before: StatusFile, report: PodStatusReport, now: string): Status
       },
     };
   }
+  const transition = next !== before;
   for (const event of report.events ?? []) {
-    const last = next.events.at(-1);
-    if (last?.reason === event.reason && last.message === event.message && last.type === event.type) continue;
-    next = {
-      ...next,
-      events: [...next.events, { ...event, count: 1, lastTimestamp: now }].slice(-EVENTS_MAX),
-    };
+    const same = next.events.find(
+      (known) =>
+        known.type === event.type && known.reason === event.reason && known.message === event.message,
+    );
+    // Said before, and nothing happened since.
+    if (same !== undefined && !transition) continue;
+    const others = next.events.filter((known) => known !== same);
+    const counted = { ...event, count: (same?.count ?? 0) + 1, lastTimestamp: now };
+    next = { ...next, events: [...others, counted].slice(-EVENTS_MAX) };
   }
   return next;
 }
