@@ -27,7 +27,7 @@ setup-lint:
 	@scripts/setup.sh lint
 
 demo: setup ## two nodes, the sample shop and a live table until Ctrl-C (CHECK=1: 20 s of traffic, one JSON document)
-	@$(with) node scripts/demo.ts $(if $(CHECK),--check)
+	@$(with) node cli/demo/main.ts $(if $(CHECK),--check)
 
 test: setup ## every check and every test (root)
 	@$(alone) env $(with) sh -c 'node scripts/lint.ts && node scripts/test.ts'

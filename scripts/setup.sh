@@ -18,7 +18,7 @@ log=build/setup.log
 quietly() {
   what=$1
   shift
-  printf 'setup: %s\n' "$what"
+  printf 'setup: %s\n' "$what" >&2
   if ! "$@" >"$log" 2>&1 </dev/null; then
     if grep -qE 'ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH|Temporary failure|Could not resolve|Could not connect|Unable to connect|ENOTCACHED|network' "$log"; then
       fail "$what failed: no answer from the network; connect this machine (or set its proxy) and run it again (details: $log)"
@@ -123,8 +123,10 @@ bin=$(echo node_modules/node-linux-*/bin)
 
 # --- compiled parts; make knows itself what is up to date ---------------------------------------------------
 if [ "$mode" = full ]; then
-  for part in bpf cni-plugin/shim; do
-    [ ! -e "$part/Makefile" ] || make -q -C "$part" OUT="$PWD/build/${part##*/}" >/dev/null 2>&1 ||
-      quietly "compiling $part" make -C "$part" OUT="$PWD/build/${part##*/}"
-  done
+  compile() {
+    [ ! -e "$1/Makefile" ] || make -q -C "$1" OUT="$PWD/$2" >/dev/null 2>&1 ||
+      quietly "compiling $1" make -C "$1" OUT="$PWD/$2"
+  }
+  compile bpf build/bpf
+  compile cni-plugin/shim build/cni
 fi
