@@ -12,7 +12,7 @@ const IDLE_MS = 5_000;
 
 interface Family {
   readonly family: 4 | 6;
-  readonly spares: number[];
+  readonly free: number[];
   batch: number;
   filledAtMs: number;
   takenAtMs: number;
@@ -20,7 +20,7 @@ interface Family {
 
 const familyOf = (family: 4 | 6): Family => ({
   family,
-  spares: [],
+  free: [],
   batch: 1,
   filledAtMs: Number.NEGATIVE_INFINITY,
   takenAtMs: 0,
@@ -41,21 +41,21 @@ export class SpareSockets {
 
   /** A descriptor for the caller, who marks it and hands it over or closes it. Throws MeshError. */
   take(family: 4 | 6): number {
-    const of = family === 4 ? this.#v4 : this.#v6;
+    const spares = family === 4 ? this.#v4 : this.#v6;
     const now = this.#clock.nowMs();
-    of.takenAtMs = now;
-    if (of.spares.length === 0) {
-      of.batch = now - of.filledAtMs < BUSY_MS ? Math.min(of.batch * 2, BATCH_MAX) : 1;
-      of.filledAtMs = now;
-      of.spares.push(...this.#kernel.openSockets(this.#netnsFd, family, of.batch));
+    spares.takenAtMs = now;
+    if (spares.free.length === 0) {
+      spares.batch = now - spares.filledAtMs < BUSY_MS ? Math.min(spares.batch * 2, BATCH_MAX) : 1;
+      spares.filledAtMs = now;
+      spares.free.push(...this.#kernel.openSockets(this.#netnsFd, family, spares.batch));
     }
-    return of.spares.pop() as number;
+    return spares.free.pop() as number;
   }
 
   /** Called about once a second. */
   sweep(): void {
     const now = this.#clock.nowMs();
-    for (const of of [this.#v4, this.#v6]) if (now - of.takenAtMs > IDLE_MS) this.#empty(of);
+    for (const spares of [this.#v4, this.#v6]) if (now - spares.takenAtMs > IDLE_MS) this.#empty(spares);
   }
 
   close(): void {
@@ -63,7 +63,7 @@ export class SpareSockets {
     this.#empty(this.#v6);
   }
 
-  #empty(of: Family): void {
-    for (const fd of of.spares.splice(0)) this.#kernel.closeDescriptor(fd);
+  #empty(spares: Family): void {
+    for (const fd of spares.free.splice(0)) this.#kernel.closeDescriptor(fd);
   }
 }
