@@ -1,91 +1,102 @@
 // SPDX-License-Identifier: Apache-2.0
-
-import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';
-import { get, type IncomingMessage } from 'node:http';
-import { createServer } from 'node:net';
+import { strict as assert } from 'node:assert';
+import { once } from 'node:events';
+import { mkdtemp, rm, stat } from 'node:fs/promises';
+import { type IncomingMessage, request } from 'node:http';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, it } from 'node:test';
+import { after, before, describe, test } from 'node:test';
+import { MeshError } from '#lib/core/errors.ts';
 import { silentLog } from '#lib/core/log.ts';
 import { type Admin, createAdmin } from './admin.ts';
 
-const freePort = async (): Promise<number> => {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  assert.ok(typeof address === 'object' && address !== null);
-  return address.port;
-};
-
-describe('the doors of the agent', () => {
-  let folder: string;
-  let port: number;
-  let missing: string | undefined;
+describe('admin', () => {
+  let directory = '';
+  let socketPath = '';
   let admin: Admin;
-  const options = () => ({
-    host: '127.0.0.1',
-    port,
-    socketPath: join(folder, 'run', 'agent.sock'),
-    metrics: () => Promise.resolve('up 1\n'),
-    notReady: () => missing,
-    state: () => ({ pods: [] }),
-    log: silentLog,
-  });
-  const fetchText = (
-    where: object,
-  ): Promise<{ status: number | undefined; text: string; type: string | undefined }> =>
-    new Promise((resolve, reject) => {
-      get({ agent: false, ...where }, (response: IncomingMessage) => {
-        let text = '';
-        response.setEncoding('utf8');
-        response.on('data', (part: string) => {
-          text += part;
-        });
-        response.on('end', () =>
-          resolve({ status: response.statusCode, text, type: response.headers['content-type'] }),
-        );
-      }).on('error', reject);
+  let ready = false;
+  let metrics = async (): Promise<string> => 'a 1\n';
+
+  before(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'admin-'));
+    socketPath = join(directory, 'agent.sock');
+    admin = await createAdmin({
+      ip: '127.0.0.1',
+      port: 0,
+      socketPath,
+      metrics: () => metrics(),
+      ready: () => ready,
+      state: () => ({ pods: new Map([['uid', { generation: 7n }]]) }),
+      log: silentLog,
     });
-
-  beforeEach(async () => {
-    folder = mkdtempSync(join(tmpdir(), 'nodemesh-admin-'));
-    port = await freePort();
-    missing = undefined;
-    admin = await createAdmin(options());
   });
-  afterEach(async () => {
+  after(async () => {
     await admin.close();
-    rmSync(folder, { recursive: true });
+    await rm(directory, { recursive: true });
   });
 
-  it('serves metrics, liveness and readiness on the node address and nothing else', async () => {
-    const at = (path: string) => fetchText({ host: '127.0.0.1', port, path });
-    assert.deepEqual(await at('/metrics'), {
-      status: 200,
-      text: 'up 1\n',
-      type: 'text/plain; version=0.0.4; charset=utf-8',
-    });
-    assert.equal((await at('/live')).status, 200);
-    assert.equal((await at('/ready')).status, 200);
-    missing = 'no certificate';
-    assert.deepEqual([(await at('/ready')).status, (await at('/ready')).text], [503, 'no certificate\n']);
-    for (const path of ['/state', '/shutdown', '/proxy-log-level', '/'])
-      assert.equal((await at(path)).status, 404);
+  const get = async (
+    where: { port: number } | { socketPath: string },
+    path: string,
+    method = 'GET',
+  ): Promise<{ status: number; text: string }> => {
+    const sent = request({ host: '127.0.0.1', path, method, agent: false, ...where });
+    sent.end();
+    const [response] = (await once(sent, 'response')) as [IncomingMessage];
+    let text = '';
+    for await (const chunk of response) text += String(chunk);
+    return { status: response.statusCode ?? 0, text };
+  };
+
+  test('the node port answers live, ready and metrics and nothing else', async () => {
+    const port = { port: admin.port };
+    assert.deepEqual(await get(port, '/live'), { status: 200, text: 'live\n' });
+    assert.deepEqual(await get(port, '/ready'), { status: 503, text: 'not ready\n' });
+    ready = true;
+    assert.deepEqual(await get(port, '/ready?x'), { status: 200, text: 'ready\n' });
+    assert.deepEqual(await get(port, '/metrics'), { status: 200, text: 'a 1\n' });
+    for (const path of ['/', '/state', '/shutdown', '/proxy-log-level', '/metrics/', '/env.json']) {
+      assert.equal((await get(port, path)).status, 404, path);
+      assert.equal((await get(port, path, 'POST')).status, 404, path);
+    }
   });
 
-  it('shows its state to root only, on a socket that goes away with it', async () => {
-    const { socketPath } = options();
-    assert.equal(statSync(socketPath).mode & 0o777, 0o600);
-    assert.equal(statSync(join(folder, 'run')).mode & 0o777, 0o700);
-    const { text } = await fetchText({ socketPath, path: '/state' });
-    assert.deepEqual(JSON.parse(text), { pods: [] });
-    await admin.close();
-    assert.equal(existsSync(socketPath), false);
+  test('a failing exposition is an answer, not an end', async () => {
+    metrics = () => Promise.reject(new Error('broken'));
+    assert.equal((await get({ port: admin.port }, '/metrics')).status, 500);
+    metrics = () => Promise.resolve('b 2\n');
+    assert.equal((await get({ port: admin.port }, '/metrics')).text, 'b 2\n');
   });
 
-  it('names the address that is taken', async () => {
-    await assert.rejects(createAdmin(options()), /cannot listen on 127\.0\.0\.1:\d+.*EADDRINUSE/);
+  test('the state is on the Unix socket only, for the owner only', async () => {
+    assert.equal((await stat(socketPath)).mode & 0o777, 0o600);
+    const { status, text } = await get({ socketPath }, '/state');
+    assert.equal(status, 200);
+    assert.deepEqual(JSON.parse(text), { pods: { uid: { generation: '7' } } });
+    assert.equal((await get({ socketPath }, '/metrics')).status, 404);
+  });
+
+  test('garbage is refused and the next request served', async () => {
+    const socket = connect({ port: admin.port, host: '127.0.0.1' });
+    socket.end(Buffer.from([0, 1, 2, 3, 22, 3, 1]));
+    socket.resume();
+    await once(socket, 'close');
+    assert.equal((await get({ port: admin.port }, '/live')).status, 200);
+  });
+
+  test('a taken port is refused with its name', async () => {
+    await assert.rejects(
+      createAdmin({
+        ip: '127.0.0.1',
+        port: admin.port,
+        socketPath: join(directory, 'other.sock'),
+        metrics,
+        ready: () => true,
+        state: () => ({}),
+        log: silentLog,
+      }),
+      (error) => error instanceof MeshError && error.message.includes(String(admin.port)),
+    );
   });
 });

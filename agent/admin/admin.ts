@@ -1,128 +1,157 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two doors of the agent. On the node's address: /metrics, /live and /ready, nothing that reveals or changes more.
-// On a Unix socket for root: a dump of what the agent knows. Runs on the control thread.
+// The agent's two windows: on the node's address what a scraper and the kubelet ask (/metrics, /live, /ready), and on
+// a Unix socket (0600, in the agent's 0700 directory) what shows or changes more. Reads nothing itself.
 
-import { chmodSync, mkdirSync, rmSync } from 'node:fs';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { dirname } from 'node:path';
-import { promisify } from 'node:util';
-import { gzip } from 'node:zlib';
-import { errorMessage, MeshError } from '#lib/core/errors.ts';
+import { chmod, rm } from 'node:fs/promises';
+import { createServer, type RequestListener, type Server, type ServerResponse } from 'node:http';
+import type { ListenOptions } from 'node:net';
+import { errnoName, errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 
-const HEADERS_TIMEOUT_MS = 5_000;
-const CONNECTIONS_MAX = 64;
-const compress = promisify(gzip);
-
 export interface AdminOptions {
-  readonly host: string;
+  /** Where the node's scraper and probes come. Port 0 takes a free one. */
+  readonly ip: string;
   readonly port: number;
   readonly socketPath: string;
-  /** The text exposition of everything. */
+  /** The text exposition of everything on this node. */
   readonly metrics: () => Promise<string>;
-  /** Undefined when ready, else what is missing. */
-  readonly notReady: () => string | undefined;
-  /** For the Unix socket's GET /state. */
+  readonly ready: () => boolean;
+  /** State for `GET /state` on the Unix socket; plain data, without keys. */
   readonly state: () => unknown;
   readonly log: Log;
 }
 
 export interface Admin {
+  /** The port that was bound. */
+  readonly port: number;
   close(): Promise<void>;
 }
 
-/** Throws MESH_CONFIG_INVALID when an address cannot be listened on. */
+/** Scrapes that run at the same time; more are told to come again. */
+const SCRAPES_MAX = 8;
+const CONNECTIONS_MAX = 256;
+
 export async function createAdmin(options: AdminOptions): Promise<Admin> {
-  const { host, port, socketPath, log } = options;
-  const open = serve(log, async (request, response, path) => {
-    if (path === '/live') return answer(response, 200, 'live\n');
-    if (path === '/ready') {
-      const missing = options.notReady();
-      return missing === undefined ? answer(response, 200, 'ready\n') : answer(response, 503, `${missing}\n`);
-    }
-    if (path !== '/metrics') return answer(response, 404, 'not found; here are /metrics, /live and /ready\n');
-    response.setHeader('content-type', 'text/plain; version=0.0.4; charset=utf-8');
-    const text = await options.metrics();
-    if (!String(request.headers['accept-encoding']).includes('gzip')) return answer(response, 200, text);
-    response.setHeader('content-encoding', 'gzip');
-    return answer(response, 200, await compress(text));
-  });
-  const closed = serve(log, (_request, response, path) => {
-    if (path !== '/state') return answer(response, 404, 'not found; here is /state\n');
-    response.setHeader('content-type', 'application/json');
-    return answer(response, 200, `${JSON.stringify(options.state(), undefined, 2)}\n`);
-  });
-  mkdirSync(dirname(socketPath), { recursive: true, mode: 0o700 });
-  await listen(open, { host, port }, `${host}:${port}`);
+  const { ip, port, socketPath } = options;
+  const node = limited(nodeRequests(options));
+  await listen(node, { host: ip, port }, `${ip} port ${port}`);
+  const local = limited(localRequests(options));
   try {
-    // Only the owner of the node's address may replace the socket of one that died.
-    rmSync(socketPath, { force: true });
-    await listen(closed, { path: socketPath }, socketPath);
-    chmodSync(socketPath, 0o600);
+    // What an earlier agent left; the directory is ours alone.
+    await rm(socketPath, { force: true });
+    await listen(local, { path: socketPath }, socketPath);
+    await chmod(socketPath, 0o600);
   } catch (error) {
-    open.close();
+    node.close();
     throw error;
   }
+  const address = node.address();
   return {
+    port: address === null || typeof address === 'string' ? port : address.port,
     async close() {
-      rmSync(socketPath, { force: true });
-      await Promise.all([open, closed].map(end));
+      await Promise.all([node, local].map(closeServer));
     },
   };
 }
 
-type Answering = (request: IncomingMessage, response: ServerResponse, path: string) => Promise<void> | void;
-
-function serve(log: Log, handle: Answering): Server {
+function limited(onRequest: RequestListener): Server {
   const server = createServer(
-    { headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: HEADERS_TIMEOUT_MS },
-    (request, response) => {
-      request.resume();
-      if (request.method !== 'GET' && request.method !== 'HEAD') {
-        answer(response, 405, 'only GET\n');
-        return;
-      }
-      const path = (request.url ?? '').split('?', 1)[0] ?? '';
-      Promise.resolve()
-        .then(() => handle(request, response, path))
-        .catch((error: unknown) => {
-          log.error({ path, error: errorMessage(error) }, 'an admin request failed');
-          if (!response.headersSent) answer(response, 500, 'failed; see the log of the agent\n');
-          else response.destroy();
-        });
-    },
+    { maxHeaderSize: 8192, headersTimeout: 10_000, requestTimeout: 10_000, keepAliveTimeout: 30_000 },
+    onRequest,
   );
   server.maxConnections = CONNECTIONS_MAX;
   return server;
 }
 
-function answer(response: ServerResponse, status: number, body: string | Buffer): void {
-  if (!response.hasHeader('content-type')) response.setHeader('content-type', 'text/plain; charset=utf-8');
-  response.writeHead(status, { 'content-length': Buffer.byteLength(body) });
-  response.end(body);
+function nodeRequests(options: AdminOptions): RequestListener {
+  let scrapes = 0;
+  const metrics = async (response: ServerResponse): Promise<void> => {
+    if (scrapes >= SCRAPES_MAX) {
+      answer(response, 503, 'too many scrapes at once\n');
+      return;
+    }
+    scrapes++;
+    try {
+      answer(response, 200, await options.metrics());
+    } catch (error) {
+      options.log.error({ error: errorMessage(error) }, 'metrics cannot be rendered');
+      answer(response, 500, '');
+    } finally {
+      scrapes--;
+    }
+  };
+  return (request, response) => {
+    request.resume();
+    switch (pathOf(request.url)) {
+      case '/live':
+        answer(response, 200, 'live\n');
+        break;
+      case '/ready':
+        if (options.ready()) answer(response, 200, 'ready\n');
+        else answer(response, 503, 'not ready\n');
+        break;
+      case '/metrics':
+        void metrics(response);
+        break;
+      default:
+        answer(response, 404, '');
+    }
+  };
 }
 
-function listen(
-  server: Server,
-  at: { host: string; port: number } | { path: string },
-  name: string,
-): Promise<void> {
-  return new Promise((resolve, reject) => {
+function localRequests(options: AdminOptions): RequestListener {
+  return (request, response) => {
+    request.resume();
+    if (pathOf(request.url) !== '/state') {
+      answer(response, 404, '');
+      return;
+    }
+    try {
+      answer(response, 200, `${JSON.stringify(options.state(), plainValue, 2)}\n`, 'application/json');
+    } catch (error) {
+      options.log.error({ error: errorMessage(error) }, 'the state cannot be shown');
+      answer(response, 500, '');
+    }
+  };
+}
+
+/** What JSON has no form for. */
+function plainValue(_key: string, value: unknown): unknown {
+  if (typeof value === 'bigint') return value.toString();
+  if (value instanceof Map) return Object.fromEntries(value as Map<string, unknown>);
+  return value instanceof Set ? [...(value as Set<unknown>)] : value;
+}
+
+function pathOf(url: string | undefined): string {
+  return (url ?? '').split('?', 1)[0] ?? '';
+}
+
+function answer(
+  response: ServerResponse,
+  status: number,
+  text: string,
+  type = 'text/plain; version=0.0.4; charset=utf-8',
+): void {
+  response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(text) });
+  response.end(text);
+}
+
+async function listen(server: Server, where: ListenOptions, name: string): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
     server.once('error', (error) =>
       reject(
-        new MeshError('MESH_CONFIG_INVALID', `cannot listen on ${name}: ${errorMessage(error)}`, {
+        new MeshError('MESH_SYSCALL', `the admin server cannot listen on ${name}: ${errorMessage(error)}`, {
           cause: error,
-          remedy:
-            'another process may hold the address (NODEMESH_NODE_IPS, NODEMESH_METRICS_PORT, NODEMESH_RUN_DIR)',
+          ...(errnoName(error) === 'EADDRINUSE' ? { remedy: 'stop what listens there' } : {}),
         }),
       ),
     );
-    server.listen(at, resolve);
+    server.listen(where, resolve);
   });
 }
 
-function end(server: Server): Promise<void> {
-  return new Promise((resolve) => {
+async function closeServer(server: Server): Promise<void> {
+  await new Promise<void>((resolve) => {
     server.close(() => resolve());
     server.closeAllConnections();
   });
