@@ -22,11 +22,11 @@ describe('admin', () => {
     directory = await mkdtemp(join(tmpdir(), 'admin-'));
     socketPath = join(directory, 'agent.sock');
     admin = await createAdmin({
-      ip: '127.0.0.1',
+      host: '127.0.0.1',
       port: 0,
       socketPath,
       metrics: () => metrics(),
-      ready: () => ready,
+      notReady: () => (ready ? undefined : 'no certificate'),
       state: () => ({ pods: new Map([['uid', { generation: 7n }]]) }),
       log: silentLog,
     });
@@ -52,7 +52,7 @@ describe('admin', () => {
   test('the node port answers live, ready and metrics and nothing else', async () => {
     const port = { port: admin.port };
     assert.deepEqual(await get(port, '/live'), { status: 200, text: 'live\n' });
-    assert.deepEqual(await get(port, '/ready'), { status: 503, text: 'not ready\n' });
+    assert.deepEqual(await get(port, '/ready'), { status: 503, text: 'not ready: no certificate\n' });
     ready = true;
     assert.deepEqual(await get(port, '/ready?x'), { status: 200, text: 'ready\n' });
     assert.deepEqual(await get(port, '/metrics'), { status: 200, text: 'a 1\n' });
@@ -88,11 +88,11 @@ describe('admin', () => {
   test('a taken port is refused with its name', async () => {
     await assert.rejects(
       createAdmin({
-        ip: '127.0.0.1',
+        host: '127.0.0.1',
         port: admin.port,
         socketPath: join(directory, 'other.sock'),
         metrics,
-        ready: () => true,
+        notReady: () => undefined,
         state: () => ({}),
         log: silentLog,
       }),

@@ -10,12 +10,13 @@ import type { Log } from '#lib/core/log.ts';
 
 export interface AdminOptions {
   /** Where the node's scraper and probes come. Port 0 takes a free one. */
-  readonly ip: string;
+  readonly host: string;
   readonly port: number;
   readonly socketPath: string;
   /** The text exposition of everything on this node. */
   readonly metrics: () => Promise<string>;
-  readonly ready: () => boolean;
+  /** Why the agent is not ready, or undefined when it is. */
+  readonly notReady: () => string | undefined;
   /** State for `GET /state` on the Unix socket; plain data, without keys. */
   readonly state: () => unknown;
   readonly log: Log;
@@ -32,9 +33,9 @@ const SCRAPES_MAX = 8;
 const CONNECTIONS_MAX = 256;
 
 export async function createAdmin(options: AdminOptions): Promise<Admin> {
-  const { ip, port, socketPath } = options;
+  const { host, port, socketPath } = options;
   const node = limited(nodeRequests(options));
-  await listen(node, { host: ip, port }, `${ip} port ${port}`);
+  await listen(node, { host, port }, `${host} port ${port}`);
   const local = limited(localRequests(options));
   try {
     // What an earlier agent left; the directory is ours alone.
@@ -80,6 +81,11 @@ function nodeRequests(options: AdminOptions): RequestListener {
       scrapes--;
     }
   };
+  const ready = (response: ServerResponse): void => {
+    const reason = options.notReady();
+    if (reason === undefined) answer(response, 200, 'ready\n');
+    else answer(response, 503, `not ready: ${reason}\n`);
+  };
   return (request, response) => {
     request.resume();
     switch (pathOf(request.url)) {
@@ -87,8 +93,7 @@ function nodeRequests(options: AdminOptions): RequestListener {
         answer(response, 200, 'live\n');
         break;
       case '/ready':
-        if (options.ready()) answer(response, 200, 'ready\n');
-        else answer(response, 503, 'not ready\n');
+        ready(response);
         break;
       case '/metrics':
         void metrics(response);
