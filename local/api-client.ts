@@ -15,7 +15,9 @@ function failure(body: string): MeshError {
   const parsed: unknown = JSON.parse(body);
   const fields = parsed as { code?: string; message?: string; retryable?: boolean };
   const code = (
-    fields.code !== undefined && Object.hasOwn(errorCatalogue, fields.code) ? fields.code : 'MESH_COMMAND_FAILED'
+    fields.code !== undefined && Object.hasOwn(errorCatalogue, fields.code)
+      ? fields.code
+      : 'MESH_COMMAND_FAILED'
   ) as ErrorCode;
   return new MeshError(code, fields.message ?? body, { retryable: fields.retryable ?? false });
 }

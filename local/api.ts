@@ -27,7 +27,11 @@ export interface MeshStatus {
   readonly dir: string;
   readonly unready: readonly string[];
   /** The mesh's own programs with their process ids and how often they were started. */
-  readonly programs: readonly { readonly name: string; readonly pid: number | undefined; readonly starts: number }[];
+  readonly programs: readonly {
+    readonly name: string;
+    readonly pid: number | undefined;
+    readonly starts: number;
+  }[];
 }
 
 interface PodRef {
@@ -70,7 +74,9 @@ function findPod(daemon: Daemon, ref: PodRef): { namespace: string; name: string
   });
   const name = pods.find((pod) => pod.status.phase === 'Running')?.metadata.name ?? pods[0]?.metadata.name;
   if (name !== undefined) return { namespace, name };
-  throw new MeshError('MESH_NOT_FOUND', `deployment ${namespace}/${match[1]} has no pod`, { retryable: true });
+  throw new MeshError('MESH_NOT_FOUND', `deployment ${namespace}/${match[1]} has no pod`, {
+    retryable: true,
+  });
 }
 
 function handlers(daemon: Daemon, onDown: () => void): Handlers {
@@ -99,7 +105,10 @@ function handlers(daemon: Daemon, onDown: () => void): Handlers {
         store,
         () => left().length === 0,
         waitMs,
-        () => left().map((object) => object.metadata.name).join(', '),
+        () =>
+          left()
+            .map((object) => object.metadata.name)
+            .join(', '),
       );
       return deleted;
     },
@@ -120,7 +129,8 @@ function handlers(daemon: Daemon, onDown: () => void): Handlers {
       const { namespace, name } = findPod(daemon, request);
       const worker = daemon.podWorker(namespace, name);
       const container = worker.container(request.container);
-      if (container === undefined) throw noContainer(namespace, name, request.container, worker.containerNames());
+      if (container === undefined)
+        throw noContainer(namespace, name, request.container, worker.containerNames());
       return { argv: container.execArgv(request.argv) };
     },
     async logs(request) {
@@ -157,7 +167,8 @@ async function readBody(request: IncomingMessage): Promise<unknown> {
   let bytes = 0;
   for await (const chunk of request as AsyncIterable<Buffer>) {
     bytes += chunk.length;
-    if (bytes > BODY_BYTES_MAX) throw new MeshError('MESH_LIMIT', `a request of more than ${BODY_BYTES_MAX} bytes`);
+    if (bytes > BODY_BYTES_MAX)
+      throw new MeshError('MESH_LIMIT', `a request of more than ${BODY_BYTES_MAX} bytes`);
     chunks.push(chunk);
   }
   return JSON.parse(Buffer.concat(chunks).toString() || '{}');

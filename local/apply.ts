@@ -91,7 +91,11 @@ function desiredObject(store: Store, manifest: Manifest, present: AnyObject | un
 }
 
 function checkAgainstStore(manifest: Manifest, present: AnyObject | undefined, desired: AnyObject): void {
-  const what = describeObject(manifest.kind, manifestNamespace(manifest) || undefined, manifest.metadata.name);
+  const what = describeObject(
+    manifest.kind,
+    manifestNamespace(manifest) || undefined,
+    manifest.metadata.name,
+  );
   if (present === undefined) return;
   if (isTerminating(present)) throw refuse(`${what} is being deleted`, 'wait until it is gone');
   if (present.kind === 'Pod' && desired.kind === 'Pod' && !isDeepStrictEqual(present.spec, desired.spec)) {

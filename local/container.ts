@@ -57,7 +57,15 @@ export async function startContainer(home: ContainerHome, plan: ContainerPlan): 
   writeFileSync(script, containerScript(plan, home), { mode: 0o600 });
   const argv = inCgroup(
     home.cgroup,
-    inNetns(home.netns, ['unshare', ...NAMESPACES, '--propagation=private', '--fork', '--kill-child', 'sh', script]),
+    inNetns(home.netns, [
+      'unshare',
+      ...NAMESPACES,
+      '--propagation=private',
+      '--fork',
+      '--kill-child',
+      'sh',
+      script,
+    ]),
   );
   const log = openSync(home.logFile, 'a', 0o600);
   const [program = '', ...args] = argv;
@@ -70,14 +78,22 @@ export async function startContainer(home: ContainerHome, plan: ContainerPlan): 
     );
     child.on('exit', (code, signal) => resolve(exitCodeOf(code, signal)));
   });
-  const exited = ended.finally(async () => {
-    clearTimeout(killTimer);
-    await removeCgroup(home.cgroup);
-  });
+  const cleanUp = async (): Promise<number> => {
+    try {
+      return await ended;
+    } finally {
+      clearTimeout(killTimer);
+      await removeCgroup(home.cgroup);
+    }
+  };
+  const exited = cleanUp();
   const begun = await Promise.race([readStarted(child.stdio[3]), exited.then(() => false)]);
   if (!begun) {
     const code = await exited;
-    throw new MeshError('MESH_COMMAND_FAILED', `the container could not be set up (code ${code}); see its log`);
+    throw new MeshError(
+      'MESH_COMMAND_FAILED',
+      `the container could not be set up (code ${code}); see its log`,
+    );
   }
   const killAll = (): void => {
     writeFileSync(join(home.cgroup, 'cgroup.kill'), '1');
@@ -104,6 +120,15 @@ export function execArgv(home: ContainerHome, plan: ContainerPlan, argv: readonl
   if (pid === undefined) {
     throw new MeshError('MESH_NOT_FOUND', `the container is not running`, { retryable: true });
   }
-  const enter = ['nsenter', `--target=${pid}`, '--net', ...NAMESPACES, '--', 'sh', '-c', enterCommand(plan, argv)];
+  const enter = [
+    'nsenter',
+    `--target=${pid}`,
+    '--net',
+    ...NAMESPACES,
+    '--',
+    'sh',
+    '-c',
+    enterCommand(plan, argv),
+  ];
   return inCgroup(home.cgroup, ['sh', '-c', `exec ${enter.map(quote).join(' ')}`]);
 }

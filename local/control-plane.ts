@@ -119,7 +119,11 @@ function putMember(store: Store, member: Member): PodObject {
     });
   }
   if (store.get('ServiceAccount', namespace, account) === undefined) {
-    store.put({ apiVersion: 'v1', kind: 'ServiceAccount', metadata: store.newMeta({ name: account, namespace }) });
+    store.put({
+      apiVersion: 'v1',
+      kind: 'ServiceAccount',
+      metadata: store.newMeta({ name: account, namespace }),
+    });
   }
   const now = store.now();
   const ips = [{ ip: address.v4 }, { ip: address.v6 }];
@@ -226,7 +230,10 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
   ): void => {
     const argv = [process.execPath, join(root, main)];
     const basis = { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', HOME: '/root' };
-    programs.set(name, new SupervisedProgram({ name, argv, env: { ...basis, ...env }, ...place }, clock, log));
+    programs.set(
+      name,
+      new SupervisedProgram({ name, argv, env: { ...basis, ...env }, ...place }, clock, log),
+    );
   };
   const shared: ExtraEnv = {
     NODEMESH_TRUST_DOMAIN: TRUST_DOMAIN,

@@ -28,7 +28,8 @@ const SUFFIX_LETTERS = 'bcdfghjklmnpqrstvwxz2456789';
 
 function suffix(random: Random, length: number): string {
   let text = '';
-  for (let index = 0; index < length; index++) text += SUFFIX_LETTERS[Math.floor(random() * SUFFIX_LETTERS.length)];
+  for (let index = 0; index < length; index++)
+    text += SUFFIX_LETTERS[Math.floor(random() * SUFFIX_LETTERS.length)];
   return text;
 }
 
@@ -61,7 +62,8 @@ function ensureServiceAccounts(store: Store): void {
 function finishNamespaces(store: Store): void {
   for (const namespace of store.list('Namespace')) {
     if (!isTerminating(namespace)) continue;
-    if (!store.all().some((object) => namespaceOf(object) === namespace.metadata.name)) store.remove(namespace);
+    if (!store.all().some((object) => namespaceOf(object) === namespace.metadata.name))
+      store.remove(namespace);
   }
 }
 
@@ -87,7 +89,12 @@ function ensureReplicaSet(store: Store, deployment: DeploymentObject): ReplicaSe
   return made;
 }
 
-function makeReplica(store: Store, deployment: DeploymentObject, set: ReplicaSetObject, random: Random): void {
+function makeReplica(
+  store: Store,
+  deployment: DeploymentObject,
+  set: ReplicaSetObject,
+  random: Random,
+): void {
   const { template } = deployment.spec;
   store.put({
     apiVersion: 'v1',
@@ -123,7 +130,9 @@ function runDeployment(store: Store, deployment: DeploymentObject, random: Rando
   const live = (set: ReplicaSetObject): PodObject[] =>
     pods.filter((pod) => ownedBy(set.metadata.uid)(pod) && !isTerminating(pod) && !podIsFinished(pod));
   const fresh = live(current).sort(byWorth);
-  const stale = sets.filter((set) => set !== current && set.metadata.uid !== current.metadata.uid).flatMap(live);
+  const stale = sets
+    .filter((set) => set !== current && set.metadata.uid !== current.metadata.uid)
+    .flatMap(live);
   const surge = Math.ceil(replicas / 4);
   const unavailable = Math.floor(replicas / 4);
 

@@ -26,7 +26,8 @@ import { type ManifestSource, parseManifests } from './manifests.ts';
 import { makeNetwork } from './network.ts';
 import { makeFiles } from './node-files.ts';
 import { NodeServices } from './node-services.ts';
-import { isTerminating, namespaceOf, podIsFinished, podIsReady, type PodObject } from './objects.ts';
+import { isTerminating, namespaceOf, podIsFinished, podIsReady } from './objects.ts';
+import { explainPod } from './pod-readiness.ts';
 import type { PodWorker } from './pod-worker.ts';
 import { createProber, type Prober } from './prober.ts';
 import { mirrorStore } from './registry-writer.ts';
@@ -224,7 +225,9 @@ export class Daemon {
       if (status.updatedReplicas === spec.replicas && status.readyReplicas === spec.replicas) {
         if (status.replicas === spec.replicas) continue;
       }
-      waiting.push(`deployment ${metadata.namespace}/${metadata.name} (${status.readyReplicas}/${spec.replicas})`);
+      waiting.push(
+        `deployment ${metadata.namespace}/${metadata.name} (${status.readyReplicas}/${spec.replicas})`,
+      );
     }
     for (const pod of this.store.list('Pod')) {
       if (isManaged(pod)) continue;
@@ -258,9 +261,13 @@ export class Daemon {
     const pod = this.store.require('Pod', namespace, name);
     const worker = this.#nodes.map((parts) => parts.kubelet.worker(pod)).find((found) => found !== undefined);
     if (worker !== undefined) return worker;
-    throw new MeshError('MESH_NOT_FOUND', `pod ${namespace}/${name} has not been started: ${explainPod(pod)}`, {
-      retryable: true,
-    });
+    throw new MeshError(
+      'MESH_NOT_FOUND',
+      `pod ${namespace}/${name} has not been started: ${explainPod(pod)}`,
+      {
+        retryable: true,
+      },
+    );
   }
 
   /** Removes the mesh. */
@@ -286,14 +293,4 @@ export class Daemon {
     await sweep(this.options.name);
     await new Promise<void>((resolve) => this.#lock.close(() => resolve()));
   }
-}
-
-/** Why a pod is not ready, as short as possible. */
-export function explainPod(pod: PodObject): string {
-  if (pod.status.message !== undefined) return pod.status.message;
-  for (const status of [...(pod.status.initContainerStatuses ?? []), ...(pod.status.containerStatuses ?? [])]) {
-    if ('waiting' in status.state) return status.state.waiting.message ?? status.state.waiting.reason;
-    if (!status.ready && 'running' in status.state) return `container ${status.name} is not ready`;
-  }
-  return pod.status.phase;
 }

@@ -29,6 +29,9 @@ options ndots:5
 `;
 
 export const podHosts = (hostname: string, ips: readonly string[]): string =>
-  ['127.0.0.1 localhost', '::1 localhost ip6-localhost ip6-loopback', ...ips.map((ip) => `${ip} ${hostname}`), ''].join(
-    '\n',
-  );
+  [
+    '127.0.0.1 localhost',
+    '::1 localhost ip6-localhost ip6-loopback',
+    ...ips.map((ip) => `${ip} ${hostname}`),
+    '',
+  ].join('\n');

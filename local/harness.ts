@@ -65,7 +65,12 @@ export interface LocalMesh {
   apply(...manifests: readonly (object | string)[]): Promise<readonly AppliedObject[]>;
   /** Deletes and waits until the objects are gone. */
   delete(...refs: readonly ObjectRef[]): Promise<void>;
-  annotate(kind: 'Namespace' | 'Pod', namespace: string, name: string, ...items: readonly string[]): Promise<void>;
+  annotate(
+    kind: 'Namespace' | 'Pod',
+    namespace: string,
+    name: string,
+    ...items: readonly string[]
+  ): Promise<void>;
   list<K extends Kind>(kind: K, namespace?: string): Promise<readonly ObjectTypes[K][]>;
   pods(namespace?: string): Promise<readonly PodObject[]>;
   pod(name: string, namespace?: string): Promise<PodObject>;

@@ -14,16 +14,23 @@ export interface LocalLog extends Log {
 
 export function createLocalLog(level: string, tellUser: (line: string) => void): LocalLog {
   let file: string | undefined;
-  const shown = Math.max(0, LEVELS.findIndex((known) => known === level));
+  const shown = Math.max(
+    0,
+    LEVELS.findIndex((known) => known === level),
+  );
   const at =
     (severity: LogLine['level'], base: LogFields) =>
     (fields: LogFields, message: string): void => {
       if (LEVELS.indexOf(severity) > shown) return;
       const all = { ...base, ...fields };
       if (file !== undefined) {
-        appendFileSync(file, `${JSON.stringify({ time: new Date().toISOString(), level: severity, ...all, message })}\n`, {
-          mode: 0o600,
-        });
+        appendFileSync(
+          file,
+          `${JSON.stringify({ time: new Date().toISOString(), level: severity, ...all, message })}\n`,
+          {
+            mode: 0o600,
+          },
+        );
       }
       if (severity === 'error' || severity === 'warn') {
         const details = Object.entries(all).map(([key, value]) => `${key}=${String(value)}`);

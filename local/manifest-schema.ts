@@ -12,15 +12,24 @@ const DNS_LABEL = /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/;
 
 const name = v.pipe(
   v.string(),
-  v.regex(DNS_NAME, 'expected lower-case letters, digits, "-" and ".", beginning and ending with a letter or digit'),
+  v.regex(
+    DNS_NAME,
+    'expected lower-case letters, digits, "-" and ".", beginning and ending with a letter or digit',
+  ),
 );
 const label = v.pipe(
   v.string(),
-  v.regex(DNS_LABEL, 'expected at most 63 lower-case letters, digits and "-", beginning and ending with a letter or digit'),
+  v.regex(
+    DNS_LABEL,
+    'expected at most 63 lower-case letters, digits and "-", beginning and ending with a letter or digit',
+  ),
 );
 const stringMap = v.optional(v.record(v.string(), v.string()), {});
 const portNumber = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65535));
-const portReference = v.union([portNumber, v.pipe(v.string(), v.regex(/[a-z]/, 'expected a port name or number'))]);
+const portReference = v.union([
+  portNumber,
+  v.pipe(v.string(), v.regex(/[a-z]/, 'expected a port name or number')),
+]);
 const seconds = v.pipe(v.number(), v.integer(), v.minValue(0));
 const positive = v.pipe(v.number(), v.integer(), v.minValue(1));
 const userId = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(2 ** 31 - 1));
@@ -34,7 +43,10 @@ const metadataEntries = {
 const namespacedMetadata = v.strictObject({ name, namespace: v.optional(label), ...metadataEntries });
 const namespaceMetadata = v.strictObject({ name: label, ...metadataEntries });
 const serviceMetadata = v.strictObject({ name: label, namespace: v.optional(label), ...metadataEntries });
-const templateMetadata = v.optional(v.strictObject({ name: ignored, namespace: ignored, ...metadataEntries }), {});
+const templateMetadata = v.optional(
+  v.strictObject({ name: ignored, namespace: ignored, ...metadataEntries }),
+  {},
+);
 
 export const probeSchema = v.strictObject({
   httpGet: v.optional(
@@ -56,7 +68,10 @@ export const probeSchema = v.strictObject({
   terminationGracePeriodSeconds: ignored,
 });
 
-const capability = v.pipe(v.string(), v.regex(/^(CAP_)?[A-Z_]+$|^ALL$/, 'expected a name such as NET_RAW, or ALL'));
+const capability = v.pipe(
+  v.string(),
+  v.regex(/^(CAP_)?[A-Z_]+$|^ALL$/, 'expected a name such as NET_RAW, or ALL'),
+);
 
 const containerSecurity = v.strictObject({
   runAsUser: v.optional(userId),
@@ -109,7 +124,10 @@ const envVar = v.pipe(
       }),
     ),
   }),
-  v.check((item) => item.value === undefined || item.valueFrom === undefined, 'give value or valueFrom, not both'),
+  v.check(
+    (item) => item.value === undefined || item.valueFrom === undefined,
+    'give value or valueFrom, not both',
+  ),
 );
 
 export const containerSchema = v.strictObject({

@@ -53,8 +53,8 @@ function parseDocument(value: unknown, where: string, problems: string[]): Manif
     );
     return undefined;
   }
-  const metadata = isObject(value['metadata']) ? value['metadata'] : {};
-  const named = `${where} (${kind} ${String(metadata['name'] ?? 'without a name')})`;
+  const { name } = isObject(value['metadata']) ? value['metadata'] : {};
+  const named = `${where} (${kind} ${typeof name === 'string' ? name : 'without a name'})`;
   const result = v.safeParse(manifestSchemas[kind], value);
   if (result.success) return result.output;
   for (const issue of result.issues) problems.push(`${named}, ${explain(issue)}`);

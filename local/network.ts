@@ -113,4 +113,3 @@ export async function makeNetwork(layout: MeshLayout): Promise<void> {
   );
   await Promise.all(layout.nodes.map((node) => makeNode(layout, node)));
 }
-

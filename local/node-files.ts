@@ -59,7 +59,15 @@ function linkPlugins(node: NodeLayout, root: string, meshed: boolean): void {
 }
 
 async function makeNodeFiles(node: NodeLayout, root: string, meshed: boolean): Promise<void> {
-  const folders = [node.bpffs, node.runDir, node.cniConfDir, node.cniBinDir, node.ipamDir, node.podsDir, node.logDir];
+  const folders = [
+    node.bpffs,
+    node.runDir,
+    node.cniConfDir,
+    node.cniBinDir,
+    node.ipamDir,
+    node.podsDir,
+    node.logDir,
+  ];
   for (const folder of folders) mkdirSync(folder, { recursive: true, mode: 0o700 });
   await runChecked(['mount', '-t', 'bpf', '-o', 'mode=0700', 'bpf', node.bpffs]);
   for (const cgroup of [node.podsCgroup, node.agentCgroup, node.systemCgroup]) await makeCgroup(cgroup);

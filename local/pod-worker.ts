@@ -13,7 +13,13 @@ import { makeCgroup, removeCgroup } from './cgroups.ts';
 import { type ContainerHost, ContainerWorker } from './container-worker.ts';
 import { podHosts, resolvConf } from './dns-records.ts';
 import type { NodeLayout } from './layout.ts';
-import { type ContainerStatus, namespaceOf, type PodCondition, type PodObject, type PodStatus } from './objects.ts';
+import {
+  type ContainerStatus,
+  namespaceOf,
+  type PodCondition,
+  type PodObject,
+  type PodStatus,
+} from './objects.ts';
 import type { Prober } from './prober.ts';
 import { makeSandbox, type Sandbox } from './sandbox.ts';
 import type { Store } from './store.ts';
@@ -100,7 +106,8 @@ export class PodWorker {
     await this.#tearDown();
     rmSync(this.#dir, { recursive: true, force: true });
     const present = this.#host.store.get('Pod', namespaceOf(this.pod), this.pod.metadata.name);
-    if (present !== undefined && present.metadata.uid === this.pod.metadata.uid) this.#host.store.remove(present);
+    if (present !== undefined && present.metadata.uid === this.pod.metadata.uid)
+      this.#host.store.remove(present);
   }
 
   /** Starts nothing more and kills what runs; what is left is the sweep's. Resolves when nothing moves any more. */
@@ -116,7 +123,11 @@ export class PodWorker {
     const cgroup = join(node.podsCgroup, this.pod.metadata.uid);
     await makeCgroup(cgroup);
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
-    this.#status({ startTime: store.now(), hostIP: node.address.v4, hostIPs: [{ ip: node.address.v4 }, { ip: node.address.v6 }] });
+    this.#status({
+      startTime: store.now(),
+      hostIP: node.address.v4,
+      hostIPs: [{ ip: node.address.v4 }, { ip: node.address.v6 }],
+    });
     const ips = await this.#network();
     if (ips === undefined) return;
     this.#status({ ...(ips[0] === undefined ? {} : { podIP: ips[0] }), podIPs: ips.map((ip) => ({ ip })) });
@@ -126,7 +137,10 @@ export class PodWorker {
     this.#initContainers = this.pod.spec.initContainers.map(worker);
     this.#containers = this.pod.spec.containers.map(worker);
     for (const init of this.#initContainers) {
-      const code = await init.run(this.pod.spec.restartPolicy === 'Never' ? 'Never' : 'OnFailure', this.#abort.signal);
+      const code = await init.run(
+        this.pod.spec.restartPolicy === 'Never' ? 'Never' : 'OnFailure',
+        this.#abort.signal,
+      );
       if (this.#abort.signal.aborted) return;
       if (code !== 0) return this.#end('Failed');
     }
@@ -236,7 +250,8 @@ export class PodWorker {
     store.updatePodStatus(this.pod, (before) => {
       const phase = change.phase ?? before.phase;
       const running = phase === 'Running';
-      const statuses = (workers: readonly ContainerWorker[]): ContainerStatus[] => workers.map((w) => w.status());
+      const statuses = (workers: readonly ContainerWorker[]): ContainerStatus[] =>
+        workers.map((w) => w.status());
       const containers = statuses(this.#containers);
       const ready = running && this.#initialized && containers.every((status) => status.ready);
       const foreign = before.conditions.filter(
@@ -254,7 +269,9 @@ export class PodWorker {
           timestamped(before.conditions, 'Ready', ready, now),
           ...foreign,
         ],
-        ...(this.#initContainers.length === 0 ? {} : { initContainerStatuses: statuses(this.#initContainers) }),
+        ...(this.#initContainers.length === 0
+          ? {}
+          : { initContainerStatuses: statuses(this.#initContainers) }),
         ...(containers.length === 0 ? {} : { containerStatuses: containers }),
       };
     });

@@ -48,15 +48,19 @@ export function problems(facts: HostFacts, meshed: boolean): string[] {
   const found: string[] = [];
   if (facts.uid !== 0) found.push('mesh local needs root: run it again with sudo');
   if (kernelIsOld(facts.kernel)) {
-    found.push(`Linux ${facts.kernel} is too old: use a machine with Linux ${KERNEL_FLOOR.join('.')} or newer`);
+    found.push(
+      `Linux ${facts.kernel} is too old: use a machine with Linux ${KERNEL_FLOOR.join('.')} or newer`,
+    );
   }
   if (meshed && !facts.btf) {
     found.push(
-      'the kernel has no BTF (/sys/kernel/btf/vmlinux): use a kernel built with CONFIG_DEBUG_INFO_BTF, such as Debian\'s, or run with --no-mesh',
+      "the kernel has no BTF (/sys/kernel/btf/vmlinux): use a kernel built with CONFIG_DEBUG_INFO_BTF, such as Debian's, or run with --no-mesh",
     );
   }
   if (facts.cgroup2 === undefined) {
-    found.push('no cgroup2 is mounted: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified');
+    found.push(
+      'no cgroup2 is mounted: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified',
+    );
   }
   for (const program of facts.missingPrograms) {
     found.push(`${program} is not installed: apt-get install ${NEEDED_PROGRAMS[program] ?? program}`);

@@ -8,7 +8,15 @@ import { join } from 'node:path';
 import type { Concurrency } from '#lib/core/concurrency.ts';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
-import { cniAdd, cniAddresses, type CniCall, cniDel, type CniHost, type CniNetwork, readConflist } from './cni-chain.ts';
+import {
+  cniAdd,
+  cniAddresses,
+  type CniCall,
+  cniDel,
+  type CniHost,
+  type CniNetwork,
+  readConflist,
+} from './cni-chain.ts';
 import { inCgroup, inNetns } from './command.ts';
 import { type NodeLayout, netnsPath, podNetns } from './layout.ts';
 import { makeNetns, removeNetns } from './network.ts';
@@ -105,7 +113,10 @@ export async function makeSandbox(
       return await host.limit.run(() => attempt(host, pod, netns));
     } catch (error) {
       onFailure(errorMessage(error));
-      host.log.warn({ pod: pod.metadata.name, error: errorMessage(error) }, 'the pod sandbox cannot be made yet');
+      host.log.warn(
+        { pod: pod.metadata.name, error: errorMessage(error) },
+        'the pod sandbox cannot be made yet',
+      );
     }
     await delay(backoffMs, signal);
     backoffMs = Math.min(BACKOFF_MAX_MS, backoffMs * 2);

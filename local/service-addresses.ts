@@ -28,7 +28,8 @@ export class ServiceAddresses {
 
   /** `service` with addresses: its present ones, those it asks for, or new ones. */
   assign(service: ServiceObject, present: ServiceObject | undefined): ServiceObject {
-    const asked = service.spec.clusterIPs ?? (service.spec.clusterIP === undefined ? [] : [service.spec.clusterIP]);
+    const asked =
+      service.spec.clusterIPs ?? (service.spec.clusterIP === undefined ? [] : [service.spec.clusterIP]);
     if (asked[0] === 'None') {
       return { ...service, spec: { ...service.spec, clusterIP: 'None', clusterIPs: ['None'] } };
     }
@@ -43,7 +44,12 @@ export class ServiceAddresses {
     for (const ip of ips) this.#taken.set(ip, service);
     return {
       ...service,
-      spec: { ...service.spec, ipFamilies: families, ...(ips[0] === undefined ? {} : { clusterIP: ips[0] }), clusterIPs: ips },
+      spec: {
+        ...service.spec,
+        ipFamilies: families,
+        ...(ips[0] === undefined ? {} : { clusterIP: ips[0] }),
+        clusterIPs: ips,
+      },
     };
   }
 

@@ -35,7 +35,11 @@ export function serviceEndpoints(service: ServiceObject, pods: readonly PodObjec
     .sort((a, b) => a.pod.metadata.name.localeCompare(b.pod.metadata.name));
 }
 
-const containerPort = (containers: readonly ContainerSpec[], name: string, protocol: string): number | undefined =>
+const containerPort = (
+  containers: readonly ContainerSpec[],
+  name: string,
+  protocol: string,
+): number | undefined =>
   containers
     .flatMap((container) => container.ports)
     .find((port) => port.name === name && port.protocol === protocol)?.containerPort;

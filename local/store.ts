@@ -41,7 +41,8 @@ export class Store {
 
   /** Metadata of an object that is being made. */
   newMeta(
-    meta: Pick<ObjectMeta, 'name'> & Partial<Pick<ObjectMeta, 'namespace' | 'labels' | 'annotations' | 'ownerReferences'>>,
+    meta: Pick<ObjectMeta, 'name'> &
+      Partial<Pick<ObjectMeta, 'namespace' | 'labels' | 'annotations' | 'ownerReferences'>>,
   ): ObjectMeta {
     return {
       name: meta.name,
@@ -76,7 +77,8 @@ export class Store {
 
   list<K extends Kind>(kind: K): ObjectTypes[K][] {
     const found: ObjectTypes[K][] = [];
-    for (const object of this.#objects.values()) if (object.kind === kind) found.push(object as ObjectTypes[K]);
+    for (const object of this.#objects.values())
+      if (object.kind === kind) found.push(object as ObjectTypes[K]);
     return found;
   }
 

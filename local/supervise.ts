@@ -3,7 +3,7 @@
 // writes what it says to a log file. Containers have their own rules (container-worker.ts).
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Clock, Timer } from '#lib/core/clock.ts';
 import { errnoName } from '#lib/core/errors.ts';
@@ -22,6 +22,9 @@ export interface Program {
   readonly cgroup: string;
   readonly logFile: string;
 }
+
+const lastLine = (file: string): string =>
+  existsSync(file) ? (readFileSync(file, 'utf8').trimEnd().split('\n').at(-1) ?? '').slice(0, 500) : '';
 
 function catchesHangup(pid: number): boolean {
   try {
@@ -82,7 +85,8 @@ export class SupervisedProgram {
       over = true;
       this.#child = undefined;
       if (this.#stopped) return;
-      this.#log.warn({ program: name, how, logFile }, 'a program ended; starting it again');
+      const said = lastLine(logFile);
+      this.#log.warn({ program: name, how, said, logFile }, 'a program ended; starting it again');
       if (this.#clock.nowMs() - begun > STEADY_MS) this.#pauseMs = PAUSE_FIRST_MS;
       this.#restart = this.#clock.after(this.#pauseMs, () => this.#start());
       this.#pauseMs = Math.min(PAUSE_MAX_MS, this.#pauseMs * 2);

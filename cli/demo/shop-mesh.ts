@@ -41,9 +41,17 @@ export class ShopMesh {
   }
 
   static async start(progress: (line: string) => void): Promise<ShopMesh> {
-    return new ShopMesh(
-      await startMesh({ name: 'demo', nodes: 2, files: [manifest], mesh: true, readyMs: READY_MS, progress }),
-    );
+    const mesh = await startMesh({ name: 'demo', nodes: 2, mesh: true, readyMs: READY_MS, progress });
+    try {
+      // Now that both nodes take pods: those of the first node alone would have nothing to send between nodes.
+      await mesh.apply(readFileSync(manifest, 'utf8'));
+      progress('opening the shop');
+      await mesh.waitReady(READY_MS);
+    } catch (error) {
+      await mesh.down();
+      throw error;
+    }
+    return new ShopMesh(mesh);
   }
 
   down(): Promise<void> {

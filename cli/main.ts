@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// The `mesh` command: reads the command line and calls what it names. Exit code 2 for wrong usage, 1 for failures,
+// else that of the command. What a command does is loaded only when it is called.
+
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import yargs from 'yargs';
+import { errorMessage } from '#lib/core/errors.ts';
+import { localCommands } from './local-commands.ts';
+import { ExitCode, UsageError } from './outcome.ts';
+
+function version(): string {
+  const text = readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+/** What follows `--` is for the program that `exec` runs, not for us. */
+function splitArguments(argv: readonly string[]): { own: string[]; rest: string[] } {
+  const dashes = argv.indexOf('--');
+  return dashes < 0
+    ? { own: [...argv], rest: [] }
+    : { own: argv.slice(0, dashes), rest: argv.slice(dashes + 1) };
+}
+
+const { own, rest } = splitArguments(process.argv.slice(2));
+
+const parser = yargs(own)
+  .scriptName('mesh')
+  .usage('$0 <command>\n\nA service mesh without sidecars.')
+  .command('local', 'nodes and pods on this machine, without a cluster', (local) =>
+    localCommands(local, rest),
+  )
+  .command('version', 'the version of this program', {}, () => {
+    process.stdout.write(`${version()}\n`);
+  })
+  .demandCommand(1, 'Name a command.')
+  .strict()
+  .version(false)
+  .help()
+  .alias('help', 'h')
+  .wrap(Math.min(110, process.stdout.columns ?? 110))
+  .recommendCommands()
+  .exitProcess(false)
+  .fail((message, error) => {
+    // yargs gives a message for wrong usage, and the error of a command that failed.
+    throw error instanceof Error ? error : new UsageError(message);
+  });
+
+try {
+  await parser.parseAsync();
+} catch (error) {
+  if (error instanceof ExitCode) {
+    process.exitCode = error.code;
+  } else {
+    process.stderr.write(`mesh: ${errorMessage(error)}\n`);
+    if (error instanceof UsageError) process.stderr.write('"mesh --help" tells what there is.\n');
+    process.exitCode = error instanceof UsageError ? 2 : 1;
+  }
+}
