@@ -45,7 +45,7 @@ export function pod(
       annotations: options.annotations ?? {},
     },
     spec: {
-      ...(options.node === undefined ? {} : { nodeName: options.node }),
+      ...(options.node === undefined ? {} : { nodeSelector: { 'kubernetes.io/hostname': options.node } }),
       ...(options.account === undefined ? {} : { serviceAccountName: options.account }),
       terminationGracePeriodSeconds: 1,
       containers: [

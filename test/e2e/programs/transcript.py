@@ -57,8 +57,9 @@ def serve(conn, accepted):
             said = (words[1], int(words[2]))
             dialled = (words[3], int(words[4]))
             lines = [
-                "accept gave the client's address: %s" % (plain(accepted) == said),
-                "getpeername gives the client's address: %s" % (peer == said),
+                # The port is that of the connection between the agents' pods, not of the client's socket.
+                "accept gave the client's address: %s" % (plain(accepted)[0] == said[0]),
+                "getpeername gives the same: %s" % (peer == plain(accepted)),
                 "getsockname port is the dialled one: %s" % (own[1] == dialled[1]),
                 "family: %s" % ("v6" if ":" in own[0] else "v4"),
             ]
