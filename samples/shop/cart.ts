@@ -3,7 +3,7 @@
 // to see in the success rates.
 
 import { RedisClient } from './redis.ts';
-import { serve } from './service.ts';
+import { serve, work } from './service.ts';
 
 const redis = new RedisClient(
   process.env['REDIS_HOST'] ?? 'redis',
@@ -43,6 +43,7 @@ serve('cart', [
     'POST',
     /^\/carts\/(\w+)\/checkout$/,
     async (_call, [user]) => {
+      await work(10, 40); // the bank
       if (failsNow()) return { status: 500, body: { error: 'the payment did not go through' } };
       return { status: 200, body: { paid: await redis.command('DEL', `cart:${user}`) } };
     },

@@ -3,6 +3,7 @@
 // shop knows nothing of the mesh; it would run the same without.
 
 import { Agent, createServer, type IncomingMessage, request } from 'node:http';
+import { setTimeout as pause } from 'node:timers/promises';
 
 /** A value that travels through the whole shop in path, header and body, so that a capture can be searched for it. */
 export const MARKER_HEADER = 'x-shop-marker';
@@ -28,6 +29,10 @@ export type Route = readonly [method: string, pattern: RegExp, handler: Handler]
 export const say = (fields: object): void => {
   process.stdout.write(`${JSON.stringify({ time: new Date().toISOString(), ...fields })}\n`);
 };
+
+/** Work, as a shop has it: a time between the two, so that latencies have a shape. */
+export const work = (fromMs: number, toMs: number): Promise<void> =>
+  pause(fromMs + Math.random() * (toMs - fromMs));
 
 async function readBody(message: IncomingMessage): Promise<string> {
   const chunks: Buffer[] = [];

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Customers: an open loop of requests at RATE per second, whatever the answers, with totals every ten seconds.
+// Customers: an open loop of RATE requests per second in bursts of BURST, whatever the answers, with totals every
+// ten seconds. Bursts, so that there is something to balance.
 
 import { setTimeout as pause } from 'node:timers/promises';
 import { ask, say } from './service.ts';
@@ -7,6 +8,7 @@ import { ask, say } from './service.ts';
 const web = process.env['WEB_URL'] ?? 'http://web';
 const marker = process.env['SHOP_MARKER'] ?? 'shop-marker-unset';
 const rate = Number(process.env['RATE'] ?? '30');
+const burst = Number(process.env['BURST'] ?? '6');
 const IN_FLIGHT_MAX = 200;
 const REPORT_MS = 10_000;
 
@@ -43,11 +45,13 @@ async function once(count: number): Promise<void> {
 process.once('SIGTERM', () => stop.abort());
 const report = setInterval(() => say({ client: 'traffic', ...totals, inFlight }), REPORT_MS);
 const started = performance.now();
-say({ client: 'traffic', web, rate });
-for (let count = 0; !stop.signal.aborted; count++) {
-  if (inFlight >= IN_FLIGHT_MAX) totals.skipped++;
-  else void once(count);
-  await pause(Math.max(0, started + ((count + 1) * 1000) / rate - performance.now()));
+say({ client: 'traffic', web, rate, burst });
+for (let count = 0; !stop.signal.aborted; count += burst) {
+  for (let index = count; index < count + burst; index++) {
+    if (inFlight >= IN_FLIGHT_MAX) totals.skipped++;
+    else void once(index);
+  }
+  await pause(Math.max(0, started + ((count + burst) * 1000) / rate - performance.now()));
 }
 clearInterval(report);
 say({ client: 'traffic', ...totals, stopping: true });
