@@ -85,7 +85,7 @@ int nm_lookup(struct bpf_sk_lookup *ctx)
 	struct nm_pod *pod;
 	__u64 *lost;
 	__u16 port = NM_READ(ctx->local_port);
-	__u32 source4, target4, hash;
+	__u32 source4, target4, inbound = 1;
 
 	if (ctx->protocol != IPPROTO_TCP)
 		return SK_PASS;
@@ -104,25 +104,22 @@ int nm_lookup(struct bpf_sk_lookup *ctx)
 	}
 	flow.source_port = NM_READ(ctx->remote_port);
 	flow.target_port = bpf_htons(port);
-	hash = nm_hash(&flow.source, flow.source_port);
 
 	if (nm_is_own(pod, &flow.source) || nm_is_loopback(&flow.source)) {
 		struct nm_record *record = bpf_map_lookup_elem(&nm_inflight, &flow);
 
 		if (record && record->kind == NM_KIND_OUTBOUND && record->netns_cookie == cookie)
-			return steer(ctx, 0, hash);
-		if (port == NM_PORT_ADMIN)
-			return steer(ctx, 1, hash);
-		return SK_PASS;
+			inbound = 0;
+		else if (port != NM_PORT_ADMIN)
+			return SK_PASS;
+	} else if (port != NM_PORT_MESH && port != NM_PORT_TAP && port != NM_PORT_ADMIN) {
+		if (nm_in_ranges(pod->skip_inbound, pod->skip_inbound_count, port))
+			return SK_PASS;
+		lost = bpf_map_lookup_elem(&nm_lost, &cookie);
+		if (!(lost && *lost) && !listening(&flow.target, port))
+			return SK_PASS;
 	}
-	if (port == NM_PORT_MESH || port == NM_PORT_TAP || port == NM_PORT_ADMIN)
-		return steer(ctx, 1, hash);
-	if (nm_in_ranges(pod->skip_inbound, pod->skip_inbound_count, port))
-		return SK_PASS;
-	lost = bpf_map_lookup_elem(&nm_lost, &cookie);
-	if ((lost && *lost) || listening(&flow.target, port))
-		return steer(ctx, 1, hash);
-	return SK_PASS;
+	return steer(ctx, inbound, nm_hash(&flow.source, flow.source_port));
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

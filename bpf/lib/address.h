@@ -17,8 +17,9 @@ static __always_inline void nm_from_v4(struct nm_address *out, __u32 ip4)
 
 static __always_inline int nm_same(const struct nm_address *a, const struct nm_address *b)
 {
-	return a->word[3] == b->word[3] && a->word[2] == b->word[2] && a->word[1] == b->word[1] &&
-	       a->word[0] == b->word[0];
+	/* One branch, not four: the verifier follows each in every round of a loop. */
+	return ((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) |
+		(a->word[3] ^ b->word[3])) == 0;
 }
 
 static __always_inline int nm_is_v4(const struct nm_address *a)
@@ -60,7 +61,7 @@ static __always_inline int nm_in_ranges(const struct nm_range *ranges, __u32 cou
 	for (__u32 i = 0; i < NM_RANGES_MAX; i++) {
 		if (i >= count)
 			break;
-		if (port >= ranges[i].first && port <= ranges[i].last)
+		if ((__u32)port - ranges[i].first <= (__u32)ranges[i].last - ranges[i].first)
 			return 1;
 	}
 	return 0;
@@ -73,10 +74,10 @@ static __always_inline int nm_in_subnets(const struct nm_pod *pod, const struct 
 
 		if (i >= pod->skip_subnets_count)
 			break;
-		if (!((a->word[0] ^ subnet->net.word[0]) & subnet->mask.word[0]) &&
-		    !((a->word[1] ^ subnet->net.word[1]) & subnet->mask.word[1]) &&
-		    !((a->word[2] ^ subnet->net.word[2]) & subnet->mask.word[2]) &&
-		    !((a->word[3] ^ subnet->net.word[3]) & subnet->mask.word[3]))
+		if ((((a->word[0] ^ subnet->net.word[0]) & subnet->mask.word[0]) |
+		     ((a->word[1] ^ subnet->net.word[1]) & subnet->mask.word[1]) |
+		     ((a->word[2] ^ subnet->net.word[2]) & subnet->mask.word[2]) |
+		     ((a->word[3] ^ subnet->net.word[3]) & subnet->mask.word[3])) == 0)
 			return 1;
 	}
 	return 0;

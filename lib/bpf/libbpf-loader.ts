@@ -6,11 +6,13 @@ import { existsSync, statfsSync } from 'node:fs';
 import { isMainThread } from 'node:worker_threads';
 import koffi from 'koffi';
 import { errorMessage, invariant, MeshError } from '#lib/core/errors.ts';
-import { addressOf, dup, errnoText, stableBytes } from '#lib/net/native.ts';
+import { addressOf, dup, EAGAIN, errnoText, stableBytes } from '#lib/net/native.ts';
 import { createLink, exclusivePrograms, kernelLink, kernelMap, openPin } from './kernel-calls.ts';
 import type { BpfLoader, BpfObject, LoadOptions } from './loader.ts';
 
 const BPF_FS_MAGIC = 0xcafe4a11;
+/** A signal that is pending makes the verifier give up with EAGAIN; libbpf itself tries five times. */
+const LOAD_ATTEMPTS = 5;
 const LOG_BYTES = 1 << 20;
 /** The end of the verifier's log is where the reason stands. */
 const LOG_SHOWN = 6000;
@@ -115,24 +117,32 @@ export function createLibbpfLoader(): BpfLoader {
     libbpf.copy(memory, load.config, load.config.byteLength);
   };
 
+  const tryLoad = (file: string, load: LoadOptions): { object: Pointer; answer: number } => {
+    log[0] = 0;
+    const object = existsSync(file) ? libbpf.open(file, options) : null;
+    if (object === null)
+      throw new MeshError('MESH_BPF_LOAD', `${file} is missing or no eBPF object`, {
+        remedy: 'build the objects (make -C bpf) and point NODEMESH_BPF_OBJECTS at their folder',
+      });
+    try {
+      prepare(object, file, load);
+    } catch (error) {
+      libbpf.closeObject(object);
+      throw error;
+    }
+    return { object, answer: libbpf.load(object) };
+  };
+
   return {
     canPin: (folder) => existsSync(folder) && statfsSync(folder).type === BPF_FS_MAGIC,
     load: (file, load) => {
-      log[0] = 0;
-      const object = existsSync(file) ? libbpf.open(file, options) : null;
-      if (object === null)
-        throw new MeshError('MESH_BPF_LOAD', `${file} is missing or no eBPF object`, {
-          remedy: 'build the objects (make -C bpf) and point NODEMESH_BPF_OBJECTS at their folder',
-        });
-      try {
-        prepare(object, file, load);
-        const answer = libbpf.load(object);
-        if (answer !== 0) throw loadError(file, answer, verifierLog(), load);
-      } catch (error) {
+      for (let attempt = 1; ; attempt++) {
+        const { object, answer } = tryLoad(file, load);
+        if (answer === 0) return loaded(object, file);
         libbpf.closeObject(object);
-        throw error;
+        if (answer !== -EAGAIN || attempt === LOAD_ATTEMPTS)
+          throw loadError(file, answer, verifierLog(), load);
       }
-      return loaded(object, file);
     },
     attach: createLink,
     openLink: (path) => {
