@@ -91,6 +91,8 @@ export class Outbox {
     else if (length + text.length <= TEXT_BYTES_MAX) this.#text += text;
     else {
       this.#writeText();
+      // No longer complete: too much for taking back.
+      this.#flushed = true;
       this.#text = text;
     }
     this.#enqueue();
@@ -105,9 +107,9 @@ export class Outbox {
     }
     if (this.#closing !== OPEN) return;
     this.#writeText();
+    this.#flushed = true;
     const socket = this.#socket;
     if (socket.destroyed) return;
-    this.#flushed = true;
     const flusher = this.#flusher;
     if (this.#encrypted || size > SCRATCH_BYTES || socket.writableLength > 0) {
       const copy = Buffer.allocUnsafeSlow(size);
@@ -149,10 +151,10 @@ export class Outbox {
 
   #writeText(): void {
     const text = this.#text;
-    if (text.length === 0) return;
-    this.#text = '';
     const socket = this.#socket;
-    if (socket.destroyed) return;
+    // What a dead socket did not get may be taken back.
+    if (text.length === 0 || socket.destroyed) return;
+    this.#text = '';
     this.#flushed = true;
     socket.write(text, 'latin1');
     if (this.blocked) this.#owner.onBlocked();

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// For tests: clients and servers on loopback that send and see exactly the bytes they are told, and how a connection
+// ended (FIN or RST).
+
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+
+/** One end of a connection with everything it received. */
+export class RawPeer {
+  readonly socket: Socket;
+  received = '';
+  /** FIN was received. */
+  ended = false;
+  closed = false;
+  /** `ECONNRESET` and so on. */
+  error: string | undefined;
+  readonly #waiters = new Set<() => void>();
+
+  constructor(socket: Socket) {
+    this.socket = socket;
+    socket.on('data', (chunk: Buffer) => {
+      this.received += chunk.toString('latin1');
+      this.#changed();
+    });
+    socket.on('end', () => {
+      this.ended = true;
+      this.#changed();
+    });
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      this.error = error.code;
+      this.#changed();
+    });
+    socket.on('close', () => {
+      this.closed = true;
+      this.#changed();
+    });
+  }
+
+  /** Waits until `condition` holds; the test's own timeout is the limit. */
+  async when(condition: () => boolean): Promise<void> {
+    while (!condition()) {
+      if (this.closed)
+        throw new Error(`closed (${this.error ?? 'FIN'}) after ${JSON.stringify(this.received)}`);
+      await new Promise<void>((resolve) => {
+        this.#waiters.add(resolve);
+      });
+    }
+  }
+
+  /** Takes what was received up to and including `text`. */
+  async take(text: string): Promise<string> {
+    await this.when(() => this.received.includes(text));
+    const end = this.received.indexOf(text) + text.length;
+    const taken = this.received.slice(0, end);
+    this.received = this.received.slice(end);
+    return taken;
+  }
+
+  /** One head, up to and including the empty line. */
+  head(): Promise<string> {
+    return this.take('\r\n\r\n');
+  }
+
+  /** Everything until the other side's FIN or the end of the connection. */
+  async rest(): Promise<string> {
+    if (!this.closed) await this.when(() => this.ended || this.closed || this.error !== undefined);
+    return this.received;
+  }
+
+  async close(): Promise<void> {
+    if (!this.closed) {
+      const closed = once(this.socket, 'close');
+      this.socket.destroy();
+      await closed;
+    }
+  }
+
+  /** Waits for the end of both directions; says how it came. */
+  async gone(): Promise<'FIN' | 'RST'> {
+    if (!this.closed) {
+      if (!this.ended && this.error === undefined)
+        await this.when(() => this.ended || this.error !== undefined);
+      if (this.error === undefined) this.socket.end();
+      if (!this.closed) await once(this.socket, 'close');
+    }
+    return this.error === undefined ? 'FIN' : 'RST';
+  }
+
+  write(text: string): void {
+    this.socket.write(text, 'latin1');
+  }
+
+  #changed(): void {
+    const waiters = [...this.#waiters];
+    this.#waiters.clear();
+    for (const resolve of waiters) resolve();
+  }
+}
+
+export class RawServer {
+  readonly port: number;
+  readonly connections: RawPeer[] = [];
+  readonly #server: Server;
+  #taken = 0;
+
+  private constructor(server: Server) {
+    this.#server = server;
+    this.port = (server.address() as AddressInfo).port;
+    server.on('connection', (socket: Socket) => this.connections.push(new RawPeer(socket)));
+  }
+
+  static async listen(): Promise<RawServer> {
+    const server = createServer({ allowHalfOpen: true, noDelay: true });
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    return new RawServer(server);
+  }
+
+  /** The next connection that was made. */
+  async accept(): Promise<RawPeer> {
+    while (this.#taken >= this.connections.length) await once(this.#server, 'connection');
+    return this.connections[this.#taken++] as RawPeer;
+  }
+
+  async close(): Promise<void> {
+    if (!this.#server.listening) return;
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    for (const peer of this.connections) peer.socket.destroy();
+    await closed;
+  }
+}
+
+/** Lets the event loop turn until `condition` holds; the test's own timeout is the limit. */
+export async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setImmediate(resolve));
+}
+
+export async function rawClient(port: number): Promise<RawPeer> {
+  const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
+  await once(socket, 'connect');
+  return new RawPeer(socket);
+}
