@@ -48,12 +48,12 @@ describe('lookups', () => {
   const get = (path: string, token?: object): Inbox<Update> => {
     const call = client.get(request(path, token));
     closing.push(() => call.cancel());
-    return new Inbox(call);
+    return new Inbox<Update>(call);
   };
   const getProfile = (path: string, token?: object): Inbox<DestinationProfile> => {
     const call = client.getProfile(request(path, token));
     closing.push(() => call.cancel());
-    return new Inbox(call);
+    return new Inbox<DestinationProfile>(call);
   };
   const enrol = (name: string, state: 'True' | 'False' = 'True'): Promise<void> =>
     cluster.registry.reportStatus(
