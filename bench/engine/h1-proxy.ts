@@ -5,10 +5,10 @@
 import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
 import { createHttpServer } from '../../agent/proxy/exchange/server.ts';
-import { fixedTarget, LoopbackEndpoint, RecordedMetrics } from '../../agent/proxy/exchange/loopback.ts';
-import type { Connected, HttpMetrics } from '../../agent/proxy/exchange/types.ts';
-import { FAILURE_CONNECT_OTHER, FAILURE_NONE } from '../../agent/proxy/failure.ts';
-import { acceptedSource, proveSharedAccept, SharedSource } from '#lib/net/accept.ts';
+import { fixedTarget, LoopbackEndpoint } from '../../agent/proxy/exchange/loopback.ts';
+import type { HttpMetrics } from '../../agent/proxy/exchange/types.ts';
+import { FAILURE_NONE } from '../../agent/proxy/failure.ts';
+import { acceptedSource, proveSharedAccept } from '#lib/net/accept.ts';
 import { silentLog } from '#lib/core/log.ts';
 
 const upstreamPort = Number(process.argv[2]);
@@ -34,18 +34,9 @@ class CountedMetrics implements HttpMetrics {
   }
 }
 
-class SharedEndpoint extends LoopbackEndpoint {
-  override connect(done: Connected): void {
-    const source = new SharedSource({});
-    source.socket.setNoDelay(true);
-    source.socket.once('error', () => done(FAILURE_CONNECT_OTHER, null));
-    source.socket.connect({ port: upstreamPort, host: '127.0.0.1' }, () => done(FAILURE_NONE, source));
-  }
-}
-
 const shares = await proveSharedAccept(silentLog);
-const metrics = process.env['RECORD'] === '1' ? new RecordedMetrics() : new CountedMetrics();
-const target = fixedTarget([new SharedEndpoint(upstreamPort, metrics)]);
+const metrics = new CountedMetrics();
+const target = fixedTarget([new LoopbackEndpoint(upstreamPort, metrics, true)]);
 const server = createHttpServer();
 const listener = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true }, (socket) => {
   server.serve({

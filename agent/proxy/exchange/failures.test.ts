@@ -3,7 +3,6 @@
 
 import assert from 'node:assert/strict';
 import type { Socket } from 'node:net';
-import { test } from 'node:test';
 import {
   FAILURE_BAD_REQUEST,
   FAILURE_CLIENT_GONE,
@@ -17,68 +16,59 @@ import {
 import { HEAD_BYTES_MAX, TARGET_BYTES_MAX } from '../http1/limits.ts';
 import { attachDataSource } from './byte-source.ts';
 import { fixedTarget, LoopbackEndpoint, RecordedMetrics } from './loopback.ts';
-import { proxyFixture } from './proxy-fixture.ts';
+import { proxyFixture, sharesBuffers, testBoth } from './proxy-fixture.ts';
 import { RawServer, until } from './raw-peers.ts';
 import type { HttpEndpoint, HttpTarget } from './types.ts';
 
 const GET = 'GET / HTTP/1.1\r\nHost: shop\r\n\r\n';
 const OK = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok';
-const timeout = { timeout: 20_000 };
 
 function refusal(line: string, error = '', closes = true): string {
   const explanation = error === '' ? '' : `l5d-proxy-error: ${error}\r\n`;
   return `HTTP/1.1 ${line}\r\n${explanation}content-length: 0\r\n${closes ? 'connection: close\r\n' : ''}\r\n`;
 }
 
-test(
-  'what could smuggle a request is refused, closed, and never seen by the endpoint',
-  timeout,
-  async (t) => {
-    const { client, upstream } = await proxyFixture(t);
-    const table: readonly (readonly [request: string, status: string])[] = [
-      [
-        'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
-        '400 Bad Request',
-      ],
-      ['POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd', '400 Bad Request'],
-      ['GET / HTTP/1.1\r\nHost: a\r\nX: y\n\r\n', '400 Bad Request'],
-      ['GET / HTTP/1.1\r\nHost : a\r\n\r\n', '400 Bad Request'],
-      ['GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n', '400 Bad Request'],
-      ['GET test HTTP/1.1\r\nHost: a\r\n\r\n', '400 Bad Request'],
-      ['SSH-2.0-OpenSSH_9.6\r\n', '400 Bad Request'],
-      ['GET / HTTP/1.3\r\n\r\n', '505 HTTP Version Not Supported'],
-      [`GET / HTTP/1.1\r\n${'A: b\r\n'.repeat(101)}\r\n`, '431 Request Header Fields Too Large'],
-      [`GET / HTTP/1.1\r\nA: ${'b'.repeat(HEAD_BYTES_MAX)}`, '431 Request Header Fields Too Large'],
-      [`GET /${'a'.repeat(TARGET_BYTES_MAX)} HTTP/1.1\r\n\r\n`, '414 URI Too Long'],
-      [`GET /${'a'.repeat(HEAD_BYTES_MAX)}`, '414 URI Too Long'],
-    ];
-    for (const [request, status] of table) {
-      const peer = await client();
-      peer.write(`${request}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n`);
-      assert.equal(await peer.rest(), refusal(status), JSON.stringify(request.slice(0, 60)));
-      assert.equal(await peer.gone(), 'FIN');
-    }
-    assert.equal(upstream.connections.length, 0);
-  },
-);
+testBoth('what could smuggle a request is refused, closed, and never seen by the endpoint', async (t) => {
+  const { client, upstream } = await proxyFixture(t);
+  const table: readonly (readonly [request: string, status: string])[] = [
+    [
+      'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
+      '400 Bad Request',
+    ],
+    ['POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd', '400 Bad Request'],
+    ['GET / HTTP/1.1\r\nHost: a\r\nX: y\n\r\n', '400 Bad Request'],
+    ['GET / HTTP/1.1\r\nHost : a\r\n\r\n', '400 Bad Request'],
+    ['GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n', '400 Bad Request'],
+    ['GET test HTTP/1.1\r\nHost: a\r\n\r\n', '400 Bad Request'],
+    ['SSH-2.0-OpenSSH_9.6\r\n', '400 Bad Request'],
+    ['GET / HTTP/1.3\r\n\r\n', '505 HTTP Version Not Supported'],
+    [`GET / HTTP/1.1\r\n${'A: b\r\n'.repeat(101)}\r\n`, '431 Request Header Fields Too Large'],
+    [`GET / HTTP/1.1\r\nA: ${'b'.repeat(HEAD_BYTES_MAX)}`, '431 Request Header Fields Too Large'],
+    [`GET /${'a'.repeat(TARGET_BYTES_MAX)} HTTP/1.1\r\n\r\n`, '414 URI Too Long'],
+    [`GET /${'a'.repeat(HEAD_BYTES_MAX)}`, '414 URI Too Long'],
+  ];
+  for (const [request, status] of table) {
+    const peer = await client();
+    peer.write(`${request}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n`);
+    assert.equal(await peer.rest(), refusal(status), JSON.stringify(request.slice(0, 60)));
+    assert.equal(await peer.gone(), 'FIN');
+  }
+  assert.equal(upstream.connections.length, 0);
+});
 
-test(
-  'a wrong chunk in the request: 400, and the endpoint never sees the end of the body',
-  timeout,
-  async (t) => {
-    const { exchange, metrics } = await proxyFixture(t);
-    const { client, server } = await exchange(
-      'POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n',
-    );
-    client.write('3\r\nabcX0\r\n\r\n');
-    assert.equal(await client.rest(), refusal('400 Bad Request'));
-    await server.gone();
-    assert.ok(!server.received.includes('0\r\n'));
-    assert.deepEqual(metrics.ended, [{ status: 400, failure: FAILURE_BAD_REQUEST }]);
-  },
-);
+testBoth('a wrong chunk in the request: 400, and the endpoint never sees the end of the body', async (t) => {
+  const { exchange, metrics } = await proxyFixture(t);
+  const { client, server } = await exchange(
+    'POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n',
+  );
+  client.write('3\r\nabcX0\r\n\r\n');
+  assert.equal(await client.rest(), refusal('400 Bad Request'));
+  await server.gone();
+  assert.ok(!server.received.includes('0\r\n'));
+  assert.deepEqual(metrics.ended, [{ status: 400, failure: FAILURE_BAD_REQUEST }]);
+});
 
-test('an endpoint that refuses connections', timeout, async (t) => {
+testBoth('an endpoint that refuses connections', async (t) => {
   const { client, upstream, metrics } = await proxyFixture(t);
   await upstream.close();
   const peer = await client();
@@ -88,7 +78,7 @@ test('an endpoint that refuses connections', timeout, async (t) => {
   assert.deepEqual(metrics.ended, [{ status: 502, failure: FAILURE_CONNECT_REFUSED }]);
 });
 
-test('invalid responses become 502', timeout, async (t) => {
+testBoth('invalid responses become 502', async (t) => {
   for (const answer of [
     'SMTP ready\r\n',
     'HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n',
@@ -111,7 +101,7 @@ test('invalid responses become 502', timeout, async (t) => {
   }
 });
 
-test('an endpoint that closes before or inside the head: 502', timeout, async (t) => {
+testBoth('an endpoint that closes before or inside the head: 502', async (t) => {
   for (const [start, how] of [
     ['', 'end'],
     ['', 'resetAndDestroy'],
@@ -129,9 +119,8 @@ test('an endpoint that closes before or inside the head: 502', timeout, async (t
   }
 });
 
-test(
+testBoth(
   'an endpoint that dies in mid-response: the client sees an RST, never a complete message',
-  timeout,
   async (t) => {
     for (const [head, how] of [
       ['HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n', 'end'],
@@ -154,7 +143,7 @@ test(
   },
 );
 
-test('a client that goes away aborts its request', timeout, async (t) => {
+testBoth('a client that goes away aborts its request', async (t) => {
   for (const how of ['destroy', 'resetAndDestroy', 'end'] as const) {
     const { exchange, metrics, endpoint } = await proxyFixture(t);
     const { client, server } = await exchange(GET);
@@ -165,9 +154,8 @@ test('a client that goes away aborts its request', timeout, async (t) => {
   }
 });
 
-test(
+testBoth(
   'a pooled connection lost before the request was written: sent again over a fresh one',
-  timeout,
   async (t) => {
     // Lost between the pick and the flush at the end of the same turn.
     let pooled: Socket | undefined;
@@ -189,7 +177,7 @@ test(
     const server = await RawServer.listen();
     t.after(() => server.close());
     const metrics = new Metrics();
-    const endpoint = new Endpoint(server.port, metrics);
+    const endpoint = new Endpoint(server.port, metrics, sharesBuffers());
     const { client } = await proxyFixture(t, { target: () => fixedTarget([endpoint]) });
     const peer = await client();
     const post = 'POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 3\r\n\r\nabc';
@@ -213,7 +201,7 @@ test(
   },
 );
 
-test('a request that was written is not sent again', timeout, async (t) => {
+testBoth('a request that was written is not sent again', async (t) => {
   const { exchange, upstream, metrics } = await proxyFixture(t);
   const { client, server } = await exchange(GET);
   server.write(OK);
@@ -226,7 +214,7 @@ test('a request that was written is not sent again', timeout, async (t) => {
   assert.equal(metrics.ended[1]?.failure, FAILURE_UPSTREAM_RESET);
 });
 
-test('a pooled connection that the endpoint closed meanwhile is not used', timeout, async (t) => {
+testBoth('a pooled connection that the endpoint closed meanwhile is not used', async (t) => {
   const { exchange, upstream } = await proxyFixture(t);
   const { client, server } = await exchange(GET);
   server.write(OK);
@@ -240,7 +228,7 @@ test('a pooled connection that the endpoint closed meanwhile is not used', timeo
   assert.equal(await client.take('ok'), OK);
 });
 
-test('bytes on an idle connection are nobody’s answer', timeout, async (t) => {
+testBoth('bytes on an idle connection are nobody’s answer', async (t) => {
   const { exchange, upstream } = await proxyFixture(t);
   const { client, server } = await exchange(GET);
   server.write(OK);
@@ -258,7 +246,7 @@ test('bytes on an idle connection are nobody’s answer', timeout, async (t) => 
   assert.equal(client.received, '');
 });
 
-test('policy: 403 keeps the connection, explained to meshed clients only', timeout, async (t) => {
+testBoth('policy: 403 keeps the connection, explained to meshed clients only', async (t) => {
   for (const [clientId, error] of [
     ['', ''],
     ['web.shop', 'client is not authorized'],
@@ -280,7 +268,7 @@ test('policy: 403 keeps the connection, explained to meshed clients only', timeo
   }
 });
 
-test('without endpoints: waits, then fails or is served; in fail-fast 503 at once', timeout, async (t) => {
+testBoth('without endpoints: waits, then fails or is served; in fail-fast 503 at once', async (t) => {
   const waiting: ((failure: number) => void)[] = [];
   const state = { failfast: false, endpoints: [] as readonly HttpEndpoint[] };
   const target = (): HttpTarget => ({
@@ -318,7 +306,7 @@ test('without endpoints: waits, then fails or is served; in fail-fast 503 at onc
   assert.equal(await late.take('ok'), OK);
 });
 
-test('a client gone while connecting leaves its connection to the next request', timeout, async (t) => {
+testBoth('a client gone while connecting leaves its connection to the next request', async (t) => {
   let connected: (() => void) | undefined;
   class SlowEndpoint extends LoopbackEndpoint {
     override connect(done: Parameters<HttpEndpoint['connect']>[0]): void {
@@ -332,7 +320,7 @@ test('a client gone while connecting leaves its connection to the next request',
   const { client, proxy, metrics } = await proxyFixture(t, {
     target: (original) => ({
       authority: 'a:80',
-      endpoints: [new SlowEndpoint(server.port, original.metrics)],
+      endpoints: [new SlowEndpoint(server.port, original.metrics, sharesBuffers())],
       failfast: false,
       whenAvailable: () => undefined,
     }),
@@ -355,7 +343,7 @@ test('a client gone while connecting leaves its connection to the next request',
   assert.equal(server.connections.length, 1);
 });
 
-test('a slow reader: what is buffered stays bounded, and everything arrives', timeout, async (t) => {
+testBoth('a slow reader: what is buffered stays bounded, and everything arrives', async (t) => {
   const { exchange, proxy } = await proxyFixture(t);
   const total = 40_000_000;
   const { client, server } = await exchange(GET);
@@ -386,7 +374,7 @@ test('a slow reader: what is buffered stays bounded, and everything arrives', ti
   assert.ok(highest < 300_000, `${highest} bytes were buffered`);
 });
 
-test('a slow endpoint holds its client back', timeout, async (t) => {
+testBoth('a slow endpoint holds its client back', async (t) => {
   const { exchange } = await proxyFixture(t);
   const total = 40_000_000;
   const { client, server } = await exchange(`PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: ${total}\r\n\r\n`);
@@ -410,7 +398,7 @@ test('a slow endpoint holds its client back', timeout, async (t) => {
   assert.equal(await client.take('ok'), OK);
 });
 
-test('a client that pipelines without end is no longer read', timeout, async (t) => {
+testBoth('a client that pipelines without end is no longer read', async (t) => {
   const { exchange } = await proxyFixture(t);
   const { client, server } = await exchange(GET);
   const count = 400_000;
@@ -428,7 +416,7 @@ test('a client that pipelines without end is no longer read', timeout, async (t)
   await client.when(() => client.received.length === OK.length * 3000);
 });
 
-test('a source whose bytes nobody takes is closed', timeout, async (t) => {
+testBoth('a source whose bytes nobody takes is closed', async (t) => {
   const server = await RawServer.listen();
   t.after(() => server.close());
   const endpoint = new LoopbackEndpoint(server.port, (await proxyFixture(t)).metrics);

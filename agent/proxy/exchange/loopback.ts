@@ -3,9 +3,10 @@
 // The agent's own targets and accepted sockets are made elsewhere (worker, accept).
 
 import { once } from 'node:events';
-import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { type AddressInfo, createServer, type Server, Socket } from 'node:net';
 import { FAILURE_CONNECT_OTHER, FAILURE_CONNECT_REFUSED, FAILURE_NONE } from '../failure.ts';
-import { attachDataSource } from './byte-source.ts';
+import { acceptedSource, SharedSource } from '#lib/net/accept.ts';
+import { attachDataSource, type ByteSource } from './byte-source.ts';
 import type { HttpEndpoint, HttpMetrics, HttpServer, HttpTarget, RequestGate } from './types.ts';
 
 /** Metrics that keep what they were told. */
@@ -34,22 +35,29 @@ export class LoopbackEndpoint implements HttpEndpoint {
   slot: HttpEndpoint['slot'] = null;
   connections = 0;
   readonly #port: number;
+  readonly #shared: boolean;
 
-  constructor(port: number, metrics: HttpMetrics) {
+  /** `shared`: the connections read into the thread's shared buffer, as the agent's do. */
+  constructor(port: number, metrics: HttpMetrics, shared = false) {
     this.#port = port;
+    this.#shared = shared;
     this.name = `127.0.0.1:${port}`;
     this.metrics = metrics;
   }
 
   connect(done: Parameters<HttpEndpoint['connect']>[0]): void {
     this.connections++;
-    const socket = connect({ port: this.#port, host: '127.0.0.1', noDelay: true, allowHalfOpen: true });
+    const source: ByteSource = this.#shared
+      ? new SharedSource({})
+      : attachDataSource(new Socket({ allowHalfOpen: true }));
+    const { socket } = source;
     const onError = (error: NodeJS.ErrnoException): void =>
       done(error.code === 'ECONNREFUSED' ? FAILURE_CONNECT_REFUSED : FAILURE_CONNECT_OTHER, null);
     socket.once('error', onError);
-    socket.once('connect', () => {
+    socket.connect({ port: this.#port, host: '127.0.0.1' }, () => {
+      socket.setNoDelay(true);
       socket.off('error', onError);
-      done(FAILURE_NONE, attachDataSource(socket));
+      done(FAILURE_NONE, source);
     });
   }
 }
@@ -70,19 +78,21 @@ export interface LoopbackProxy {
   close(): Promise<void>;
 }
 
-/** Listens on 127.0.0.1 and serves every connection against `target`. */
+/** Listens on 127.0.0.1 and serves every connection against `target`. `shared` needs `proveSharedAccept` before. */
 export async function listenLoopback(
   server: HttpServer,
   target: HttpTarget,
   gate: RequestGate | null = null,
+  shared = false,
 ): Promise<LoopbackProxy> {
   const sockets = new Set<Socket>();
   const listener: Server = createServer(
     { allowHalfOpen: true, noDelay: true, pauseOnConnect: true },
     (socket) => {
-      sockets.add(socket);
-      const onClosed = (): void => void sockets.delete(socket);
-      server.serve({ source: attachDataSource(socket), first: null, target, gate, onClosed });
+      const source: ByteSource = shared ? acceptedSource(socket) : attachDataSource(socket);
+      sockets.add(source.socket);
+      const onClosed = (): void => void sockets.delete(source.socket);
+      server.serve({ source, first: null, target, gate, onClosed });
     },
   );
   listener.listen(0, '127.0.0.1');

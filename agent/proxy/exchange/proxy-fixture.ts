@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // For tests: the HTTP/1 server between a raw client and a raw server, torn down at the end of the test.
 
-import type { TestContext } from 'node:test';
+import { type TestContext, test } from 'node:test';
+import { silentLog } from '#lib/core/log.ts';
+import { proveSharedAccept } from '#lib/net/accept.ts';
 import { LoopbackEndpoint, type LoopbackProxy, listenLoopback, RecordedMetrics } from './loopback.ts';
 import { type RawPeer, RawServer, rawClient } from './raw-peers.ts';
 import { createHttpServer, type HttpServerOptions } from './server.ts';
@@ -18,6 +20,23 @@ export interface ProxyFixture {
   readonly exchange: (request: string) => Promise<{ client: RawPeer; server: RawPeer; head: string }>;
 }
 
+/** How sockets are read in the test that runs; tests of a file run one after another. */
+let shared = false;
+
+export const sharesBuffers = (): boolean => shared;
+
+/** The behaviour must not depend on how sockets are read: each test runs with 'data' events and with shared buffers. */
+export function testBoth(name: string, run: (context: TestContext) => Promise<void>): void {
+  for (const kind of ['data events', 'shared buffer']) {
+    test(`${name} (${kind})`, { timeout: 20_000 }, async (context) => {
+      shared = kind === 'shared buffer';
+      if (shared && !(await proveSharedAccept(silentLog)))
+        throw new Error('accepted sockets cannot share a buffer');
+      await run(context);
+    });
+  }
+}
+
 export interface FixtureOptions {
   readonly gate?: RequestGate;
   readonly server?: HttpServerOptions;
@@ -30,7 +49,7 @@ export async function proxyFixture(
 ): Promise<ProxyFixture> {
   const upstream = await RawServer.listen();
   const metrics = new RecordedMetrics();
-  const endpoint = new LoopbackEndpoint(upstream.port, metrics);
+  const endpoint = new LoopbackEndpoint(upstream.port, metrics, shared);
   const server = createHttpServer(options.server);
   const target: HttpTarget = options.target?.(endpoint) ?? {
     authority: 'test:80',
@@ -38,7 +57,7 @@ export async function proxyFixture(
     failfast: false,
     whenAvailable: () => undefined,
   };
-  const proxy = await listenLoopback(server, target, options.gate ?? null);
+  const proxy = await listenLoopback(server, target, options.gate ?? null, shared);
   context.after(async () => {
     await proxy.close();
     await upstream.close();

@@ -5,17 +5,15 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { Agent, createServer, request as httpRequest } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { test } from 'node:test';
 import { FAILURE_NONE } from '../failure.ts';
 import { LoopbackEndpoint, fixedTarget, listenLoopback, RecordedMetrics } from './loopback.ts';
-import { proxyFixture } from './proxy-fixture.ts';
+import { proxyFixture, sharesBuffers, testBoth } from './proxy-fixture.ts';
 import { createHttpServer } from './server.ts';
 
 const GET = 'GET /a?b HTTP/1.1\r\nHost: shop\r\n\r\n';
 const OK = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok';
-const timeout = { timeout: 20_000 };
 
-test('requests of a connection reuse the endpoint connection', timeout, async (t) => {
+testBoth('requests of a connection reuse the endpoint connection', async (t) => {
   const { upstream, exchange, metrics, endpoint } = await proxyFixture(t);
   const { client, server, head } = await exchange(GET);
   assert.equal(head, GET);
@@ -37,7 +35,7 @@ test('requests of a connection reuse the endpoint connection', timeout, async (t
   assert.equal(endpoint.slot?.load.inFlight, 0);
 });
 
-test('connections are kept per host, and per form of the target', timeout, async (t) => {
+testBoth('connections are kept per host, and per form of the target', async (t) => {
   const { upstream, client } = await proxyFixture(t);
   const peer = await client();
   const ask = async (request: string): Promise<void> => {
@@ -68,7 +66,7 @@ test('connections are kept per host, and per form of the target', timeout, async
   assert.equal(upstream.connections.length, 5, 'without a host: a connection of its own each');
 });
 
-test('hop-by-hop fields stop here in both directions', timeout, async (t) => {
+testBoth('hop-by-hop fields stop here in both directions', async (t) => {
   const { exchange } = await proxyFixture(t);
   const { client, server, head } = await exchange(
     'GET / HTTP/1.1\r\nHost: a\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: 3\r\nX-Stay: 1\r\n\r\n',
@@ -80,7 +78,7 @@ test('hop-by-hop fields stop here in both directions', timeout, async (t) => {
   assert.equal(await client.head(), 'HTTP/1.1 200 Fine\r\nContent-Length: 0\r\n\r\n');
 });
 
-test('the client identity of the mesh replaces what the client claims', timeout, async (t) => {
+testBoth('the client identity of the mesh replaces what the client claims', async (t) => {
   const seen: string[] = [];
   const { exchange, upstream } = await proxyFixture(t, {
     gate: {
@@ -103,7 +101,7 @@ test('the client identity of the mesh replaces what the client claims', timeout,
   assert.deepEqual(seen, ['POST /p/q', 'BREW /']);
 });
 
-test('pipelined requests are answered in order, also when the bytes come one by one', timeout, async (t) => {
+testBoth('pipelined requests are answered in order, also when the bytes come one by one', async (t) => {
   const { exchange } = await proxyFixture(t);
   const requests = Array.from(
     { length: 5 },
@@ -129,7 +127,7 @@ test('pipelined requests are answered in order, also when the bytes come one by 
   }
 });
 
-test('chunked bodies pass both ways with trailers, without extensions', timeout, async (t) => {
+testBoth('chunked bodies pass both ways with trailers, without extensions', async (t) => {
   const { exchange } = await proxyFixture(t);
   const { client, server } = await exchange(
     'POST / HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n',
@@ -145,7 +143,7 @@ test('chunked bodies pass both ways with trailers, without extensions', timeout,
   assert.equal(await server.head(), GET, 'both connections go on');
 });
 
-test('responses without a body: HEAD, 204, 304', timeout, async (t) => {
+testBoth('responses without a body: HEAD, 204, 304', async (t) => {
   const { exchange } = await proxyFixture(t);
   const { client, server } = await exchange('HEAD / HTTP/1.1\r\nHost: a\r\n\r\n');
   const table = [
@@ -169,7 +167,7 @@ test('responses without a body: HEAD, 204, 304', timeout, async (t) => {
   }
 });
 
-test('Expect: 100-continue and interim responses pass from end to end', timeout, async (t) => {
+testBoth('Expect: 100-continue and interim responses pass from end to end', async (t) => {
   const { exchange } = await proxyFixture(t);
   const { client, server, head } = await exchange(
     'PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n',
@@ -184,9 +182,8 @@ test('Expect: 100-continue and interim responses pass from end to end', timeout,
   assert.equal(await client.take('ok'), OK);
 });
 
-test(
+testBoth(
   'HTTP/1.0: version kept both ways, one connection each, keep-alive only when asked for',
-  timeout,
   async (t) => {
     const { exchange, upstream } = await proxyFixture(t);
     const request = 'GET / HTTP/1.0\r\nHost: a\r\n';
@@ -207,30 +204,26 @@ test(
   },
 );
 
-test(
-  'a body that ends with the connection: chunks for HTTP/1.1, the same for HTTP/1.0',
-  timeout,
-  async (t) => {
-    const { exchange, upstream } = await proxyFixture(t);
-    const { client, server } = await exchange(GET);
-    server.write('HTTP/1.0 200 OK\r\n\r\nfirst');
-    assert.equal(
-      await client.take('first\r\n'),
-      'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n',
-    );
-    server.write('2nd');
-    server.socket.end();
-    assert.equal(await client.head(), '3\r\n2nd\r\n0\r\n\r\n');
-    client.write('GET / HTTP/1.0\r\n\r\n');
-    const second = await upstream.accept();
-    await second.head();
-    second.write('HTTP/1.1 200 OK\r\n\r\nall');
-    second.socket.end();
-    assert.equal(await client.rest(), 'HTTP/1.0 200 OK\r\nconnection: close\r\n\r\nall');
-  },
-);
+testBoth('a body that ends with the connection: chunks for HTTP/1.1, the same for HTTP/1.0', async (t) => {
+  const { exchange, upstream } = await proxyFixture(t);
+  const { client, server } = await exchange(GET);
+  server.write('HTTP/1.0 200 OK\r\n\r\nfirst');
+  assert.equal(
+    await client.take('first\r\n'),
+    'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n',
+  );
+  server.write('2nd');
+  server.socket.end();
+  assert.equal(await client.head(), '3\r\n2nd\r\n0\r\n\r\n');
+  client.write('GET / HTTP/1.0\r\n\r\n');
+  const second = await upstream.accept();
+  await second.head();
+  second.write('HTTP/1.1 200 OK\r\n\r\nall');
+  second.socket.end();
+  assert.equal(await client.rest(), 'HTTP/1.0 200 OK\r\nconnection: close\r\n\r\nall');
+});
 
-test('Connection: close is answered and obeyed, and the endpoint connection kept', timeout, async (t) => {
+testBoth('Connection: close is answered and obeyed, and the endpoint connection kept', async (t) => {
   const { exchange, client, upstream } = await proxyFixture(t);
   const { client: first, server } = await exchange(
     'GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n',
@@ -244,7 +237,7 @@ test('Connection: close is answered and obeyed, and the endpoint connection kept
   assert.equal(upstream.connections.length, 1);
 });
 
-test('an endpoint that says close is not used again', timeout, async (t) => {
+testBoth('an endpoint that says close is not used again', async (t) => {
   const { exchange, upstream } = await proxyFixture(t);
   const { client, server } = await exchange(GET);
   server.write('HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok');
@@ -254,7 +247,7 @@ test('an endpoint that says close is not used again', timeout, async (t) => {
   await (await upstream.accept()).head();
 });
 
-test('absolute-form stays, Host is only added when missing', timeout, async (t) => {
+testBoth('absolute-form stays, Host is only added when missing', async (t) => {
   const { exchange } = await proxyFixture(t);
   const differing = 'GET http://x:81/p HTTP/1.1\r\nHost: other\r\n\r\n';
   const { client, server, head } = await exchange(differing);
@@ -265,7 +258,7 @@ test('absolute-form stays, Host is only added when missing', timeout, async (t) 
   assert.equal(await server.head(), 'GET http://x:81/p HTTP/1.1\r\nhost: x:81\r\n\r\n');
 });
 
-test('an upgrade becomes a tunnel with half-close', timeout, async (t) => {
+testBoth('an upgrade becomes a tunnel with half-close', async (t) => {
   const { exchange, metrics } = await proxyFixture(t);
   const request = 'GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n';
   const { client, server, head } = await exchange(`${request}early`);
@@ -286,7 +279,7 @@ test('an upgrade becomes a tunnel with half-close', timeout, async (t) => {
   assert.deepEqual(metrics.ended, [{ status: 101, failure: FAILURE_NONE }]);
 });
 
-test('a refused upgrade is an ordinary response', timeout, async (t) => {
+testBoth('a refused upgrade is an ordinary response', async (t) => {
   const { exchange } = await proxyFixture(t);
   const { client, server } = await exchange(
     'GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n',
@@ -296,7 +289,7 @@ test('a refused upgrade is an ordinary response', timeout, async (t) => {
   assert.equal(await server.gone(), 'FIN', 'its connection is never pooled');
 });
 
-test('CONNECT becomes a tunnel; its answer carries no framing', timeout, async (t) => {
+testBoth('CONNECT becomes a tunnel; its answer carries no framing', async (t) => {
   const { exchange } = await proxyFixture(t);
   const { client, server, head } = await exchange('CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n');
   assert.match(head, /^CONNECT db:5432 /);
@@ -308,9 +301,8 @@ test('CONNECT becomes a tunnel; its answer carries no framing', timeout, async (
   assert.equal(await client.take('pong'), 'pong');
 });
 
-test(
+testBoth(
   'drain: idle connections close, requests in flight are finished and announced as last',
-  timeout,
   async (t) => {
     const { exchange, client, server: proxy } = await proxyFixture(t);
     const idle = await client();
@@ -324,7 +316,7 @@ test(
   },
 );
 
-test('an early response ends the connection after it, without losing it', timeout, async (t) => {
+testBoth('an early response ends the connection after it, without losing it', async (t) => {
   const { exchange } = await proxyFixture(t);
   const { client, server } = await exchange(
     'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nstart',
@@ -339,7 +331,7 @@ test('an early response ends the connection after it, without losing it', timeou
   assert.equal(await client.gone(), 'FIN');
 });
 
-test('idle endpoint connections close after the timeout', timeout, async (t) => {
+testBoth('idle endpoint connections close after the timeout', async (t) => {
   const { exchange } = await proxyFixture(t, { server: { poolIdleTimeoutMs: 50 } });
   const { client, server } = await exchange(GET);
   server.write(OK);
@@ -348,7 +340,7 @@ test('idle endpoint connections close after the timeout', timeout, async (t) => 
   await server.when(() => server.ended);
 });
 
-test('node:http clients and servers, many at once, any sizes', timeout, async (t) => {
+testBoth('node:http clients and servers, many at once, any sizes', async (t) => {
   const server = createServer((request, response) => {
     if (request.url?.startsWith('/sized') === true) {
       response.setHeader('content-length', request.headers['x-size'] as string);
@@ -357,8 +349,12 @@ test('node:http clients and servers, many at once, any sizes', timeout, async (t
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  const endpoint = new LoopbackEndpoint((server.address() as AddressInfo).port, new RecordedMetrics());
-  const proxy = await listenLoopback(createHttpServer(), fixedTarget([endpoint]));
+  const endpoint = new LoopbackEndpoint(
+    (server.address() as AddressInfo).port,
+    new RecordedMetrics(),
+    sharesBuffers(),
+  );
+  const proxy = await listenLoopback(createHttpServer(), fixedTarget([endpoint]), null, sharesBuffers());
   const agent = new Agent({ keepAlive: true, maxSockets: 8 });
   t.after(async () => {
     agent.destroy();
