@@ -10,9 +10,10 @@ import { createServer, type Server, Socket, type SocketConstructorOpts } from 'n
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { createLibbpfLoader } from '#lib/bpf/libbpf-loader.ts';
-import { encodeCookie, LAYOUT, u64 } from '#lib/bpf/abi.ts';
+import { encodeCookie, kinds, LAYOUT, structs, u64, writeAddress, writeU32 } from '#lib/bpf/abi.ts';
 import type { BpfLoader, BpfMap } from '#lib/bpf/loader.ts';
 import { type AcceptedRecord, createSocketRecords, type SocketRecords } from '#lib/bpf/socket-records.ts';
+import { requireIp } from '#lib/core/addresses.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import { type LogLine, recordingLog } from '#lib/core/log.ts';
 import { checked, close, dup } from '#lib/net/native.ts';
@@ -426,6 +427,25 @@ export class TestNode {
     const lost = this.#map('nm_lost');
     lost.update(encodeCookie(pod.redirected?.cookie ?? 0n), u64(1n));
     lost.close();
+  }
+
+  /** Writes a carrier's record as the programs do, but for a SYN that nobody sends. */
+  plantVoucher(
+    source: { ip: string; port: number },
+    target: { ip: string; port: number },
+    podIndex: number,
+  ): void {
+    const flow = Buffer.alloc(structs.nm_flow.size);
+    writeAddress(flow, requireIp(source.ip, 'source'), structs.nm_flow.fields.source);
+    writeAddress(flow, requireIp(target.ip, 'target'), structs.nm_flow.fields.target);
+    flow.writeUInt16BE(source.port, structs.nm_flow.fields.source_port);
+    flow.writeUInt16BE(target.port, structs.nm_flow.fields.target_port);
+    const record = Buffer.alloc(structs.nm_record.size);
+    writeU32(record, kinds.carrier, structs.nm_record.fields.kind);
+    writeU32(record, podIndex, structs.nm_record.fields.pod);
+    const inflight = this.#map('nm_inflight');
+    inflight.update(flow, record);
+    inflight.close();
   }
 
   listenEntries(): number {

@@ -285,7 +285,7 @@ describe('the same node', () => {
     await until(() => node.inflight() === 0, 'no handshake is left');
   });
 
-  it('gives a record to nobody but the socket that it was written for', async () => {
+  it('gives no voucher to an application or an outsider that dials the same port', async () => {
     const first = node.upstream(a, 4);
     node.records.markCarrier(first, 1);
     const socket = await node.connectFd(first, b.ip4, 4143);
@@ -302,5 +302,17 @@ describe('the same node', () => {
     assert.equal(await foreign.call(`connect ${other} ${b.ip4} 4143`), '0');
     assert.equal((await b.next()).record, undefined);
     socket.destroy();
+  });
+
+  it('gives a record only to the SYN that it was written for, not to another one with the same addresses', async () => {
+    const foreign = node.outsider();
+    const fd = await foreign.call('socket 4');
+    assert.equal(await foreign.call(`bind ${fd} 10.77.0.1 33333`), '0');
+    /** As if a carrier of pod a had these addresses: the outsider could have forged them. */
+    node.plantVoucher({ ip: '10.77.0.1', port: 33_333 }, { ip: b.ip4, port: 4143 }, 1);
+    const before = node.redirection.counters().get('foreign_record') ?? 0;
+    assert.equal(await foreign.call(`connect ${fd} ${b.ip4} 4143`), '0');
+    assert.equal((await b.next()).record, undefined);
+    assert.equal(node.redirection.counters().get('foreign_record'), before + 1);
   });
 });

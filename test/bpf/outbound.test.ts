@@ -271,7 +271,7 @@ describe('outbound without an agent that accepts', () => {
   let node: TestNode;
   let pod: TestPod;
   before(() => {
-    node = new TestNode('full', { inflightMax: 8, inflightPodMax: 8 });
+    node = new TestNode('full', { inflightMax: 64, inflightPodMax: 8 });
     pod = node.pod('a');
     pod.redirected = node.redirection.preparePod(pod.description);
     pod.redirected.arm(pod.description);
@@ -307,6 +307,13 @@ describe('outbound without an agent that accepts', () => {
     assert.equal(refused, 'ECONNREFUSED');
     assert.equal(node.inflight(), 8);
     assert.equal(node.redirection.counters().get('inflight_full'), 1);
+    /** Another pod is none the worse for it. */
+    const other = node.pod('b');
+    other.enrol();
+    const free = other.app();
+    const fd = await free.call('socket 4');
+    assert.equal(await free.call(`connect ${fd} 10.99.0.7 80`), '0');
+    await until(() => node.inflight() === 8, 'only those of the first pod are left');
     /** Each way to give up: close, AF_UNSPEC, death. */
     await app.call(`close ${pending.at(-1)}`);
     assert.equal(await app.call(`unspec ${pending.at(-2)}`), '0');
