@@ -17,7 +17,7 @@ const text = (env: string, fallback: string, doc: string): Setting<string> => ({
 const settings = {
   confDir: text('NODEMESH_CNI_CONF_DIR', '/host/etc/cni/net.d', "The node's CNI configurations."),
   binDir: text('NODEMESH_CNI_BIN_DIR', '/host/opt/cni/bin', "The node's CNI plugins."),
-  shim: text('NODEMESH_CNI_SHIM', 'build/shim/nodemesh-cni', 'The plugin to install.'),
+  shim: text('NODEMESH_CNI_SHIM', 'build/cni/nodemesh-cni', 'The plugin to install.'),
   socket: text('NODEMESH_CNI_SOCKET', '/run/nodemesh/cni.sock', "The agent's socket, as seen on the node."),
   enrolledList: text(
     'NODEMESH_ENROLLED_LIST',
