@@ -4,6 +4,7 @@
 import { cgroupProcesses } from '../local/cgroups.ts';
 import { type LocalMesh, startMesh } from '../local/harness.ts';
 import { netnsPath, podNetns } from '../local/layout.ts';
+import { waitFor } from './peers.ts';
 
 export const NAMESPACE = 'bench';
 
@@ -67,7 +68,19 @@ export interface Ground {
   /** Runs a program in a pod; rejects with what it said if it fails. */
   run(pod: string, argv: readonly string[]): Promise<string>;
   agentPids(node: 'node1' | 'node2'): number[];
+  metrics(node: 'node1' | 'node2'): Promise<string>;
 }
+
+/** What the agent's own address answers; '' if nothing does. */
+async function ask(mesh: LocalMesh, node: 'node1' | 'node2', path: string): Promise<string> {
+  const place = mesh.node(node);
+  const url = `http://${place.layout.address.v4}:4191${path}`;
+  const result = await place.exec(['curl', '-sSf', '--max-time', '10', url]);
+  return result.code === 0 ? result.stdout : '';
+}
+
+const waitForAgent = (mesh: LocalMesh, node: 'node1' | 'node2'): Promise<void> =>
+  waitFor(`the agent of ${node}`, async () => (await ask(mesh, node, '/ready')) !== '', 60_000);
 
 /** Starts a mesh, lets `use` work on it and removes it, whatever happens. */
 export async function onGround<T>(
@@ -79,12 +92,15 @@ export async function onGround<T>(
   const mesh = await startMesh({
     name,
     nodes: 2,
-    objects: [namespaceObject, ...objects],
+    objects: [namespaceObject],
     agentEnv,
     logLevel: 'warn',
     readyMs: 120_000,
   });
   try {
+    for (const node of ['node1', 'node2'] as const) await waitForAgent(mesh, node);
+    await mesh.apply(...objects);
+    await mesh.waitReady();
     return await use({
       mesh,
       podNetns: (pod) => netnsPath(podNetns(name, NAMESPACE, pod)),
@@ -102,6 +118,7 @@ export async function onGround<T>(
         }
         return result.stdout;
       },
+      metrics: (node) => ask(mesh, node, '/metrics'),
       agentPids: (node) => cgroupProcesses(mesh.node(node).layout.agentCgroup),
     });
   } finally {

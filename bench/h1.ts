@@ -5,8 +5,8 @@
 
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { compare, type Contestant, type Course, race } from './cpu-per-request.ts';
+import { join, resolve } from 'node:path';
+import { compare, type Contestant, type Course, type Measured, race } from './cpu-per-request.ts';
 import { type Ground, LOAD_CORES, onGround, podObject, PROXY_CORES } from './ground.ts';
 import { makeCertificates, type Peer, startPeer } from './peers.ts';
 import { pin } from './processes.ts';
@@ -17,6 +17,13 @@ const course: Course = {
   rounds: Number(process.env['BENCH_ROUNDS'] ?? 5),
   seconds: Number(process.env['BENCH_SECONDS'] ?? 5),
   warmUpSeconds: 2,
+};
+
+/** BENCH_PROFILE=folder: each thread of the agents writes a CPU profile there when it ends. */
+const profileDir = process.env['BENCH_PROFILE'];
+const agentEnv: Readonly<Record<string, string>> = {
+  NODEMESH_WORKERS: '1',
+  ...(profileDir === undefined ? {} : { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${resolve(profileDir)}` }),
 };
 
 const ORIGIN_PORT = 8080;
@@ -38,7 +45,7 @@ const pods = [
 
 /** A mesh with one worker per agent, as the peers have one; all agents on the proxies' core. */
 const withGround = <T>(use: (ground: Ground, dir: string) => Promise<T>): Promise<T> =>
-  onGround(pods, { NODEMESH_WORKERS: '1' }, async (ground) => {
+  onGround(pods, agentEnv, async (ground) => {
     for (const node of ['node1', 'node2'] as const) pin(ground.agentPids(node), PROXY_CORES);
     const dir = mkdtempSync(join(tmpdir(), 'nodemesh-bench-'));
     try {
@@ -52,6 +59,30 @@ const runner =
   (ground: Ground, pod: string) =>
   (argv: readonly string[]): Promise<string> =>
     ground.run(pod, ['taskset', '-c', LOAD_CORES, ...argv]);
+
+/** Runs the race and makes sure that what was measured as ours really passed through the agent. */
+async function raceAndProve(
+  ground: Ground,
+  contestants: readonly Contestant[],
+  tls: 'true' | 'no_identity',
+): Promise<Map<string, Measured>> {
+  const before = requestsCounted(await ground.metrics('node1'), tls);
+  const measured = await race(contestants, course);
+  const counted = requestsCounted(await ground.metrics('node1'), tls) - before;
+  const sent = measured.get('nodemesh')?.loads.reduce((sum, load) => sum + load.requests, 0) ?? 0;
+  if (counted < sent)
+    throw new Error(`the agent counted ${counted} of ${sent} requests: the rest went round it`);
+  return measured;
+}
+
+function requestsCounted(metrics: string, tls: string): number {
+  let sum = 0;
+  for (const line of metrics.split('\n')) {
+    if (!line.startsWith('request_total{') || !line.includes('direction="outbound"')) continue;
+    if (line.includes(`tls="${tls}"`)) sum += Number(line.slice(line.lastIndexOf(' ') + 1));
+  }
+  return sum;
+}
 
 const stopAll = async (peers: readonly Peer[]): Promise<void> => {
   await Promise.all(peers.map((peer) => peer.stop()));
@@ -79,7 +110,10 @@ export const h1Plain = (): Promise<BenchResult[]> =>
         const url = `http://${plan.listen}/`;
         contestants.push({ name: plan.name, pids: peer.pids, url, run: runner(ground, 'client-plain') });
       }
-      return compare('h1-plain', await race(contestants, course), course, { haproxy: 1.3, nginx: undefined });
+      return compare('h1-plain', await raceAndProve(ground, contestants, 'no_identity'), course, {
+        haproxy: 1.3,
+        nginx: undefined,
+      });
     } finally {
       await stopAll(peers);
     }
@@ -124,7 +158,9 @@ export const h1Mtls = (): Promise<BenchResult[]> =>
           run: runner(ground, 'client-plain'),
         },
       ];
-      return compare('h1-mtls', await race(contestants, course), course, { 'two nginx': 0.8 });
+      return compare('h1-mtls', await raceAndProve(ground, contestants, 'true'), course, {
+        'two nginx': 0.8,
+      });
     } finally {
       await stopAll(peers);
     }

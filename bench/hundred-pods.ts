@@ -126,7 +126,7 @@ async function measureMemory(ground: Ground): Promise<BenchResult> {
   await waitFor(
     `${PODS} pods with a request over mutual TLS in the metrics`,
     async () => {
-      secured = podsWithMutualTls(await scrape(ground));
+      secured = podsWithMutualTls(await ground.metrics('node1'));
       return secured >= PODS;
     },
     20_000,
@@ -145,14 +145,6 @@ async function measureMemory(ground: Ground): Promise<BenchResult> {
     spread: 0,
     details: { processes: ground.agentPids('node1').length },
   };
-}
-
-async function scrape(ground: Ground): Promise<string> {
-  const node = ground.mesh.node('node1');
-  const url = `http://${node.layout.address.v4}:4191/metrics`;
-  const result = await node.exec(['curl', '-sS', '--max-time', '10', url]);
-  if (result.code !== 0) throw new Error(`${url}: ${result.stderr}`);
-  return result.stdout;
 }
 
 /** How many pods of the namespace have an outbound request to an endpoint whose identity was proven. */
