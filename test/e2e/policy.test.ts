@@ -102,7 +102,8 @@ describe('policy and redirection by annotation', () => {
     const inside = await get('client', 'mesh', 'authenticated');
     assert.match(inside.text, new RegExp(`x-client-id: ${clientIdentity}`));
     const outside = await get('outsider', 'plain', 'authenticated.mesh');
-    assert.match(outside.text, /403 Forbidden[\s\S]*l5d-proxy-error/);
+    // As with Linkerd, the reason is told to meshed clients only.
+    assert.match(outside.text, /^HTTP\/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n$/);
   });
 
   it('an opted-in pod of a namespace that is not has an identity too', async () => {
@@ -136,7 +137,7 @@ describe('policy and redirection by annotation', () => {
 
   it('inject: disabled on the pod keeps it out of an enrolled namespace', async () => {
     assert.match((await get('client', 'mesh', 'disabled')).text, /200 OK[\s\S]*x-client-id: \r/);
-    assert.equal((await get('client', 'mesh', await ipOf('disabled'), 4143)).code, 7);
+    assert.equal((await get('outsider', 'plain', await ipOf('disabled'), 4143)).code, 7);
   });
 
   it('a port on which nobody listens is refused without a mesh client as ever', async () => {
