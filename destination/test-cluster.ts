@@ -186,19 +186,20 @@ export class TestCluster {
   }
 
   token(node = 'n1', claims: Partial<LocalTokenClaims> = {}): string {
-    return signLocalToken(
-      {
-        namespace: 'nodemesh',
-        serviceAccount: { name: 'nodemesh-agent', uid: 'uid-sa' },
-        pod: { name: `agent-${node}`, uid: `uid-agent-${node}` },
-        node: { name: node, uid: `uid-${node}` },
-        audiences: [tokenAudiences.nodeStream],
-        issuedAtMs: Date.now(),
-        lifetimeMs: 3_600_000,
-        ...claims,
-      },
-      this.#tokenKey.privateKeyPem,
-    );
+    return this.sign({
+      namespace: 'nodemesh',
+      serviceAccount: { name: 'nodemesh-agent', uid: 'uid-sa' },
+      pod: { name: `agent-${node}`, uid: `uid-agent-${node}` },
+      node: { name: node, uid: `uid-${node}` },
+      audiences: [tokenAudiences.nodeStream],
+      issuedAtMs: Date.now(),
+      lifetimeMs: 3_600_000,
+      ...claims,
+    });
+  }
+
+  sign(claims: LocalTokenClaims): string {
+    return signLocalToken(claims, this.#tokenKey.privateKeyPem);
   }
 
   async apply(object: Json): Promise<void> {
