@@ -21,7 +21,8 @@ export type ChildReport =
 /** Resolves with the daemon's process once all is ready; it goes on by itself unless `endWithParent`. */
 export function spawnDaemon(request: ChildRequest, progress: (line: string) => void): Promise<ChildProcess> {
   const child = spawn(process.execPath, [join(import.meta.dirname, 'main.ts')], {
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    // One that goes on by itself must not hold a pipe that somebody reads to its end.
+    stdio: ['ignore', 'ignore', request.endWithParent ? 'inherit' : 'ignore', 'ipc'],
     detached: true,
     cwd: '/',
   });

@@ -22,6 +22,9 @@ export async function runMesh(options: UpOptions, onReady: () => void): Promise<
   requireFitHost(options.meshed);
   parseManifests(options.sources);
   const log = createLocalLog(options.logLevel, options.progress);
+  process.on('uncaughtExceptionMonitor', (error) => {
+    log.error({ error: error.stack ?? error.message }, 'the daemon broke');
+  });
   const ended = Promise.withResolvers<void>();
   let stopping = false;
   const end = (): void => {
