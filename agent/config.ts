@@ -52,6 +52,12 @@ export const agentSettings = {
     asText,
     'Sockets (agent.sock, cni.sock) and lists; made 0700.',
   ),
+  stateDir: setting(
+    'NODEMESH_STATE_DIR',
+    '/var/lib/nodemesh',
+    asText,
+    'The list of enrolled namespaces and pods, which the CNI shim reads; kept over a reboot.',
+  ),
   bpffs: setting(
     'NODEMESH_BPFFS',
     '/sys/fs/bpf',

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node's agent: wiring only. Control thread here, proxy workers in threads of their own.
 
-import { mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { createLibbpfLoader } from '#lib/bpf/libbpf-loader.ts';
@@ -41,7 +41,8 @@ const random = Math.random;
 const common = { clock, random, log };
 
 mkdirSync(config.runDir, { recursive: true, mode: 0o700 });
-const lists = createDiskLists(config.runDir, log);
+mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
+const lists = createDiskLists({ runDir: config.runDir, stateDir: config.stateDir, log });
 
 const certificates = createCertificates({
   ...common,
@@ -159,7 +160,7 @@ const nodeStream = createNodeStream({
     onState: () => undefined,
   },
 });
-enrolment.restore(lists.readSandboxes());
+enrolment.restore(lists.readSandboxes().filter(({ netnsPath }) => existsSync(netnsPath)));
 
 await workers.ready;
 const cni = await serveCni(join(config.runDir, 'cni.sock'), enrolment, log, {
@@ -185,7 +186,12 @@ const admin = await createAdmin({
   }),
   log,
 });
-const maintenance = setInterval(() => redirection.maintain(), MAINTAIN_MS);
+const maintenance = setInterval(() => {
+  redirection.maintain();
+  if (!snapshotSeen || !enrolment.settled) return;
+  const swept = redirection.sweep();
+  if (swept > 0) log.info({ pods: swept }, 'ended the redirection of pods that are gone');
+}, MAINTAIN_MS);
 log.info({ version: VERSION, workers: config.workers }, 'the agent serves');
 
 let stopping = false;

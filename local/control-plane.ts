@@ -300,6 +300,7 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
         NODEMESH_NODE_IPS: `${node.address.v4},${node.address.v6}`,
         NODEMESH_SERVICE_ACCOUNT: AGENT_ACCOUNT,
         NODEMESH_RUN_DIR: node.runDir,
+        NODEMESH_STATE_DIR: node.runDir,
         NODEMESH_BPFFS: node.bpffs,
         NODEMESH_BPF_OBJECTS: join(root, 'build', 'bpf'),
         NODEMESH_PODS_CGROUP: node.podsCgroup,

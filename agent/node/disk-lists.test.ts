@@ -25,15 +25,17 @@ describe('lists on disk', () => {
   afterEach(() => rmSync(dir, { recursive: true }));
 
   it('gives a later agent the sandboxes of an earlier one', () => {
-    const lists = createDiskLists(dir, silentLog);
+    const lists = createDiskLists({ runDir: dir, stateDir: dir, log: silentLog });
     assert.deepEqual(lists.readSandboxes(), []);
     lists.setSandboxes([sandbox]);
     lists.flush();
-    assert.deepEqual(createDiskLists(dir, silentLog).readSandboxes(), [sandbox]);
+    assert.deepEqual(createDiskLists({ runDir: dir, stateDir: dir, log: silentLog }).readSandboxes(), [
+      sandbox,
+    ]);
   });
 
   it('writes the enrolled list for the shim, readable by root only', () => {
-    const lists = createDiskLists(dir, silentLog);
+    const lists = createDiskLists({ runDir: dir, stateDir: dir, log: silentLog });
     lists.setNamespaces(['shop', 'bank']);
     lists.setEnrolledPods(['u1']);
     lists.flush();
@@ -43,7 +45,7 @@ describe('lists on disk', () => {
 
   it('keeps the namespaces of an earlier agent until destination has spoken', () => {
     writeFileSync(join(dir, 'enrolled'), 'ns shop\npod u0\n');
-    const lists = createDiskLists(dir, silentLog);
+    const lists = createDiskLists({ runDir: dir, stateDir: dir, log: silentLog });
     lists.setEnrolledPods(['u1']);
     lists.flush();
     assert.equal(readFileSync(join(dir, 'enrolled'), 'utf8'), 'ns shop\npod u1\n');
@@ -52,7 +54,7 @@ describe('lists on disk', () => {
   it('starts empty from a damaged list and says so', () => {
     writeFileSync(join(dir, 'sandboxes.json'), '[{"containerId":');
     const log = recordingLog();
-    assert.deepEqual(createDiskLists(dir, log).readSandboxes(), []);
+    assert.deepEqual(createDiskLists({ runDir: dir, stateDir: dir, log }).readSandboxes(), []);
     assert.equal(log.lines[0]?.level, 'error');
   });
 });

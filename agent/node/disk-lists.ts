@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two small files in the agent's run directory, neither with secrets: the sandboxes that the runtime has
-// announced (a restarted agent takes them over), and the enrolled namespaces and pods (the CNI shim reads
-// them while the agent is away). Both are replaced atomically and written at most once per turn.
+// Two small files, neither with secrets: the sandboxes that the runtime has announced (a restarted agent takes
+// them over), and the enrolled namespaces and pods (the CNI shim reads them while the agent is away). Both are
+// replaced atomically and written at most once per turn.
 
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -21,8 +21,16 @@ export interface DiskLists {
 export const ENROLLED_LIST = 'enrolled';
 const SANDBOX_LIST = 'sandboxes.json';
 
-export function createDiskLists(runDir: string, log: Log): DiskLists {
-  const enrolledPath = join(runDir, ENROLLED_LIST);
+export interface DiskListsOptions {
+  /** Gone after a reboot, as the sandboxes are. */
+  readonly runDir: string;
+  /** Kept over a reboot: no pod of an enrolled namespace may start outside the mesh then. */
+  readonly stateDir: string;
+  readonly log: Log;
+}
+
+export function createDiskLists({ runDir, stateDir, log }: DiskListsOptions): DiskLists {
+  const enrolledPath = join(stateDir, ENROLLED_LIST);
   const sandboxPath = join(runDir, SANDBOX_LIST);
   let sandboxes: readonly Sandbox[] | undefined;
   // What an earlier agent knew stays in force until destination has spoken.

@@ -87,6 +87,8 @@ describe('enrolment', () => {
         counters: () => new Map(),
         close: () => undefined,
         uninstall: () => undefined,
+        sweep: () => 0,
+        maintain: () => undefined,
         preparePod(pod) {
           if (refuse !== undefined) throw refuse;
           events.push(`prepare ${pod.uid}`);
@@ -94,6 +96,7 @@ describe('enrolment', () => {
             setListener: (direction, family, slot) => events.push(`listener ${direction} ${family} ${slot}`),
             clearListener: () => undefined,
             arm: (armed) => events.push(`arm ${armed.uid} ${armed.addresses.join(' ')}`),
+            abandon: () => events.push(`abandon ${pod.uid}`),
             close: () => events.push(`disarm ${pod.uid}`),
           };
         },
@@ -250,6 +253,16 @@ describe('enrolment', () => {
     assert.ok(!events.includes('drop'));
     await enrolment.removePod('c-b', 'b');
     assert.equal(events.filter((event) => event === 'drop').length, 1);
+  });
+
+  it('counts as settled once every known sandbox is where its workload wants it', async () => {
+    const { containerId, uid, namespace, name, netnsPath, addresses } = cniPod('a');
+    assert.equal(enrolment.settled, true);
+    enrolment.restore([{ containerId, uid, namespace, name, netnsPath, addresses }]);
+    assert.equal(enrolment.settled, false);
+    enrolment.setWorkload(workloadOf('a'));
+    await settle();
+    assert.equal(enrolment.settled, true);
   });
 
   it('takes over the sandboxes of an earlier agent once destination names them', async () => {

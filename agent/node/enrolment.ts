@@ -114,6 +114,8 @@ export interface Enrolment extends CniNode {
   /** Uid of the enrolled pod that owns `ip`. */
   podOfAddress(ip: string): string | undefined;
   readonly pods: readonly PodView[];
+  /** No pod is on its way in: what an earlier agent left and nobody claimed since belongs to nobody. */
+  readonly settled: boolean;
   /** Closes descriptors; what is steered stays steered. */
   close(): void;
 }
@@ -251,7 +253,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       log.info({ pod: who(record), uid: record.uid, identity }, 'pod enrolled');
       setPhase(record, 'enrolled', 'Enrolled', `${identity} is in the mesh`);
     } catch (error) {
-      redirection?.close();
+      redirection?.abandon();
       for (const listener of listeners) namespace?.closeDescriptor(listener.fd);
       await options.workers.removePod(record.uid);
       namespace?.close();
@@ -422,6 +424,12 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
         addresses: record.workload?.pod.addresses ?? record.sandbox?.addresses ?? [],
         identity: record.enrolled?.identity ?? '',
       }));
+    },
+    get settled() {
+      return [...records.values()].every(
+        ({ sandbox, workload, enrolled }) =>
+          sandbox === undefined || (workload !== undefined && workload.enrol === (enrolled !== undefined)),
+      );
     },
     close() {
       closed = true;

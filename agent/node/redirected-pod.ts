@@ -74,7 +74,8 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
 
   /** Of a pod that an earlier agent left armed, nothing is disarmed. */
   const present = maps.pods.lookup(key);
-  let armed = present !== undefined && readU32(present, structs.nm_pod.fields.armed) === 1;
+  const armedBefore = present !== undefined && readU32(present, structs.nm_pod.fields.armed) === 1;
+  let armed = armedBefore;
 
   const { link, slots } = begin();
 
@@ -160,6 +161,15 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
     slots.close();
   }
 
+  function close(): void {
+    if (closed) return;
+    link.detach();
+    release();
+    forgetPod(maps, cookie);
+    removeFolder();
+    options.closed();
+  }
+
   return {
     cookie,
     setListener: (direction, family, slot, fd) =>
@@ -181,12 +191,11 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
     },
     refreshListeners,
     release,
-    close: () => {
+    close,
+    abandon: () => {
+      if (!armedBefore) return close();
       if (closed) return;
-      link.detach();
       release();
-      forgetPod(maps, cookie);
-      removeFolder();
       options.closed();
     },
   };

@@ -22,6 +22,8 @@ export interface PodRedirection {
   clearListener(direction: 'inbound' | 'outbound', family: 4 | 6, slot: number): void;
   /** Starts to steer, or changes addresses and ports of a pod that is steered already. */
   arm(pod: RedirectedPod): void;
+  /** Enrolment failed: undoes the preparation, but a pod that an earlier agent left armed stays armed (and refuses). */
+  abandon(): void;
   close(): void;
 }
 
@@ -33,6 +35,10 @@ export interface Redirection {
   readonly kernel: unknown;
   /** Full maps and the like, by name: read when metrics are scraped. */
   counters(): ReadonlyMap<string, number>;
+  /** Ends the redirection of pods that an earlier agent left and that nobody has prepared since; how many. */
+  sweep(): number;
+  /** To be called about once a minute. */
+  maintain(): void;
   /** Detaches nothing: links stay pinned, so that pods stay redirected while the agent is away. */
   close(): void;
   /** Removes every link, map and pin of this layout. */
