@@ -340,6 +340,19 @@ testBoth('idle endpoint connections close after the timeout', async (t) => {
   await server.when(() => server.ended);
 });
 
+testBoth('no more idle endpoint connections than the limit are kept', async (t) => {
+  const { exchange } = await proxyFixture(t, { server: { poolIdleMax: 1 } });
+  const pairs = [await exchange(GET), await exchange(GET)];
+  for (const { client, server } of pairs) {
+    server.write(OK);
+    await client.take('ok');
+  }
+  const [first, second] = pairs;
+  assert.equal(await second?.server.gone(), 'FIN');
+  first?.client.write(GET);
+  await first?.server.head();
+});
+
 testBoth('node:http clients and servers, many at once, any sizes', async (t) => {
   const server = createServer((request, response) => {
     if (request.url?.startsWith('/sized') === true) {
