@@ -37,9 +37,16 @@ describe('life of a local mesh', () => {
 
   test('down removes everything, and the machine has the links and mounts it had', async () => {
     const look = (): string =>
-      execFileSync('sh', ['-c', 'ip -o link | cut -d: -f2 | sort; grep -vE 'netns|nodemesh-local' /proc/self/mounts | sort'], {
-        encoding: 'utf8',
-      });
+      execFileSync(
+        'sh',
+        [
+          '-c',
+          'ip -o link | cut -d: -f2 | sort; grep -v -e netns -e nodemesh-local /proc/self/mounts | sort',
+        ],
+        {
+          encoding: 'utf8',
+        },
+      );
     const before = look();
     const running = await startMesh({ name: NAME, mesh: false, objects: [sleeper] });
     assert.equal(nothingLeft(await leftovers(NAME)), false);

@@ -53,7 +53,7 @@ describe('workloads', () => {
     await mesh.apply(deployment(2, 'v1'));
     await mesh.waitReady();
     const first = await workers();
-    assert.deepEqual(first.map((found) => found.spec.nodeName).sort(), ['node1', 'node2']);
+    assert.deepEqual(first.map((found) => found.spec.nodeName ?? '').sort(), ['node1', 'node2']);
     const [victim] = first;
     assert.ok(victim);
     await mesh.delete({ kind: 'Pod', namespace: 'lab', name: victim.metadata.name });
