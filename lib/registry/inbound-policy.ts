@@ -20,24 +20,35 @@ const PORTS_MAX = 4096;
 
 export function inboundServers(config: WorkloadConfig, settings: MeshSettings): InboundServers {
   const { opaquePorts, requireIdentityPorts } = config;
-  const server = (port: number | undefined): Server => {
-    const opaque = port !== undefined && portsContain(opaquePorts, port);
-    const identity = port !== undefined && portsContain(requireIdentityPorts, port);
-    const policy = identity ? authenticated(config.defaultInboundPolicy) : config.defaultInboundPolicy;
-    return defaultServer(policy, opaque, config.inboundDetectTimeoutMs, settings);
-  };
+  const policy = config.defaultInboundPolicy;
+  const make = (opaque: boolean, needsIdentity: boolean): Server =>
+    defaultServer(
+      needsIdentity ? authenticated(policy) : policy,
+      opaque,
+      config.inboundDetectTimeoutMs,
+      settings,
+    );
+  // Shared by all ports that are alike.
+  const plain = { opaque: make(true, false), detected: make(false, false) };
+  const identified = { opaque: make(true, true), detected: make(false, true) };
   const byPort = new Map<number, Server>();
-  const warnings: string[] = [];
-  for (const port of portsOf([...opaquePorts, ...requireIdentityPorts])) {
-    if (byPort.size >= PORTS_MAX) {
-      warnings.push(
-        `opaque-ports and proxy-require-identity-inbound-ports name more than ${PORTS_MAX} ports`,
-      );
-      break;
+  const list = (ranges: readonly PortRange[]): boolean => {
+    for (const port of portsOf(ranges)) {
+      if (byPort.size >= PORTS_MAX && !byPort.has(port)) return false;
+      const { opaque, detected } = portsContain(requireIdentityPorts, port) ? identified : plain;
+      byPort.set(port, portsContain(opaquePorts, port) ? opaque : detected);
     }
-    byPort.set(port, server(port));
-  }
-  return { byPort, fallback: server(undefined), warnings };
+    return true;
+  };
+  const identityListed = list(requireIdentityPorts);
+  const opaqueListed = list(opaquePorts);
+  const tooMany = `opaque-ports and proxy-require-identity-inbound-ports name more than ${PORTS_MAX} ports`;
+  return {
+    byPort,
+    // Too many to list: fail closed, every other port needs an identity too.
+    fallback: identityListed ? plain.detected : identified.detected,
+    warnings: identityListed && opaqueListed ? [] : [tooMany],
+  };
 }
 
 function* portsOf(ranges: readonly PortRange[]): Generator<number> {
