@@ -20,7 +20,7 @@ interface Suite {
 const counted = ['tests', 'suites', 'passed', 'failed', 'cancelled', 'skipped', 'todo'] as const;
 type Counts = Record<(typeof counted)[number], number>;
 
-const rootSuites = ['bpf', 'cni', 'local', 'e2e'] as const;
+const rootSuites = ['bpf', 'cni', 'control-plane', 'local', 'e2e'] as const;
 
 /** Lines that node's runner prints at the end of each run; one sum of them is printed at the end of all. */
 const summaryLine = /^(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) [\d.]+$/;
