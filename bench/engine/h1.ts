@@ -2,13 +2,13 @@
 // CPU per request of the HTTP/1 path alone against haproxy doing the same hop in the same run, over loopback.
 // Only the ratio means something, and only from one run. Not the product's bench: no redirection, no mesh (bench/).
 //
-//   node bench/engine/h1.ts [--connections 1,32,128] [--rounds 5] [--seconds 3] [--profile DIR]
+//   node bench/engine/h1.ts [--connections 1,32,128] [--rounds 5] [--seconds 3] [--bytes 128] [--close] [--profile DIR]
 //
 // Needs Debian's nginx (the server), haproxy and wrk. `--profile` writes a .cpuprofile of our process.
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -20,6 +20,7 @@ const { values: options } = parseArgs({
     rounds: { type: 'string', default: '5' },
     seconds: { type: 'string', default: '3' },
     bytes: { type: 'string', default: '128' },
+    close: { type: 'boolean', default: false },
     profile: { type: 'string' },
   },
 });
@@ -67,12 +68,14 @@ function cpuUs(pid: number): number {
 async function startServer(): Promise<number> {
   const port = await freePort();
   const file = join(folder, 'nginx.conf');
+  chmodSync(folder, 0o755);
+  writeFileSync(join(folder, 'body'), 'x'.repeat(Number(options.bytes)));
   writeFileSync(
     file,
     `daemon off; worker_processes 1; pid ${folder}/nginx.pid; error_log /dev/null;
 events { worker_connections 4096; }
-http { access_log off; keepalive_requests 100000000; keepalive_timeout 600s; default_type text/plain;
-  server { listen 127.0.0.1:${port} backlog=1024; location / { return 200 "${'x'.repeat(Number(options.bytes))}"; } } }
+http { access_log off; open_file_cache max=10; keepalive_requests 100000000; keepalive_timeout 600s; default_type text/plain;
+  server { listen 127.0.0.1:${port} backlog=1024; root ${folder}; location / { try_files /body =404; } } }
 `,
   );
   start('/usr/sbin/nginx', ['-c', file, '-p', folder]);
@@ -121,6 +124,7 @@ async function measure(proxy: { pid: number; port: number }, connections: number
     '-t1',
     `-c${connections}`,
     `-d${options.seconds}s`,
+    ...(options.close ? ['-H', 'Connection: close'] : []),
     `http://127.0.0.1:${proxy.port}/path?query=1`,
   ]);
   const used = cpuUs(proxy.pid) - before;
