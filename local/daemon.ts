@@ -13,6 +13,7 @@ import { killCgroup, requireCgroup2 } from './cgroups.ts';
 import {
   type ControlPlane,
   type ExtraEnv,
+  type Keys,
   makeKeys,
   nodeReady,
   putNodes,
@@ -52,6 +53,8 @@ export interface DaemonOptions {
 export const PROJECT_ROOT = dirname(import.meta.dirname);
 
 const SANDBOXES_AT_ONCE = 3;
+/** How long the first node that is ready waits for the others. */
+const NODES_TOGETHER_MS = 20_000;
 const AGENT_POLL_MS = 100;
 const KILL_AGAIN_MS = 100;
 
@@ -59,7 +62,6 @@ interface NodeParts {
   readonly layout: NodeLayout;
   readonly services: NodeServices;
   readonly prober: Prober;
-  readonly kubelet: Kubelet;
 }
 
 /** Waits, but no longer than until the signal aborts. */
@@ -93,7 +95,9 @@ export class Daemon {
   readonly store = new Store();
   readonly #closed = new AbortController();
   readonly #lock: Server;
-  readonly #schedulable = new Set<string>();
+  /** Of the nodes that take pods. */
+  readonly #kubelets = new Map<string, Kubelet>();
+  #waitsForNodes = true;
   #nodes: readonly NodeParts[] = [];
   #controlPlane: ControlPlane | undefined;
   #closers: (() => void)[] = [];
@@ -137,32 +141,14 @@ export class Daemon {
     });
     this.#closers.push(mirrorStore(store, layout.registryDir));
     this.#nodes = layout.nodes.map((node) => {
-      const prober = createProber(node.netns, node.systemCgroup);
       return {
         layout: node,
-        prober,
+        prober: createProber(node.netns, node.systemCgroup),
         services: new NodeServices(store, node, systemClock, log),
-        kubelet: new Kubelet({
-          store,
-          node,
-          meshName: layout.name,
-          tokens: keys.tokens,
-          caCertificate: keys.anchorPem,
-          prober,
-          log,
-          sandboxes: createConcurrency({
-            what: `sandboxes of ${node.name}`,
-            runningMax: SANDBOXES_AT_ONCE,
-            waitingMax: 10_000,
-          }),
-          workingDir: PROJECT_ROOT,
-          nodeDir: dirname(process.execPath),
-          delay,
-        }),
       };
     });
     const controllers = afterChanges(store, () =>
-      reconcile(store, { random: Math.random, schedulable: () => [...this.#schedulable] }),
+      reconcile(store, { random: Math.random, schedulable: () => this.#schedulable() }),
     );
     this.#closers.push(controllers.close);
     if (options.meshed) {
@@ -184,15 +170,44 @@ export class Daemon {
       if (options.meshed) await this.#agentReady(parts);
       if (this.#closed.signal.aborted) return;
       progress(`${parts.layout.name} takes pods`);
-      this.#schedulable.add(parts.layout.name);
+      this.#kubelets.set(parts.layout.name, this.#startKubelet(parts, keys));
       const node = store.require('Node', '', parts.layout.name);
       store.put({ ...node, status: { ...node.status, conditions: [nodeReady(true, store.now())] } });
+      await delay(NODES_TOGETHER_MS, this.#closed.signal);
+      this.#waitsForNodes = false;
+      controllers.trigger();
     };
     for (const parts of this.#nodes) {
       admit(parts).catch((error: unknown) => {
         log.error({ node: parts.layout.name, error: errorMessage(error) }, 'the node cannot take pods');
       });
     }
+  }
+
+  #startKubelet({ layout: node, prober }: NodeParts, keys: Keys): Kubelet {
+    return new Kubelet({
+      store: this.store,
+      node,
+      meshName: this.layout.name,
+      tokens: keys.tokens,
+      caCertificate: keys.anchorPem,
+      prober,
+      log: this.options.log,
+      sandboxes: createConcurrency({
+        what: `sandboxes of ${node.name}`,
+        runningMax: SANDBOXES_AT_ONCE,
+        waitingMax: 10_000,
+      }),
+      workingDir: PROJECT_ROOT,
+      nodeDir: dirname(process.execPath),
+      delay,
+    });
+  }
+
+  /** Pods are spread over all nodes, so none is placed before all are there, unless one takes too long. */
+  #schedulable(): string[] {
+    const ready = [...this.#kubelets.keys()].sort();
+    return ready.length < this.layout.nodes.length && this.#waitsForNodes ? [] : ready;
   }
 
   async #agentReady(parts: NodeParts): Promise<void> {
@@ -243,12 +258,12 @@ export class Daemon {
   async waitReady(timeoutMs: number): Promise<void> {
     await waitForStore(
       this.store,
-      () => this.#schedulable.size === this.layout.nodes.length && this.unready().length === 0,
+      () => this.#kubelets.size === this.layout.nodes.length && this.unready().length === 0,
       timeoutMs,
       () =>
         [
           ...this.layout.nodes
-            .filter((node) => !this.#schedulable.has(node.name))
+            .filter((node) => !this.#kubelets.has(node.name))
             .map((node) => `${node.name} (its agent is not ready; see ${join(node.logDir, 'agent.log')})`),
           ...this.unready(),
         ].join(', '),
@@ -259,7 +274,9 @@ export class Daemon {
   /** The worker of a pod that runs; by name. */
   podWorker(namespace: string, name: string): PodWorker {
     const pod = this.store.require('Pod', namespace, name);
-    const worker = this.#nodes.map((parts) => parts.kubelet.worker(pod)).find((found) => found !== undefined);
+    const worker = [...this.#kubelets.values()]
+      .map((kubelet) => kubelet.worker(pod))
+      .find((found) => found !== undefined);
     if (worker !== undefined) return worker;
     throw new MeshError(
       'MESH_NOT_FOUND',
@@ -276,7 +293,7 @@ export class Daemon {
     this.#closed.abort();
     this.#controlPlane?.close();
     for (const close of this.#closers) close();
-    const kubelets = this.#nodes.map((parts) => parts.kubelet.close());
+    const kubelets = [...this.#kubelets.values()].map((kubelet) => kubelet.close());
     for (const parts of this.#nodes) {
       parts.services.close();
       parts.prober.close();
