@@ -19,11 +19,15 @@ const course: Course = {
   warmUpSeconds: 2,
 };
 
-/** BENCH_PROFILE=folder: each thread of the agents writes a CPU profile there when it ends. */
+/** BENCH_PROFILE=folder: the agents' workers write CPU profiles there (profile.ts). */
 const profileDir = process.env['BENCH_PROFILE'];
-const agentEnv: Readonly<Record<string, string>> = {
+const profileEnv = (dir: string): Record<string, string> => ({
+  BENCH_PROFILE: resolve(dir),
+  NODE_OPTIONS: `--import=${join(import.meta.dirname, 'profile.ts')}`,
+});
+const agentEnv = {
   NODEMESH_WORKERS: '1',
-  ...(profileDir === undefined ? {} : { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${resolve(profileDir)}` }),
+  ...(profileDir === undefined ? {} : profileEnv(profileDir)),
 };
 
 const ORIGIN_PORT = 8080;
