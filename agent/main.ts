@@ -93,7 +93,13 @@ const workers = createProxyWorkers({
       trackUnmanagedFds: false,
       resourceLimits: { maxYoungGenerationSizeMb: 12 },
     }),
-  start: { logLevel: config.logLevel, sameNode: config.sameNode, kernel: redirection.kernel },
+  start: {
+    logLevel: config.logLevel,
+    sameNode: config.sameNode,
+    kernel: redirection.kernel,
+    controlPlaneNamespace: config.identityNamespace,
+    failfastMs: config.failfastMs,
+  },
   anchorsPem: certificates.anchorsPem(),
   duplicate: (fd) => checked('dup', dup(fd), 'handing a listener to a worker'),
   descriptors: {

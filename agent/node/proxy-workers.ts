@@ -32,7 +32,7 @@ export type WorkerPort = Pick<Worker, 'postMessage' | 'on' | 'terminate'>;
 export interface ProxyWorkersOptions {
   readonly count: number;
   readonly spawn: (start: WorkerStart) => WorkerPort;
-  readonly start: Pick<WorkerStart, 'logLevel' | 'sameNode' | 'kernel'>;
+  readonly start: Omit<WorkerStart, 'workerIndex' | 'anchorsPem' | 'beats' | 'descriptors'>;
   readonly anchorsPem: string;
   /** Duplicates a descriptor for a worker, which closes it. */
   readonly duplicate: (fd: number) => number;
