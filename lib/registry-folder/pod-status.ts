@@ -87,8 +87,9 @@ export class PodStatusFiles {
       throw error;
     }
     const found = new Map<string, StatusFile>();
+    const own = new Set([...this.#own.keys()].map(fileNameOf));
     for (const name of names) {
-      if (!/^[^.].*\.json$/.test(name)) continue;
+      if (!/^[^.].*\.json$/.test(name) || own.has(name)) continue;
       const content = await this.#readOne(name);
       if (content !== undefined) found.set(content.uid, content);
     }
@@ -170,9 +171,11 @@ export class PodStatusFiles {
   }
 
   #pathOf(uid: string): string {
-    return join(this.folder, `${encodeURIComponent(uid)}.json`);
+    return join(this.folder, fileNameOf(uid));
   }
 }
+
+const fileNameOf = (uid: string): string => `${encodeURIComponent(uid)}.json`;
 
 /** Returns `before` itself if the report says nothing new. */
 function merge(before: StatusFile, report: PodStatusReport, now: string): StatusFile {
