@@ -2,6 +2,7 @@
 // The node's agent: wiring only. Control thread here, proxy workers in threads of their own.
 
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { flushCompileCache } from 'node:module';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { createLibbpfLoader } from '#lib/bpf/libbpf-loader.ts';
@@ -199,6 +200,8 @@ const maintenance = setInterval(() => {
   if (swept > 0) log.info({ pods: swept }, 'ended the redirection of pods that are gone');
 }, MAINTAIN_MS);
 log.info({ version: VERSION, workers: config.workers }, 'the agent serves');
+// With NODE_COMPILE_CACHE: a start that finds everything there needs no TypeScript compiler, 25 MB a thread.
+flushCompileCache();
 
 let stopping = false;
 const stop = async (signal: string): Promise<void> => {

@@ -3,6 +3,7 @@
 // its beat. Wiring only. Started with `trackUnmanagedFds: false`, since its descriptors come from elsewhere.
 
 import { randomUUID } from 'node:crypto';
+import { flushCompileCache } from 'node:module';
 import { parentPort, workerData } from 'node:worker_threads';
 import { createSocketRecords, type KernelDescription } from '#lib/bpf/socket-records.ts';
 import { systemClock } from '#lib/core/clock.ts';
@@ -47,6 +48,8 @@ const worker = createProxyWorker({
 await proveSharedAccept(log);
 port.on('message', (message: ToWorker) => worker.handle(message));
 post({ type: 'ready' });
+// For the next start (agent/main.ts says why); the other threads' modules are not these.
+flushCompileCache();
 
 function kernelOf({ kernel, descriptors }: WorkerStart): WorkerKernel {
   const records = createSocketRecords(kernel as KernelDescription);
