@@ -15,7 +15,7 @@ BENCH ?=
 CHECK ?=
 TESTS ?=
 
-.PHONY: help setup setup-lint demo test unit bpf-test cni-test local-test e2e lint fmt proto docs bench bpf shim clean
+.PHONY: help setup setup-lint demo test unit bpf-test cni-test local-test e2e lint fmt proto docs bench sweep bpf shim clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,12 +30,12 @@ demo: setup ## two nodes, the sample shop and a live table until Ctrl-C (CHECK=1
 	@$(with) node cli/demo/main.ts $(if $(CHECK),--check)
 
 test: setup ## every check and every test (root)
-	@$(alone) env $(with) sh -c 'node scripts/lint.ts && node scripts/test.ts'
+	@$(alone) env $(with) sh -c 'node scripts/sweep.ts && node scripts/lint.ts && node scripts/test.ts'
 
 unit: setup-lint ## only the tests beside the code (no root; TESTS="file…" for some of them)
 	@$(with) node scripts/test.ts unit $(TESTS)
 
-bpf-test cni-test local-test e2e: setup ## only test/bpf, test/cni, test/local or test/e2e (TESTS="file…" for some of them)
+bpf-test cni-test local-test e2e: setup ## only that folder of test/ (TESTS="file…" for some of them)
 	@$(alone) env $(with) node scripts/test.ts $(@:-test=) $(TESTS)
 
 lint: setup-lint ## layers and house rules, formatting, oxlint with types, tsc (no root)
@@ -52,6 +52,9 @@ docs: setup-lint ## writes the tables of docs/reference anew from the code
 
 bench: setup ## CPU per request against haproxy and nginx, CNI ADD, memory (BENCH=name for one of them)
 	@$(alone) env $(with) node bench/run.ts $(BENCH)
+
+sweep: setup ## removes what killed runs left on this machine: namespaces, mounts, cgroups
+	@$(with) node scripts/sweep.ts
 
 bpf shim: setup ## compiled by the set-up, into build/
 

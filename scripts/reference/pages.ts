@@ -5,6 +5,7 @@
 import { agentSettings } from '../../agent/config.ts';
 import { failures } from '../../agent/proxy/failure.ts';
 import { proxyFamilies } from '../../agent/proxy/metrics/families.ts';
+import { destinationSettings } from '../../destination/config.ts';
 import { identitySettings } from '../../identity/config.ts';
 import type { SettingTable } from '#lib/core/config.ts';
 import { errorCatalogue } from '#lib/core/errors.ts';
@@ -75,6 +76,8 @@ function settingsPage(): string {
     settingsTable(agentSettings),
     '## Identity (`identity/main.ts`)',
     settingsTable(identitySettings),
+    '## Destination (`destination/main.ts`)',
+    settingsTable(destinationSettings),
   ].join('\n\n');
 }
 

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Removes local meshes whose daemon was killed: namespaces, mounts, cgroups, files. Living ones are left alone.
+// `make test` and `make sweep`.
+
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { errorMessage } from '#lib/core/errors.ts';
+import { findCgroup2 } from '../local/cgroups.ts';
+import { STATE_ROOT } from '../local/layout.ts';
+import { daemonIsAlive, sweep } from '../local/sweep.ts';
+
+const list = (dir: string | undefined): string[] =>
+  dir === undefined || !existsSync(dir)
+    ? []
+    : readdirSync(dir, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? [entry.name] : []));
+
+function meshNames(): Set<string> {
+  const cgroup2 = findCgroup2(readFileSync('/proc/self/mounts', 'utf8'));
+  const names = [
+    ...list(STATE_ROOT),
+    ...list(cgroup2 === undefined ? undefined : join(cgroup2, 'nodemesh-local')),
+  ];
+  for (const line of execFileSync('ip', ['netns', 'list'], { encoding: 'utf8' }).split('\n')) {
+    const name = /^nm-([a-z0-9-]+?)-(?:wire|control|node\d+|pod\.\S+)(?:\s|$)/.exec(line)?.[1];
+    if (name !== undefined) names.push(name);
+  }
+  return new Set(names);
+}
+
+for (const name of meshNames()) {
+  try {
+    if (await daemonIsAlive(name)) continue;
+    if (await sweep(name)) console.log(`removed what an earlier run left of local mesh ${name}`);
+  } catch (error) {
+    console.error(`local mesh ${name} cannot be removed: ${errorMessage(error)}`);
+    process.exitCode = 1;
+  }
+}
