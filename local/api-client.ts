@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { errnoName, type ErrorCode, errorCatalogue, errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { ApiCalls, ApiMethod } from './api.ts';
 import { meshSocketPath } from './layout.ts';
-import { daemonIsAlive, sweep } from './sweep.ts';
+import { daemonPid, sweep } from './sweep.ts';
 
 const DOWN_PATIENCE_MS = 30_000;
 const DOWN_POLL_MS = 50;
@@ -56,15 +56,22 @@ export function callDaemon<M extends ApiMethod>(
 
 /** Ends the daemon if there is one, then removes whatever is left. True if there was something. */
 export async function takeDown(name: string): Promise<boolean> {
-  const alive = await daemonIsAlive(name);
-  if (alive) {
-    const { pid } = await callDaemon(name, 'status', {});
-    await callDaemon(name, 'down', {});
-    const deadline = performance.now() + DOWN_PATIENCE_MS;
-    while (await daemonIsAlive(name)) {
-      if (performance.now() > deadline) process.kill(pid, 'SIGKILL');
-      await delay(DOWN_POLL_MS);
-    }
+  const first = await daemonPid(name);
+  const deadline = performance.now() + DOWN_PATIENCE_MS;
+  let pid = first;
+  if (pid !== undefined) sendSignal(pid, 'SIGTERM');
+  while (pid !== undefined) {
+    if (performance.now() > deadline) sendSignal(pid, 'SIGKILL');
+    await delay(DOWN_POLL_MS);
+    pid = await daemonPid(name);
   }
-  return (await sweep(name)) || alive;
+  return (await sweep(name)) || first !== undefined;
+}
+
+function sendSignal(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if (errnoName(error) !== 'ESRCH') throw error;
+  }
 }
