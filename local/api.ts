@@ -53,7 +53,6 @@ export interface ApiCalls {
   /** The command line that runs `argv` in the pod; whoever asks runs it, with a terminal if there is one. */
   exec: { request: PodRef & { argv: readonly string[] }; reply: { argv: readonly string[] } };
   logs: { request: PodRef; reply: { file: string } };
-  down: { request: object; reply: null };
 }
 
 export type ApiMethod = keyof ApiCalls;
@@ -79,7 +78,7 @@ function findPod(daemon: Daemon, ref: PodRef): { namespace: string; name: string
   });
 }
 
-function handlers(daemon: Daemon, onDown: () => void): Handlers {
+function handlers(daemon: Daemon): Handlers {
   const { store } = daemon;
   return {
     status: async () => ({
@@ -141,10 +140,6 @@ function handlers(daemon: Daemon, onDown: () => void): Handlers {
       if (!names.includes(container)) throw noContainer(namespace, name, container, names);
       return { file: worker.logFile(container) };
     },
-    async down() {
-      setImmediate(onDown);
-      return null;
-    },
   };
 }
 
@@ -174,9 +169,9 @@ async function readBody(request: IncomingMessage): Promise<unknown> {
   return JSON.parse(Buffer.concat(chunks).toString() || '{}');
 }
 
-/** Serves until the returned function is called. `onDown` is called once the answer to `down` is on its way. */
-export function serveApi(daemon: Daemon, onDown: () => void): Promise<() => void> {
-  const table = handlers(daemon, onDown) as Readonly<Record<string, (request: unknown) => Promise<unknown>>>;
+/** Serves until the returned function is called. */
+export function serveApi(daemon: Daemon): Promise<() => void> {
+  const table = handlers(daemon) as Readonly<Record<string, (request: unknown) => Promise<unknown>>>;
   const answer = async (request: IncomingMessage): Promise<unknown> => {
     const method = (request.url ?? '/').slice(1);
     const handler = Object.hasOwn(table, method) ? table[method] : undefined;

@@ -75,7 +75,7 @@ const delay = async (ms: number, signal: AbortSignal): Promise<void> => {
 
 function takeLock(name: string): Promise<Server> {
   return new Promise((resolve, reject) => {
-    const server = createServer((socket) => socket.destroy());
+    const server = createServer((socket) => socket.on('error', () => undefined).end(String(process.pid)));
     server.on('error', (error) =>
       reject(
         errnoName(error) === 'EADDRINUSE'
@@ -102,16 +102,16 @@ export class Daemon {
   #controlPlane: ControlPlane | undefined;
   #closers: (() => void)[] = [];
 
-  private constructor(options: DaemonOptions, lock: Server) {
+  private constructor(options: DaemonOptions, layout: MeshLayout, lock: Server) {
     this.options = options;
+    this.layout = layout;
     this.#lock = lock;
-    this.layout = meshLayout(options.name, options.nodes, requireCgroup2());
   }
 
   /** Makes the mesh, after sweeping away what a killed one of the same name has left. */
   static async start(options: DaemonOptions): Promise<Daemon> {
-    const lock = await takeLock(options.name);
-    const daemon = new Daemon(options, lock);
+    const layout = meshLayout(options.name, options.nodes, requireCgroup2());
+    const daemon = new Daemon(options, layout, await takeLock(options.name));
     try {
       if (await sweep(options.name)) options.progress('removed what an earlier run had left');
       await daemon.#make();

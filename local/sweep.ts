@@ -14,16 +14,16 @@ import { removeNetns } from './network.ts';
 /** An abstract socket: the kernel frees it when the daemon ends, however that happens. */
 export const lockName = (name: string): string => `\0nodemesh-local/${name}`;
 
-/** Whether a daemon of this name is alive. */
-export function daemonIsAlive(name: string): Promise<boolean> {
+/** The process id of the daemon of this name, which it tells whoever connects to its lock; undefined: there is none. */
+export function daemonPid(name: string): Promise<number | undefined> {
   return new Promise((resolve, reject) => {
     const socket = connect(lockName(name));
-    socket.on('connect', () => {
-      socket.destroy();
-      resolve(true);
-    });
+    let text = '';
+    socket.on('data', (chunk) => (text += String(chunk)));
+    // One that ends just now may close without a word.
+    socket.on('close', () => resolve(/^[1-9]\d+$/.test(text) ? Number(text) : undefined));
     socket.on('error', (error) => {
-      if (errnoName(error) === 'ECONNREFUSED') resolve(false);
+      if (['ECONNREFUSED', 'ECONNRESET'].includes(errnoName(error) ?? '')) resolve(undefined);
       else reject(error);
     });
   });
@@ -88,7 +88,7 @@ export async function leftovers(name: string): Promise<Leftovers> {
   const cgroup = cgroupOf(name);
   const netns = namespaces(name);
   return {
-    daemon: await daemonIsAlive(name),
+    daemon: (await daemonPid(name)) !== undefined,
     netns,
     mounts: mountsBelow(dir),
     cgroups: cgroup !== undefined && existsSync(cgroup) ? [cgroup] : [],

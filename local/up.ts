@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs a daemon in this process until it is told to end: by the command line, a signal, or (for tests) the end of
-// whoever started it.
+// Runs a daemon in this process until it is told to end: by a signal (`down` sends one), or for tests by the end
+// of whoever started it.
 
 import { errorMessage } from '#lib/core/errors.ts';
 import { serveApi } from './api.ts';
@@ -37,7 +37,7 @@ export async function runMesh(options: UpOptions, onReady: () => void): Promise<
   const daemon = await Daemon.start({ ...options, log });
   let closeApi: (() => void) | undefined;
   try {
-    closeApi = await serveApi(daemon, end);
+    closeApi = await serveApi(daemon);
     if (options.sources.length > 0) {
       for (const object of daemon.apply(options.sources)) {
         options.progress(`${object.kind.toLowerCase()} ${object.name} ${object.action}`);

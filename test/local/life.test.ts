@@ -2,7 +2,7 @@
 // Coming up and going away: nothing stays behind, also after kill -9; names, detaching and the command line.
 
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -89,6 +89,27 @@ describe('life of a local mesh', () => {
     assert.equal((await two.exec('sleeper', ['hostname'])).stdout, 'sleeper\n');
     await two.down();
     await assertNothingLeft(OTHER);
+  });
+
+  test('up in the foreground removes everything on Ctrl-C and ends with success', async () => {
+    const up = spawn(MESH, ['local', 'up', '--name', NAME, '--nodes', '1', '--no-mesh'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const ended = once(up, 'exit');
+    for await (const chunk of up.stdout) if (String(chunk).includes('is up')) up.kill('SIGINT');
+    assert.deepEqual(await ended, [0, null]);
+    await assertNothingLeft(NAME);
+  });
+
+  test('what cannot be run is refused before anything is made', async () => {
+    const missing = mesh('local', 'up', '--name', NAME, '-f', '/nowhere.yaml', '--no-mesh');
+    assert.deepEqual(
+      [missing.status, missing.stderr],
+      [1, 'mesh: /nowhere.yaml does not exist; give the path of a manifest\n'],
+    );
+    assert.match(mesh('local', 'up', '--name', 'A/B').stderr, /cannot be the name of a local mesh; use/);
+    assert.match(mesh('local', 'up', '--name', NAME, '--nodes', '0', '--no-mesh').stderr, /choose 1 to 50/);
+    await assertNothingLeft(NAME);
   });
 
   test('the command line: up, apply, get, annotate, exec, logs, delete, down', async (t) => {
