@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { errorMessage } from '#lib/core/errors.ts';
 import { findCgroup2 } from '../local/cgroups.ts';
 import { STATE_ROOT } from '../local/layout.ts';
-import { daemonIsAlive, sweep } from '../local/sweep.ts';
+import { daemonPid, sweep } from '../local/sweep.ts';
 
 const list = (dir: string | undefined): string[] =>
   dir === undefined || !existsSync(dir)
@@ -30,7 +30,7 @@ function meshNames(): Set<string> {
 
 for (const name of meshNames()) {
   try {
-    if (await daemonIsAlive(name)) continue;
+    if ((await daemonPid(name)) !== undefined) continue;
     if (await sweep(name)) console.log(`removed what an earlier run left of local mesh ${name}`);
   } catch (error) {
     console.error(`local mesh ${name} cannot be removed: ${errorMessage(error)}`);
