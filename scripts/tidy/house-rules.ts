@@ -16,7 +16,7 @@ const code = /\.(ts|c|h|sh)$|(^|\/)Makefile$|^\.ci\/run$/;
 /** Text that belongs to the machine on which somebody wrote, not to the project. */
 const foreignPath = /(?:^|[\s'"`(=:])(\/(?:work|tmp\/brief|root)\/[\w.-]+)/;
 /** Hosts of package registries other than the public npm one, which npm itself writes into lockfiles. */
-const registryHost = /https?:\/\/[\w.-]*(?:registry|npm|artifact|mirror|proxy)[\w.-]*/gi;
+const registryHost = /https?:\/\/(?=[\w.-]*(?:registry|npm|artifactory|\bpypi\b))[\w-]+\.[\w.-]+/gi;
 const publicHosts = new Set(['https://registry.npmjs.org', 'https://www.npmjs.com']);
 
 const isGenerated = (path: string): boolean => path.startsWith('lib/proto/gen/');
