@@ -54,10 +54,8 @@ const print = (line: string): void => {
 function readSources(files: readonly string[]): ManifestSource[] {
   return files.map((file) => {
     try {
-      return {
-        file: file === '-' ? 'standard input' : file,
-        text: readFileSync(file === '-' ? STANDARD_INPUT : file, 'utf8'),
-      };
+      // By descriptor: /dev/stdin cannot be opened when it is a socket.
+      return { file, text: readFileSync(file === '/dev/stdin' ? STANDARD_INPUT : file, 'utf8') };
     } catch (error) {
       const what = errnoName(error) === 'ENOENT' ? 'does not exist' : `cannot be read: ${String(error)}`;
       throw new MeshError('MESH_MANIFEST_INVALID', `${file} ${what}`, {

@@ -17,9 +17,14 @@ function version(): string {
 /** What follows `--` is for the program that `exec` runs, not for us. */
 function splitArguments(argv: readonly string[]): { own: string[]; rest: string[] } {
   const dashes = argv.indexOf('--');
-  return dashes < 0
-    ? { own: [...argv], rest: [] }
-    : { own: argv.slice(0, dashes), rest: argv.slice(dashes + 1) };
+  const own = dashes < 0 ? argv : argv.slice(0, dashes);
+  return {
+    // yargs takes a lone dash for an option.
+    own: own.map((text, index) =>
+      text === '-' && /^(-f|--file)$/.test(own[index - 1] ?? '') ? '/dev/stdin' : text,
+    ),
+    rest: dashes < 0 ? [] : argv.slice(dashes + 1),
+  };
 }
 
 const { own, rest } = splitArguments(process.argv.slice(2));

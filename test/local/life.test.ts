@@ -127,6 +127,11 @@ describe('life of a local mesh', () => {
     assert.match(succeed('up', '--nodes', '1', '--no-mesh', '--detach'), /is up/);
     assert.match(succeed('apply', '-f', file), /pod default\/sleeper created/);
     assert.match(succeed('apply', '-f', file), /unchanged/);
+    const piped = spawnSync(MESH, ['local', 'apply', '--name', NAME, '-f', '-'], {
+      input: JSON.stringify(sleeper),
+      encoding: 'utf8',
+    });
+    assert.match(piped.stdout, /unchanged/, piped.stderr);
     succeed('annotate', 'pod', 'sleeper', 'a=b');
     const listed = JSON.parse(succeed('get', 'pods', '-o', 'json')) as {
       items: { metadata: { annotations: object } }[];
