@@ -259,6 +259,7 @@ export async function startWorker(options: {
     id: `worker-${++workers}`,
     anchorsPem: options.anchorsPem ?? options.authority.anchorPem,
     sameNode: options.sameNode ?? 'mtls',
+    discoveryTimeoutMs: 300,
     ...(options.failfastMs === undefined ? {} : { failfastMs: options.failfastMs }),
     kernel,
     clock: systemClock,

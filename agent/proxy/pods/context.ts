@@ -29,6 +29,8 @@ export interface WorkerContext {
   readonly destinations: Destinations;
   readonly sameNode: 'carrier' | 'mtls';
   readonly failfastMs: number;
+  /** How long a connection waits for the first answer about its destination. */
+  readonly discoveryTimeoutMs: number;
   /** A pod of this node by its number in kernel records. */
   podByIndex(index: number): PodState | undefined;
   /** Serves a connection of the pod to itself at its inbound side. */

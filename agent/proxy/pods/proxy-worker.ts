@@ -30,6 +30,7 @@ const SAMPLE_MS = 1_000;
 const METRIC_SWEEP_MS = 60_000;
 const DRAIN_CHECK_MS = 100;
 const DEFAULT_FAILFAST_MS = 3_000;
+const DEFAULT_DISCOVERY_TIMEOUT_MS = 10_000;
 
 export interface ProxyWorkerOptions {
   /** Unique among all lives of all workers: names the metric cells. */
@@ -38,6 +39,7 @@ export interface ProxyWorkerOptions {
   readonly sameNode: 'carrier' | 'mtls';
   readonly controlPlaneNamespace?: string;
   readonly failfastMs?: number;
+  readonly discoveryTimeoutMs?: number;
   readonly kernel: WorkerKernel;
   readonly post: (message: FromWorker) => void;
   readonly clock: Clock;
@@ -92,6 +94,7 @@ class Worker implements ProxyWorker {
       destinations: new Destinations(post, clock),
       sameNode: options.sameNode,
       failfastMs: options.failfastMs ?? DEFAULT_FAILFAST_MS,
+      discoveryTimeoutMs: options.discoveryTimeoutMs ?? DEFAULT_DISCOVERY_TIMEOUT_MS,
       podByIndex: (index) => this.#byIndex.get(index),
       joinInbound: (pod, source, local) => joinInbound(this.#context, pod, source, local),
       servePodAdmin: (pod, socket, allowed) => this.#admin.serve(pod, socket, allowed),

@@ -17,8 +17,6 @@ import type { SessionProtocol } from '../tls/transport-header.ts';
 import type { DestinationHandle } from './destinations.ts';
 import { type Dialled, dialEndpoint, dialSelf, usesCarrier } from './dial.ts';
 
-/** How long a connection waits for the first answer about its destination. */
-const DISCOVERY_TIMEOUT_MS = 10_000;
 const IDLE_MS = 5_000;
 const WAITING_MAX = 10_000;
 
@@ -94,7 +92,7 @@ export class OutboundTarget implements HttpTarget {
     else if (this.#handle === undefined || this.#unknown.size >= WAITING_MAX) done(FAILURE_LIMIT);
     else {
       this.#unknown.add(done);
-      this.#unknownTimer ??= this.#context.clock.after(DISCOVERY_TIMEOUT_MS, () => {
+      this.#unknownTimer ??= this.#context.clock.after(this.#context.discoveryTimeoutMs, () => {
         this.#unknownTimer = null;
         release(this.#unknown, FAILURE_DISCOVERY);
       });
