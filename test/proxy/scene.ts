@@ -204,6 +204,8 @@ export async function dialAt(host: string, port: number): Promise<Socket> {
 /** Everything until the peer's FIN; an error (a reset) is an answer too. The socket's own side stays open. */
 export async function readAll(socket: Socket): Promise<string> {
   let text = '';
+  // An end without bytes before it is told to whoever listens at that moment.
+  if (socket.readableEnded) return text;
   return new Promise((resolve) => {
     socket.on('data', (chunk: Buffer) => {
       text += chunk.toString('latin1');
