@@ -9,6 +9,7 @@ import type { Clock } from '#lib/core/clock.ts';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import { identityMismatch } from '#lib/x509/verify.ts';
 import { FAILURE_NONE, FAILURE_TLS_HANDSHAKE, FAILURE_TLS_WRONG_IDENTITY } from '../failure.ts';
+import { afterHandshake } from './after-handshake.ts';
 import { TRANSPORT_ALPN } from './transport-header.ts';
 
 export interface MeshClientOptions {
@@ -59,9 +60,13 @@ export function startMeshTls(
   );
   secure.on('close', () => settle(FAILURE_TLS_HANDSHAKE, 'the server closed the connection'));
   raw.on('close', () => settle(FAILURE_TLS_HANDSHAKE, 'the server closed the connection'));
-  secure.once('secureConnect', () => {
-    if (options.header && secure.alpnProtocol !== TRANSPORT_ALPN) {
-      settle(FAILURE_TLS_HANDSHAKE, 'the server does not speak the transport header protocol');
-    } else settle(FAILURE_NONE, '');
-  });
+  secure.once('secureConnect', () =>
+    afterHandshake(secure, () => {
+      // Its 'close' says why.
+      if (secure.destroyed) return;
+      if (options.header && secure.alpnProtocol !== TRANSPORT_ALPN) {
+        settle(FAILURE_TLS_HANDSHAKE, 'the server does not speak the transport header protocol');
+      } else settle(FAILURE_NONE, '');
+    }),
+  );
 }

@@ -8,6 +8,7 @@ import { createServer, type SecureContext, type Server, type TLSSocket } from 'n
 import { MeshError } from '#lib/core/errors.ts';
 import { meshContextOptions } from '#lib/tls/mesh-context.ts';
 import { presentedIdentity } from '#lib/x509/verify.ts';
+import { afterHandshake } from './after-handshake.ts';
 import { TRANSPORT_ALPN } from './transport-header.ts';
 
 export type MeshServerMode = 'direct' | 'transparent';
@@ -23,6 +24,7 @@ export interface Secured {
 export type SecuredCallback = (secured: Secured | null, reason: string, presented: string) => void;
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
+const CLOSED = 'closed by the client during the TLS handshake';
 
 export class MeshTlsServer {
   readonly #servers: Readonly<Record<MeshServerMode, Server>>;
@@ -49,7 +51,7 @@ export class MeshTlsServer {
         rejectUnauthorized: false,
         handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
       });
-      server.on('secureConnection', (socket) => this.#onSecure(mode, socket));
+      server.on('secureConnection', (socket) => afterHandshake(socket, () => this.#onSecure(mode, socket)));
       server.on('tlsClientError', (error, socket) => {
         this.#take(socket)?.(null, `TLS handshake failed: ${error.message}`, '');
         socket.destroy();
@@ -66,7 +68,7 @@ export class MeshTlsServer {
       const waiting = this.#pending.get(raw);
       if (waiting === undefined) return;
       this.#pending.delete(raw);
-      waiting(null, 'closed by the client during the TLS handshake', '');
+      waiting(null, CLOSED, '');
     });
     raw.unshift(first);
     this.#servers[mode].emit('connection', raw);
@@ -76,6 +78,10 @@ export class MeshTlsServer {
     const done = this.#take(socket);
     if (done === undefined) {
       socket.destroy();
+      return;
+    }
+    if (socket.destroyed) {
+      done(null, CLOSED, '');
       return;
     }
     const certificate = socket.getPeerX509Certificate();
