@@ -176,7 +176,9 @@ export interface Answer {
 }
 
 /** One request over a connection of its own. */
-export async function ask(where: RequestOptions): Promise<Answer> {
+export async function ask(
+  where: RequestOptions & { readonly headers?: Readonly<Record<string, string>> },
+): Promise<Answer> {
   const request = httpRequest({ agent: false, ...where, headers: { host: 'api', ...where.headers } });
   request.end();
   const [response] = (await once(request, 'response')) as [IncomingMessage];
