@@ -13,7 +13,6 @@ fail() {
 }
 
 # The program that is named last keeps its output in a file, of which the end is shown when it fails.
-mkdir -p build
 log=build/setup.log
 quietly() {
   what=$1
@@ -52,6 +51,8 @@ if [ "$mode" = full ]; then
     fail 'this is neither Debian nor Ubuntu (no apt-get), whose packages this project uses; use such a machine or VM'
 fi
 
+mkdir -p build
+
 # --- one set-up at a time on this machine ---------------------------------------------------------------
 if [ -z "${SETUP_LOCKED:-}" ] && command -v flock >/dev/null; then
   lock=build/.setup.lock
@@ -65,7 +66,7 @@ missing_packages() {
   # shellcheck disable=SC2086 # one word per package
   present=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' $wanted 2>/dev/null | sed -n 's/^ii *//p')
   for package in $wanted; do
-    printf '%s\n' "$present" | grep -qx "$package" || printf '%s ' "$package"
+    printf '%s\n' "$present" | grep -qx "$package" || printf ' %s' "$package"
   done
 }
 
@@ -94,7 +95,7 @@ install_packages() {
   export DEBIAN_FRONTEND=noninteractive
   quietly 'asking Debian for its package lists' apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=2 -o APT::Update::Error-Mode=any update
   # shellcheck disable=SC2086
-  quietly "installing $1" apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=2 install -y --no-install-recommends $1
+  quietly "installing$1" apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=2 install -y --no-install-recommends $1
   restore_policy
   trap - EXIT HUP INT TERM
 }
