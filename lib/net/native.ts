@@ -101,9 +101,12 @@ export function endProcess(status: number): never {
   throw new Error('unreachable');
 }
 
-/** Zeroed memory outside the JavaScript heap, so that its address may be handed to the kernel. */
+/**
+ * Zeroed memory outside the JavaScript heap, so that its address may be handed to the kernel. Large ones take up
+ * memory only as far as they are written.
+ */
 export function stableBytes(size: number): Buffer {
-  return Buffer.allocUnsafeSlow(Math.max(size, 64)).fill(0).subarray(0, size);
+  return Buffer.from(new ArrayBuffer(Math.max(size, 64)), 0, size);
 }
 
 /** The address of `stableBytes` memory. */

@@ -28,6 +28,9 @@ const NLM_F_REQUEST_DUMP = 0x301;
 const CHUNK = 64 * 1024;
 const CHUNKS_MAX = 4096;
 
+/** Where this thread receives; calls are synchronous and `take` starts no other dump. Made anew it would cost 64 KB each. */
+const chunk = stableBytes(CHUNK);
+
 /** Sends a dump request and hands each answer's payload (behind the header) to `take`; valid only during the call. */
 export function netlinkDump(
   protocol: number,
@@ -44,7 +47,6 @@ export function netlinkDump(
     request.writeUInt16LE(NLM_F_REQUEST_DUMP, 6);
     request.set(payload, HEADER);
     checked('send', send(fd, request, request.byteLength, 0), context);
-    const chunk = stableBytes(CHUNK);
     for (let round = 0; round < CHUNKS_MAX; round++) {
       const length = recv(fd, chunk, CHUNK, 0);
       if (length === -EINTR) continue;
@@ -93,7 +95,6 @@ export function netlinkWatch(protocol: number, groups: number): number {
 
 /** Throws away what a watching socket has to say (also that it said too much: ENOBUFS). */
 export function netlinkDrain(fd: number): void {
-  const chunk = stableBytes(8192);
   for (let round = 0; round < CHUNKS_MAX; round++) {
     const answer = recv(fd, chunk, chunk.byteLength, 0);
     if (answer === -EAGAIN) return;
