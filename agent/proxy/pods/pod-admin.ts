@@ -2,11 +2,14 @@
 // A pod's own port 4191: /live, /ready and /metrics of this pod alone. The text of the metrics is the control
 // thread's, which sums all workers; it is asked for by ticket.
 
-import { createServer, type Server, type ServerResponse } from 'node:http';
+import type { Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Clock } from '#lib/core/clock.ts';
 import type { FromWorker } from '../model.ts';
 import type { PodState } from './pod-state.ts';
+
+// Not imported: an import of node:http reads all it exports, and so loads fetch and WebSocket, 5 MB a thread.
+const { createServer } = process.getBuiltinModule('node:http');
 
 const METRICS_TIMEOUT_MS = 5_000;
 const WAITING_MAX = 64;
