@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { beforeEach, describe, it } from 'node:test';
 import { seededRandom, VirtualClock } from '#lib/core/clock.ts';
 import { MeshError } from '#lib/core/errors.ts';
-import { recordingLog } from '#lib/core/log.ts';
+import { type LogLine, recordingLog } from '#lib/core/log.ts';
 import type { CniPod } from '../../cni-plugin/logic/node.ts';
 import { createEnrolment, type Enrolment, type NodeWorkload, type Sandbox } from './enrolment.ts';
 
@@ -62,6 +62,8 @@ describe('enrolment', () => {
   let open: Set<number>;
   let certificate: Promise<unknown>;
   let refuse: Error | undefined;
+  let refuseArm: Error | undefined;
+  let lines: LogLine[];
   let saved: readonly Sandbox[];
   const reports = (): string[] => events.filter((event) => event.startsWith('report'));
 
@@ -71,6 +73,8 @@ describe('enrolment', () => {
     open = new Set();
     certificate = Promise.resolve();
     refuse = undefined;
+    refuseArm = undefined;
+    lines = [];
     saved = [];
     let descriptor = 100;
     const take = (): number => {
@@ -80,7 +84,7 @@ describe('enrolment', () => {
     enrolment = createEnrolment({
       clock,
       random: seededRandom(1),
-      log: recordingLog(),
+      log: recordingLog(lines),
       redirection: {
         slots: 2,
         kernel: undefined,
@@ -95,7 +99,10 @@ describe('enrolment', () => {
           return {
             setListener: (direction, family, slot) => events.push(`listener ${direction} ${family} ${slot}`),
             clearListener: () => undefined,
-            arm: (armed) => events.push(`arm ${armed.uid} ${armed.addresses.join(' ')}`),
+            arm: (armed) => {
+              if (refuseArm !== undefined) throw refuseArm;
+              events.push(`arm ${armed.uid} ${armed.addresses.join(' ')}`);
+            },
             abandon: () => events.push(`abandon ${pod.uid}`),
             close: () => events.push(`disarm ${pod.uid}`),
           };
@@ -227,6 +234,32 @@ describe('enrolment', () => {
     await settle();
     assert.ok(events.includes('worker a generation 2'));
     assert.equal(open.size, 9);
+    assert.equal(reports().at(-1), 'report a enrolled 2 Enrolled');
+  });
+
+  it("keeps the sandbox's addresses when the configuration changes before the pod's status names them", async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a'));
+    enrolment.setWorkload(workloadOf('a', { generation: 2 }));
+    await settle();
+    // Without an own address the kernel would let the pod's connections out in plain text.
+    assert.deepEqual(
+      events.filter((event) => event.startsWith('arm')),
+      ['arm a 10.0.0.7 fd00::7', 'arm a 10.0.0.7 fd00::7'],
+    );
+  });
+
+  it('says so and tries again when the kernel refuses a new configuration', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a'));
+    refuseArm = new MeshError('MESH_CONFIG_INVALID', 'no network');
+    enrolment.setWorkload(workloadOf('a', { generation: 2 }));
+    await settle();
+    assert.equal(reports().at(-1), 'report a enrolled 1 Enrolled');
+    assert.ok(lines.some(({ message }) => message === 'a pod keeps its old redirection'));
+    refuseArm = undefined;
+    clock.advance(1_000);
+    await settle();
     assert.equal(reports().at(-1), 'report a enrolled 2 Enrolled');
   });
 

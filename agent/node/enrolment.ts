@@ -265,6 +265,23 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     }
   };
 
+  /** Gives workers and kernel a new configuration; what the kernel refuses is tried again. */
+  const update = (record: PodRecord, enrolled: Enrolled, workload: NodeWorkload): void => {
+    const { namespace, podIndex, startedAtSeconds, listeners } = enrolled;
+    options.workers.setPod({ ...workload.pod, netnsFd: namespace.fd, podIndex, startedAtSeconds }, listeners);
+    try {
+      enrolled.redirection.arm(redirected(workload, namespace, podIndex));
+    } catch (error) {
+      const message = errorMessage(error);
+      log.warn({ pod: who(record), uid: record.uid, error: message }, 'a pod keeps its old redirection');
+      throw error;
+    }
+    enrolled.generation = workload.pod.generation;
+    for (const [address, uid] of byAddress) if (uid === record.uid) byAddress.delete(address);
+    for (const address of workload.pod.addresses) byAddress.set(address, record.uid);
+    setPhase(record, 'enrolled', 'Enrolled', `${enrolled.identity} is in the mesh`);
+  };
+
   /** Takes the pod out; nothing of it stays open in this process or in the kernel. */
   const leave = async (record: PodRecord): Promise<void> => {
     const enrolled = record.enrolled;
@@ -302,15 +319,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
         await leave(record);
         setPhase(record, 'left', 'OptedOut', workload.notEnrolledReason);
       } else if (enrolled !== undefined && enrolled.generation !== workload.pod.generation) {
-        enrolled.generation = workload.pod.generation;
-        const { namespace, podIndex, startedAtSeconds, listeners } = enrolled;
-        options.workers.setPod(
-          { ...workload.pod, netnsFd: namespace.fd, podIndex, startedAtSeconds },
-          listeners,
-        );
-        enrolled.redirection.arm(redirected(workload, namespace, podIndex));
-        for (const address of workload.pod.addresses) byAddress.set(address, record.uid);
-        setPhase(record, 'enrolled', 'Enrolled', `${enrolled.identity} is in the mesh`);
+        update(record, enrolled, addressed(workload, record.sandbox));
       } else if (enrolled === undefined) {
         setPhase(record, 'left', 'NotEnrolled', workload.notEnrolledReason);
       }
