@@ -177,7 +177,7 @@ export interface Answer {
 
 /** One request over a connection of its own. */
 export async function ask(
-  where: RequestOptions & { readonly headers?: Readonly<Record<string, string>> },
+  where: Omit<RequestOptions, 'headers'> & { readonly headers?: Readonly<Record<string, string>> },
 ): Promise<Answer> {
   const request = httpRequest({ agent: false, ...where, headers: { host: 'api', ...where.headers } });
   request.end();

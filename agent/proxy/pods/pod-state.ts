@@ -3,6 +3,7 @@
 // nothing is left when the pod goes.
 
 import type { Server, Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
 import { canonicalIp, portsContain } from '#lib/core/addresses.ts';
 import type { ListenerHandle, WorkerPod } from '../model.ts';
 import { podLabels } from '../metrics/labels.ts';
@@ -109,8 +110,15 @@ export class PodState {
     if (this.sockets.size > 0) {
       waiting++;
       this.#whenEmpty = closed;
-      for (const socket of this.sockets) socket.destroy();
+      for (const socket of this.sockets) cutOff(socket);
     }
     closed();
   }
+}
+
+/** The peer shall not take what it has for all there was: an RST where there can be one. */
+function cutOff(socket: Socket): void {
+  const tcp = !(socket instanceof TLSSocket) && socket.remoteFamily !== undefined;
+  if (tcp && !socket.connecting && !socket.destroyed) socket.resetAndDestroy();
+  else socket.destroy();
 }
