@@ -33,6 +33,7 @@ export interface WorkerContext {
   readonly discoveryTimeoutMs: number;
   /** A pod of this node by its number in kernel records. */
   podByIndex(index: number): PodState | undefined;
+  podByUid(uid: string): PodState | undefined;
   /** Serves a connection of the pod to itself at its inbound side. */
   joinInbound(pod: PodState, source: ByteSource, local: { readonly ip: string; readonly port: number }): void;
   /** Serves /live, /ready and this pod's /metrics. */

@@ -96,6 +96,7 @@ class Worker implements ProxyWorker {
       failfastMs: options.failfastMs ?? DEFAULT_FAILFAST_MS,
       discoveryTimeoutMs: options.discoveryTimeoutMs ?? DEFAULT_DISCOVERY_TIMEOUT_MS,
       podByIndex: (index) => this.#byIndex.get(index),
+      podByUid: (uid) => this.#pods.get(uid),
       joinInbound: (pod, source, local) => joinInbound(this.#context, pod, source, local),
       servePodAdmin: (pod, socket, allowed) => this.#admin.serve(pod, socket, allowed),
     };

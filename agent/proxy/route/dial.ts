@@ -163,14 +163,16 @@ export function dialEndpoint(
   });
 }
 
-/** Whether the kernel vouches for the connection instead of TLS. */
+/**
+ * Whether the kernel vouches for the connection instead of TLS. Nothing proves who is at the other end then, so the
+ * pod must be the one that is meant, now: what is known of endpoints may be older than a pod that re-uses an address.
+ */
 export function usesCarrier(context: WorkerContext, endpoint: Endpoint): boolean {
-  return (
-    endpoint.identity !== undefined &&
-    endpoint.inboundPort !== undefined &&
-    endpoint.localPodUid !== undefined &&
-    context.sameNode === 'carrier'
-  );
+  const { ip, identity, inboundPort, localPodUid } = endpoint;
+  if (context.sameNode !== 'carrier') return false;
+  if (identity === undefined || inboundPort === undefined || localPodUid === undefined) return false;
+  const server = context.podByUid(localPodUid);
+  return server !== undefined && server.pod.identity === identity && server.owns(ip);
 }
 
 function ownContext(context: WorkerContext, pod: PodState): SecureContext | undefined {
