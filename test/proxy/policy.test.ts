@@ -133,6 +133,16 @@ describe('inbound policy', () => {
     assert.equal((await plainGet('/healthz', 'POST')).status, 403);
   });
 
+  test('a probe opens no tunnel: what follows in one is judged by nobody', async () => {
+    scene.setPolicy(deny, { probes: [{ port: HTTP_PORT, method: 'GET', path: '/healthz' }] });
+    const before = scene.requests.length;
+    const socket = await dialAt(SERVER, HTTP_PORT);
+    socket.write('GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n');
+    assert.match(await readSome(socket), /^HTTP\/1\.1 403 /);
+    socket.destroy();
+    assert.equal(scene.requests.length, before);
+  });
+
   test('an open HTTP connection is judged by each request’s policy', async () => {
     const agent = new Agent({ keepAlive: true, maxSockets: 1 });
     const over = async (path: string) => ask({ host: CLIENT, port: services.http.listener, path, agent });

@@ -278,7 +278,7 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     const gate = this.#connection.gate;
     if (gate !== null) {
       const method = methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd);
-      const failure = gate.judge(method, pathOf(buffer, head));
+      const failure = gate.judge(method, pathOf(buffer, head), head.upgrade);
       if (failure !== FAILURE_NONE) {
         this.#fail(failure);
         return bodyStart;

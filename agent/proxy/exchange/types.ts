@@ -50,8 +50,11 @@ export interface HttpTarget {
 
 /** Judges one request inbound; outbound connections have none. */
 export interface RequestGate {
-  /** FAILURE_NONE or FAILURE_POLICY; called once per request, counts and logs denials itself. */
-  judge(method: string, path: string): number;
+  /**
+   * FAILURE_NONE or FAILURE_POLICY; called once per request, counts and logs denials itself. `upgrade`: the connection
+   * may become a tunnel, in which nothing is judged any more.
+   */
+  judge(method: string, path: string, upgrade: boolean): number;
   /** `l5d-client-id` of a meshed client: set on each request, any other value removed. Empty: only removed. */
   readonly clientId: string;
 }

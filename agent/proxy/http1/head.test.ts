@@ -83,6 +83,20 @@ test('an upgrade keeps its connection fields, h2c does not', () => {
     'GET / HTTP/1.1\r\nHost: a\r\n\r\n',
   );
   assert.equal(head.upgrade, false);
+  // Whatever else is offered: behind it requests would pass unseen.
+  for (const offers of [
+    'websocket, h2c',
+    'H2C ,websocket',
+    'h2c\r\nUpgrade: h2c',
+    'h2c\r\nUpgrade: websocket',
+    'websocket\r\nUpgrade: h2c',
+  ]) {
+    assert.equal(
+      forwarded(`GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: ${offers}\r\n\r\n`),
+      'GET / HTTP/1.1\r\nHost: a\r\n\r\n',
+    );
+    assert.equal(head.upgrade, false, offers);
+  }
   forwarded('GET / HTTP/1.0\r\nUpgrade: websocket\r\n\r\n');
   assert.equal(head.upgrade, false, 'HTTP/1.0 has no upgrades');
 });

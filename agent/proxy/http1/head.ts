@@ -119,7 +119,10 @@ export class Head {
   /** Whether this message's connection may carry another one after it. */
   keepAlive = true;
   expectsContinue = false;
-  /** A request for another protocol: `Upgrade` (not h2c) on HTTP/1.1, or CONNECT; or a 101 response. */
+  /**
+   * A request for another protocol: `Upgrade` on HTTP/1.1, or CONNECT; or a 101 response. Never where h2c is among the
+   * offers: further requests would pass unseen by policy, with an `l5d-client-id` of the client's own making.
+   */
   upgrade = false;
 
   readonly #fieldAt = new Int32Array(HEAD_FIELDS_MAX + 1);
@@ -133,7 +136,7 @@ export class Head {
   #codingField = -1;
   #closeSeen = false;
   #keepAliveSeen = false;
-  #h2cOnly = false;
+  #h2cSeen = false;
   #upgradeSeen = false;
   /** Verdict on a field that is wrong. */
   #bad = BAD_MESSAGE;
@@ -265,7 +268,7 @@ export class Head {
     this.#closeSeen = false;
     this.#keepAliveSeen = false;
     this.#upgradeSeen = false;
-    this.#h2cOnly = false;
+    this.#h2cSeen = false;
   }
 
   #drop(field: number): void {
@@ -390,9 +393,8 @@ export class Head {
         return true;
       case 7:
         if (nameIs(buffer, name, UPGRADE)) {
-          const end = trimmed(buffer, valueStart, lineEnd);
-          this.#h2cOnly = !this.#upgradeSeen && end - valueStart === 3 && nameIs(buffer, valueStart, H2C);
           this.#upgradeSeen = true;
+          if (listNames(buffer, valueStart, lineEnd, H2C)) this.#h2cSeen = true;
           this.#mark(index, HOP);
         }
         return true;
@@ -525,10 +527,22 @@ export class Head {
       if (this.minor === 0 || this.chunked || this.contentLength > 0) return BAD_MESSAGE;
       this.upgrade = true;
     } else {
-      this.upgrade = this.minor === 1 && this.#upgradeSeen && !this.#h2cOnly;
+      this.upgrade = this.minor === 1 && this.#upgradeSeen && !this.#h2cSeen;
     }
     return at;
   }
+}
+
+/** Whether a comma-separated value has this item, in any case. */
+function listNames(buffer: Buffer, valueStart: number, lineEnd: number, item: Uint8Array): boolean {
+  let at = valueStart;
+  while (at < lineEnd) {
+    while (at < lineEnd && (buffer[at] === SPACE || buffer[at] === TAB || buffer[at] === COMMA)) at++;
+    const start = at;
+    while (at < lineEnd && buffer[at] !== COMMA) at++;
+    if (trimmed(buffer, start, at) - start === item.length && nameIs(buffer, start, item)) return true;
+  }
+  return false;
 }
 
 /** `end` without white space before it. */

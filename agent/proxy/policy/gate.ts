@@ -13,7 +13,7 @@ import type { PodState, TcpPermit } from '../pods/pod-state.ts';
 import { authorize, type CompiledPolicy, type PolicyClient } from './authorize.ts';
 import { type InboundClient, type InboundServer, inboundLabels, policyClient } from './client.ts';
 
-/** A probe of the pod's own spec carries no identity and is let in by its exact method and path. */
+/** A probe of the pod's own spec carries no identity and is let in by its exact method and path, never to a tunnel. */
 const PROBE: Authorization = {
   networks: [],
   authentication: { kind: 'unauthenticated' },
@@ -43,7 +43,7 @@ export class InboundGate implements RequestGate {
     this.clientId = this.#facts.identity;
   }
 
-  judge(method: string, path: string): number {
+  judge(method: string, path: string, upgrade: boolean): number {
     const policy = this.#pod.policyOf(this.#server.port);
     if (policy !== this.#policy) {
       this.#policy = policy;
@@ -51,7 +51,7 @@ export class InboundGate implements RequestGate {
       this.#labels = joinLabels(inboundLabels(this.#pod, this.#server, this.#client), DEFAULT_ROUTE_LABELS);
       this.close();
     }
-    const authorization = this.#authorization ?? (this.#isProbe(method, path) ? PROBE : null);
+    const authorization = this.#authorization ?? (!upgrade && this.#isProbe(method, path) ? PROBE : null);
     if (authorization === null) {
       countOnce(this.#context, 'inbound_http_authz_deny_total', this.#labels, this.#pod);
       this.#context.log.info(
