@@ -72,7 +72,9 @@ export function compare(
     if (theirs === undefined) throw new Error(`${peer} did not run`);
     const oursCpuUs = median(ours.cpuUs);
     const peerCpuUs = median(theirs.cpuUs);
-    const ratio = oursCpuUs / peerCpuUs;
+    // Round by round: what else the machine did then slowed both.
+    const ratios = ours.cpuUs.map((us, round) => us / (theirs.cpuUs[round] ?? Number.NaN));
+    const ratio = median(ratios);
     return {
       bench,
       load: `wrk, ${course.connections} connections`,
@@ -83,8 +85,8 @@ export function compare(
       ratio,
       bound,
       ok: bound === undefined || ratio <= bound,
-      spread: spread(ours.cpuUs),
-      details: { oursCpuUs, peerCpuUs, oursRuns: ours, peerRuns: theirs },
+      spread: spread(ratios),
+      details: { ratios, oursRuns: ours, peerRuns: theirs },
     };
   });
 }

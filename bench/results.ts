@@ -16,12 +16,12 @@ export interface BenchResult {
   /** Whom it is compared with, or `bound` where the bound is absolute. */
   readonly peer: string;
   readonly theirs: number | undefined;
-  /** ours / theirs; undefined where there is no peer. */
+  /** ours / theirs, the median over the rounds; undefined where there is no peer. */
   readonly ratio: number | undefined;
   /** Of the ratio, or of `ours` where there is no peer; undefined: shown for comparison only. */
   readonly bound: number | undefined;
   readonly ok: boolean;
-  /** (largest - smallest) / median of our runs. */
+  /** (largest - smallest) / median, of the ratios or of our values. */
   readonly spread: number;
   readonly details: Readonly<Record<string, unknown>>;
 }
