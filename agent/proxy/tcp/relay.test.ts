@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// The relay's own limits on virtual time; what it does with real traffic is in test/proxy.
+import { strict as assert } from 'node:assert';
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { describe, test } from 'node:test';
+import { VirtualClock } from '#lib/core/clock.ts';
+import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
+import { relay } from './relay.ts';
+
+/** An outer socket and the relay's end of it. */
+async function makePair(): Promise<[Socket, ByteSource]> {
+  const server = createServer({ allowHalfOpen: true, pauseOnConnect: true });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const outer = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
+  const [inner] = (await once(server, 'connection')) as [Socket];
+  inner.on('error', () => inner.destroy());
+  server.close();
+  return [outer, attachDataSource(inner)];
+}
+
+describe('relay', () => {
+  test('a half-closed pair in which nothing moves is reset after the limit, not while it moves', async () => {
+    const clock = new VirtualClock();
+    const [client, left] = await makePair();
+    const [server, right] = await makePair();
+    const closed = new Promise<void>((resolve) => {
+      relay(left, right, Buffer.from('first'), { clock, halfClosedIdleMs: 1000, onClosed: resolve });
+    });
+    assert.equal(String((await once(server, 'data'))[0]), 'first');
+    assert.equal(clock.pendingTimers, 0);
+    const half = once(server, 'end');
+    client.end();
+    await half;
+    for (let round = 0; round < 3; round++) {
+      clock.advance(900);
+      const heard = once(client, 'data');
+      server.write('moving');
+      await heard;
+    }
+    // The server has seen the end already and would hear of the reset when it writes.
+    const failed = once(client, 'error');
+    clock.advance(1000);
+    await Promise.all([failed, closed]);
+  });
+
+  test('both ends closed leave no timer and say so once', async () => {
+    const clock = new VirtualClock();
+    const [client, left] = await makePair();
+    const [server, right] = await makePair();
+    let times = 0;
+    const closed = new Promise<void>((resolve) => {
+      relay(left, right, null, {
+        clock,
+        onClosed: () => {
+          times++;
+          resolve();
+        },
+      });
+    });
+    server.resume();
+    client.resume();
+    client.end();
+    await once(server, 'end');
+    server.end();
+    await once(client, 'end');
+    await closed;
+    assert.equal(clock.pendingTimers, 0);
+    assert.equal(times, 1);
+  });
+
+  test('a source that was closed before the relay began resets the other', async () => {
+    const [, left] = await makePair();
+    const [server, right] = await makePair();
+    left.socket.destroy();
+    await once(left.socket, 'close');
+    const failed = once(server, 'error');
+    await new Promise<void>((resolve) => {
+      relay(left, right, null, { clock: new VirtualClock(), onClosed: resolve });
+    });
+    await failed;
+  });
+
+  test('the returned function resets both', async () => {
+    const [client, left] = await makePair();
+    const [server, right] = await makePair();
+    const failed = [once(client, 'error'), once(server, 'error')];
+    relay(left, right, null, { clock: new VirtualClock(), onClosed: () => undefined })();
+    await Promise.all(failed);
+  });
+});
