@@ -209,8 +209,9 @@ const stop = async (signal: string): Promise<void> => {
   stopping = true;
   log.info({ signal, graceMs: config.drainGraceMs }, 'the agent drains; pods stay redirected');
   clearInterval(maintenance);
-  await cni.close();
+  // The CNI socket stays to the end too: pods start meanwhile, and a successor puts its own in its place.
   await workers.drain(config.drainGraceMs);
+  await cni.close();
   nodeStream.close();
   discovery.close();
   destination.close();

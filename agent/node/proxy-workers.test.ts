@@ -208,6 +208,17 @@ describe('proxy workers', () => {
     await late;
   });
 
+  it('waits at a drain for every worker, not for one that has ended, and replaces that one even then', async () => {
+    workers.setPod(pod, listeners);
+    worker(1).emit('exit', 1);
+    const drain = workers.drain(5_000);
+    assert.deepEqual(worker(0).sent.at(-1), { type: 'drain', graceMs: 5_000 });
+    clock.advance(100);
+    assert.deepEqual(slotsSent(worker(2)), [1, 3]);
+    worker(0).say({ type: 'drained' });
+    await drain;
+  });
+
   it("answers a pod's scrape through the worker that asked", async () => {
     worker(1).say({ type: 'pod-metrics-wanted', ticket: 7, uid: 'a' });
     await new Promise((resolve) => setImmediate(resolve));

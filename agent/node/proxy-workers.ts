@@ -56,6 +56,10 @@ export interface ProxyWorkers {
   removePod(uid: string): Promise<void>;
   setCertificate(certificate: Certificate): void;
   setAnchors(pem: string): void;
+  /**
+   * Has workers finish what is under way, and resolves when they have or the time is over. They go on serving: nobody
+   * may have taken over the pods' listeners, and a connection that waits in a backlog hangs.
+   */
   drain(graceMs: number): Promise<void>;
   close(): Promise<void>;
   /** Workers replaced so far, by reason. */
@@ -96,6 +100,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   let whenDrained: (() => void) | undefined;
   let anchorsPem = options.anchorsPem;
   let ticket = 0;
+  let draining = false;
   let closing = false;
   const readyWorkers = new Set<number>();
   let allReady: () => void = () => undefined;
@@ -219,15 +224,14 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     for (const key of worker.wants) release(key, worker.index);
     options.descriptors.sweep(worker.descriptors);
     for (const [id, gone] of waitingForGone) if (id.endsWith(`/${worker.index}`)) gone();
-    drained.add(worker.index);
-    if (closing) {
+    if (draining) {
+      drained.add(worker.index);
       if (drained.size === count) whenDrained?.();
-      return;
     }
+    if (closing) return;
     replaced.exited++;
     log.error({ worker: worker.index }, 'a proxy worker ended; a successor takes over its listeners');
     clock.after(RESTART_DELAY_MS, () => {
-      drained.delete(worker.index);
       if (!closing) start(worker.index);
     });
   };
@@ -298,13 +302,13 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       broadcast({ type: 'anchors', pem });
     },
     async drain(graceMs) {
-      closing = true;
-      drained.clear();
+      draining = true;
+      for (const worker of workers) if (worker.ended) drained.add(worker.index);
       const all = new Promise<void>((resolve) => {
         whenDrained = resolve;
       });
       broadcast({ type: 'drain', graceMs });
-      await all;
+      if (drained.size < count) await all;
     },
     async close() {
       closing = true;

@@ -66,7 +66,6 @@ class Server implements HttpServer {
     const served = new ServerConnection(this.#context, connection, this.#onFinished);
     this.#connections.add(served);
     served.start();
-    if (this.#context.draining) served.drain();
   }
 
   drain(): void {

@@ -74,7 +74,7 @@ export interface HttpConnection {
 /** What the codec serves with; one per worker. */
 export interface HttpServer {
   serve(connection: HttpConnection): void;
-  /** Answers requests in flight with `connection: close`, then closes idle connections. */
+  /** Closes idle connections; what is asked from now on, on new ones too, is answered with `connection: close`. */
   drain(): void;
   /** Connections being served. */
   readonly active: number;

@@ -198,7 +198,6 @@ class Worker implements ProxyWorker {
     );
     pod.listeners.set(server, direction);
     server.listen({ fd }, BACKLOG);
-    if (this.#draining) server.close();
   }
 
   #removePod(uid: string, done: () => void): void {
@@ -217,15 +216,14 @@ class Worker implements ProxyWorker {
     });
   }
 
-  /** Accepts no more; what waits in a listener's backlog is the successor's. */
+  /**
+   * Lets connections end, and says when they have. New ones are served to the last: a successor's listeners stand in
+   * the place of these once it is there; until then a client would hang in the backlog.
+   */
   #drain(graceMs: number): void {
     if (this.#draining) return;
     this.#draining = true;
     const { clock, http } = this.#context;
-    for (const pod of this.#pods.values()) {
-      for (const server of pod.listeners.keys()) server.close();
-      pod.listeners.clear();
-    }
     http.drain();
     const deadline = clock.nowMs() + graceMs;
     const check = (): void => {

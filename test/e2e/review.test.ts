@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// An agent that stops, or is stopped, while its pods run on: what they are offered meanwhile, and how soon again.
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { type LocalMesh, startMesh } from '../../local/harness.ts';
+import { meshed, namespace, pod, service } from './objects.ts';
+
+const MIRROR = fileURLToPath(new URL('programs/mirror.ts', import.meta.url));
+const HTTP = 8080;
+const TCP = 7070;
+const SHUTDOWN_GRACE_MS = 6_000;
+const AGAIN_MS = 20_000;
+
+describe('an agent that ends', () => {
+  let mesh: LocalMesh;
+  let ip = '';
+
+  before(async () => {
+    mesh = await startMesh({
+      name: 'e2e-review',
+      agentEnv: { NODEMESH_SHUTDOWN_GRACE: `${SHUTDOWN_GRACE_MS}ms` },
+      objects: [
+        namespace('mesh', meshed),
+        namespace('plain'),
+        pod('mesh', 'server', ['node', MIRROR, String(HTTP), String(TCP)], {
+          node: 'node1',
+          readinessPort: HTTP,
+          annotations: { 'config.linkerd.io/default-inbound-policy': 'all-authenticated' },
+        }),
+        service('mesh', 'server', HTTP),
+        pod('mesh', 'near', [], { node: 'node1' }),
+        pod('mesh', 'far', [], { node: 'node2' }),
+        pod('plain', 'outsider', [], { node: 'node2' }),
+      ],
+    });
+    await mesh.waitReady();
+    ip = (await mesh.pod('server', 'mesh')).status?.podIP ?? '';
+  });
+  after(async () => mesh.down());
+
+  const get = async (client: string, ns: string, host: string): Promise<string> => {
+    const run = await mesh.exec(
+      client,
+      ['curl', '-sS', '-i', '--max-time', '2', `http://${host}:${HTTP}/x`],
+      { ns },
+    );
+    return run.stdout + run.stderr;
+  };
+  const agentPid = (): number =>
+    Number(readFileSync(`${mesh.node('node1').layout.agentCgroup}/cgroup.procs`, 'utf8').trim());
+  /** Nobody gets past policy meanwhile; meshed clients are served again, under their identity. */
+  const untilServedAgain = async (): Promise<void> => {
+    const deadline = performance.now() + AGAIN_MS;
+    for (;;) {
+      const [outside, near, far] = await Promise.all([
+        get('outsider', 'plain', ip),
+        get('near', 'mesh', 'server'),
+        get('far', 'mesh', 'server'),
+      ]);
+      assert.doesNotMatch(outside, /200 OK/, 'past policy');
+      for (const answer of [near, far]) assert.doesNotMatch(answer, /x-client-id: \r/, 'past the mesh');
+      if ([near, far].every((text) => /x-client-id: default\.mesh\./.test(text)) && /403/.test(outside))
+        return;
+      assert.ok(performance.now() < deadline, `not served again: ${near} ${far} ${outside}`);
+    }
+  };
+
+  it('killed: its pods are closed, never open, and served again by its successor', async () => {
+    const before = agentPid();
+    process.kill(before, 'SIGKILL');
+    await untilServedAgain();
+    assert.notEqual(agentPid(), before);
+  });
+
+  it('told to stop: new connections are served while it waits for old ones', async () => {
+    const stream = mesh.exec('near', ['sh', '-c', `(echo begun; sleep 7) | socat -t 7 - TCP:${ip}:${TCP}`], {
+      ns: 'mesh',
+    });
+    const begun = performance.now();
+    const pid = agentPid();
+    // The stream is there once a second connection is answered.
+    assert.match(await get('near', 'mesh', 'server'), /200 OK/);
+    process.kill(pid, 'SIGTERM');
+    let answered = 0;
+    while (performance.now() - begun < SHUTDOWN_GRACE_MS / 2) {
+      for (const client of ['near', 'far']) assert.match(await get(client, 'mesh', 'server'), /200 OK/);
+      answered++;
+      assert.equal(agentPid(), pid, 'it did not wait for the stream');
+    }
+    assert.ok(answered > 0);
+    await stream;
+    await untilServedAgain();
+    assert.notEqual(agentPid(), pid);
+  });
+});
