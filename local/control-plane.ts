@@ -229,7 +229,12 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
     env: ExtraEnv,
   ): void => {
     const argv = [process.execPath, join(root, main)];
-    const basis = { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', HOME: '/root' };
+    const basis = {
+      PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin',
+      HOME: '/root',
+      // As the images have it: without what was compiled before, each thread of an agent costs 25 MB more.
+      NODE_COMPILE_CACHE: join(root, 'build', 'compile-cache'),
+    };
     programs.set(
       name,
       new SupervisedProgram({ name, argv, env: { ...basis, ...env }, ...place }, clock, log),
