@@ -12,7 +12,11 @@ import type { PodState } from './pod-state.ts';
 const { createServer } = process.getBuiltinModule('node:http');
 
 const METRICS_TIMEOUT_MS = 5_000;
+/** One request each; whoever has not asked and read by then is cut off. */
+const CONNECTION_MS = 15_000;
 const WAITING_MAX = 64;
+/** A server that does not listen itself has no other limit for clients that say nothing. */
+const SILENT_MS = 30_000;
 
 interface Served {
   readonly pod: PodState;
@@ -32,17 +36,21 @@ export class PodAdmin {
     this.#post = post;
     this.#clock = clock;
     this.#ready = ready;
-    this.#server = createServer({ maxHeaderSize: 8192, requestTimeout: 10_000 }, (request, response) => {
+    // Its own timeouts work in servers that listen, and this one never does.
+    this.#server = createServer({ maxHeaderSize: 8192 }, (request, response) => {
       const served = this.#served.get(request.socket);
       request.resume();
       if (served === undefined) response.destroy();
       else this.#answer(served, (request.url ?? '').split('?', 1)[0] ?? '', response);
     });
+    this.#server.timeout = SILENT_MS;
   }
 
   /** Takes over a paused connection of which nothing was read (or the read part was unshifted). */
   serve(pod: PodState, socket: Socket, metricsAllowed: boolean): void {
     this.#served.set(socket, { pod, metricsAllowed });
+    const deadline = this.#clock.after(CONNECTION_MS, () => socket.destroy());
+    socket.once('close', () => deadline.cancel());
     this.#server.emit('connection', socket);
     socket.resume();
   }
@@ -94,6 +102,7 @@ function plain(response: ServerResponse, status: number, text: string): void {
   response.writeHead(status, {
     'content-type': 'text/plain; version=0.0.4; charset=utf-8',
     'content-length': Buffer.byteLength(text),
+    connection: 'close',
   });
   response.end(text);
 }
