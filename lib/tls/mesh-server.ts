@@ -44,9 +44,11 @@ export async function listenMesh(options: MeshServerOptions): Promise<MeshServer
   });
   server.maxConnections = options.connectionsMax;
   server.on('drop', () => log.warn({ connectionsMax: options.connectionsMax }, 'too many connections'));
-  server.on('tlsClientError', (error, socket) =>
-    log.debug({ client: socket.remoteAddress, error: error.message }, 'TLS handshake failed'),
-  );
+  server.on('tlsClientError', (error, socket) => {
+    log.debug({ client: socket.remoteAddress, error: error.message }, 'TLS handshake failed');
+    // Node.js reports a handshake that takes too long, but leaves its connection open.
+    socket.destroy();
+  });
   server.on('secureConnection', (socket) => {
     socket.on('error', (error) =>
       log.debug({ client: socket.remoteAddress, error: error.message }, 'connection failed'),

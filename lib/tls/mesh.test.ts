@@ -245,6 +245,17 @@ describe('mesh TLS', () => {
     stalled.destroy();
   });
 
+  it('closes the connection of a client that does not finish its handshake', async () => {
+    const port = await harness.listen({ handshakeTimeoutMs: 50 });
+    for (const said of [[], [0x16, 0x03, 0x01, 0x02, 0x00]]) {
+      const stalled = connectTcp(port, '127.0.0.1');
+      stalled.on('error', () => undefined);
+      stalled.write(Buffer.from(said));
+      stalled.resume();
+      await once(stalled, 'close');
+    }
+  });
+
   it('survives garbage', async () => {
     const port = await harness.listen();
     const garbage = connectTcp(port, '127.0.0.1');
