@@ -147,6 +147,14 @@ describe('CNI ADD', () => {
     assert.deepEqual(added, []);
   });
 
+  it('refuses what is no namespace', async () => {
+    const { node, added } = fakeNode();
+    for (const path of ['/etc/passwd', '/', '/dev/null']) {
+      assert.equal(await codeOf({ env: env('ADD', { CNI_NETNS: path }), stdin: config() }, node), 4);
+    }
+    assert.deepEqual(added, []);
+  });
+
   it('asks to try again when the network namespace is gone', async () => {
     assert.equal(await codeOf({ env: env('ADD', { CNI_NETNS: '/run/netns/gone' }), stdin: config() }), 11);
   });

@@ -54,7 +54,7 @@ async function answer({ env, stdin }: CniRequest, node: CniNode): Promise<CniAns
       if (pod.namespace === '' || isExcluded(config, pod.namespace)) {
         return { code: 0, stdout: passedResult(config) };
       }
-      refuseOwnNamespace(netnsPath);
+      requireForeignNamespace(netnsPath);
       const added = await node.addPod({ containerId, netnsPath, ifname, addresses, ...pod });
       if (added.outcome === 'try-again') throw new CniError(cniCode.tryAgain, added.reason);
       return { code: 0, stdout: passedResult(config) };
@@ -76,7 +76,7 @@ async function answer({ env, stdin }: CniRequest, node: CniNode): Promise<CniAns
 }
 
 /** The plugin must never be led to redirect the node itself. */
-function refuseOwnNamespace(netnsPath: string): void {
+function requireForeignNamespace(netnsPath: string): void {
   let theirs: { readonly ino: number; readonly dev: number };
   try {
     theirs = statSync(netnsPath);
@@ -84,7 +84,11 @@ function refuseOwnNamespace(netnsPath: string): void {
     throw MeshError.from(error, 'MESH_NETNS', `CNI_NETNS ${netnsPath} cannot be read`);
   }
   const own = statSync('/proc/self/ns/net');
-  if (theirs.ino === own.ino && theirs.dev === own.dev) {
+  // All namespaces are files of one file system of the kernel's own.
+  if (theirs.dev !== own.dev) {
+    throw new CniError(cniCode.environment, `CNI_NETNS ${netnsPath} is no namespace`);
+  }
+  if (theirs.ino === own.ino) {
     throw new CniError(cniCode.environment, `CNI_NETNS ${netnsPath} is the node's own network namespace`);
   }
 }
