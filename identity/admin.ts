@@ -44,7 +44,8 @@ export async function serveAdmin(options: {
   readonly ready: () => boolean;
 }): Promise<AdminServer> {
   const { registry } = options.metrics;
-  const server = createServer((request, response) => {
+  const timeouts = { requestTimeout: 10_000, connectionsCheckingInterval: 5_000 };
+  const server = createServer(timeouts, (request, response) => {
     const answer = (status: number, body: string, type = 'text/plain'): void => {
       response.writeHead(status, { 'content-type': type });
       response.end(body);
@@ -62,7 +63,6 @@ export async function serveAdmin(options: {
     else answer(404, 'not found\n');
   });
   server.maxConnections = 100;
-  server.requestTimeout = 10_000;
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) =>
       reject(MeshError.from(error, 'MESH_SYSCALL', `cannot listen on ${options.host} port ${options.port}`)),

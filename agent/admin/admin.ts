@@ -57,7 +57,13 @@ export async function createAdmin(options: AdminOptions): Promise<Admin> {
 
 function limited(onRequest: RequestListener): Server {
   const server = createServer(
-    { maxHeaderSize: 8192, headersTimeout: 10_000, requestTimeout: 10_000, keepAliveTimeout: 30_000 },
+    {
+      maxHeaderSize: 8192,
+      headersTimeout: 10_000,
+      requestTimeout: 10_000,
+      keepAliveTimeout: 30_000,
+      connectionsCheckingInterval: 5_000,
+    },
     onRequest,
   );
   server.maxConnections = CONNECTIONS_MAX;

@@ -19,10 +19,13 @@ export interface AdminPortOptions {
 
 const CONNECTIONS_MAX = 100;
 const REQUEST_TIMEOUT_MS = 10_000;
+/** How often slow clients are looked for. */
+const CHECK_INTERVAL_MS = 5_000;
 
 export async function serveAdminPort(options: AdminPortOptions): Promise<AdminPort> {
   const { metrics } = options;
-  const server = createServer((request, response) => {
+  const timeouts = { requestTimeout: REQUEST_TIMEOUT_MS, connectionsCheckingInterval: CHECK_INTERVAL_MS };
+  const server = createServer(timeouts, (request, response) => {
     const answer = (status: number, body: string, type = 'text/plain'): void => {
       response.writeHead(status, { 'content-type': type });
       response.end(body);
@@ -41,7 +44,6 @@ export async function serveAdminPort(options: AdminPortOptions): Promise<AdminPo
     } else answer(404, 'not found\n');
   });
   server.maxConnections = CONNECTIONS_MAX;
-  server.requestTimeout = REQUEST_TIMEOUT_MS;
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) =>
       reject(MeshError.from(error, 'MESH_SYSCALL', `cannot listen on ${options.host} port ${options.port}`)),
