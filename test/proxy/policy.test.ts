@@ -246,4 +246,17 @@ describe('inbound policy', () => {
     assert.equal((await at('/live')).status, 200);
     assert.equal((await at('/ready')).status, 200);
   });
+
+  test('meshed clients reach metrics with TLS, under their identity', async () => {
+    const admin = endpoint(SERVER, 4191, { identity: identityOf('api') });
+    scene.lead('http', [admin]);
+    scene.setPolicy(authenticated);
+    const answer = await get('http', '/metrics');
+    assert.equal(answer.status, 200);
+    assert.match(answer.text, /process_start_time_seconds\{/);
+    scene.setPolicy(deny);
+    assert.equal((await get('http', '/metrics')).status, 403);
+    assert.equal((await get('http', '/live')).status, 200);
+    scene.lead('http', [endpoint(SERVER, HTTP_PORT, { identity: identityOf('api'), inboundPort: 4143 })]);
+  });
 });

@@ -152,7 +152,8 @@ function serve(
   countHeader(context, pod, header, identity);
   trackInbound(context, pod, source, server, client);
   if (server.port === ADMIN_PORT) {
-    const allowed = authorize(pod.policyOf(ADMIN_PORT), policyClient(client)) !== null;
+    const facts = policyClient(client);
+    const allowed = (): boolean => authorize(pod.policyOf(ADMIN_PORT), facts) !== null;
     // The admin server reads the socket itself.
     source.onBytes = () => undefined;
     if (rest.length > 0) source.socket.unshift(rest);

@@ -2,7 +2,7 @@
 // A connection that came to the pod: the mesh port, the pod's admin port, or a port of the application, where TLS to
 // the pod's own identity ends here and everything else is judged as an unmeshed client.
 //
-//   4143 ─▶ direct.ts    4190 ─▶ closed    4191 ─▶ live, ready, metrics
+//   4143 ─▶ direct.ts    4190 ─▶ closed    4191 ─▶ TLS to this pod, or none ─▶ live, ready, metrics
 //   else ─▶ opaque? ─▶ TLS hello? ─▶ to this pod: end TLS │ to others: as it is ─▶ first read ─▶ HTTP/1 │ TCP
 
 import type { Socket } from 'node:net';
@@ -30,6 +30,7 @@ import { serveHttp, serveTcp, trackInbound } from './serve-inbound.ts';
 
 const FIRST_READ_BYTES_MAX = 65_536;
 const POLITE_CLOSE_MS = 1_000;
+const ADMIN_DETECT_TIMEOUT_MS = 10_000;
 
 export function acceptInbound(context: WorkerContext, pod: PodState, raw: Socket): void {
   const server = { ip: canonicalIp(raw.localAddress ?? '') ?? '', port: raw.localPort ?? 0 };
@@ -56,9 +57,9 @@ export function acceptInbound(context: WorkerContext, pod: PodState, raw: Socket
       closePolitely(context, raw);
       return;
     case ADMIN_PORT: {
-      adoptSocket(context, pod, raw);
-      const allowed = authorize(pod.policyOf(ADMIN_PORT), policyClient(client)) !== null;
-      context.servePodAdmin(pod, raw, allowed || pod.owns(client.ip));
+      const source = acceptedSource(raw);
+      adoptSocket(context, pod, source.socket);
+      acceptAdmin(context, pod, source, server, client);
       return;
     }
     case MESH_PORT:
@@ -70,6 +71,55 @@ export function acceptInbound(context: WorkerContext, pod: PodState, raw: Socket
       serveTransparent(context, pod, source, server, client);
     }
   }
+}
+
+/** In plain text, as the kubelet asks, or with TLS to the pod's identity, as meshed clients do. */
+function acceptAdmin(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  server: InboundServer,
+  client: InboundClient,
+): void {
+  const serve = (socket: Socket, who: InboundClient): void => {
+    const facts = policyClient(who);
+    const allowed = (): boolean => pod.owns(client.ip) || authorize(pod.policyOf(ADMIN_PORT), facts) !== null;
+    context.servePodAdmin(pod, socket, allowed);
+  };
+  let hello: ClientHello = { kind: 'partial' };
+  const options = {
+    bytesMax: CLIENT_HELLO_BYTES_MAX,
+    timeoutMs: ADMIN_DETECT_TIMEOUT_MS,
+    clock: context.clock,
+    decide: (bytes: Buffer) => {
+      hello = parseClientHello(bytes);
+      return hello.kind !== 'partial';
+    },
+  };
+  collectBytes(source, null, options, (outcome, first) => {
+    if (outcome === 'closed') return;
+    if (outcome === 'timeout') source.socket.destroy();
+    else if (hello.kind === 'hello') {
+      context.meshServer.accept('transparent', source.socket, first, (secured) => {
+        if (secured === null) {
+          countInboundError(context, pod, server, 'tcp', 'unexpected');
+          source.socket.destroy();
+          return;
+        }
+        adoptSocket(context, pod, secured.socket);
+        serve(secured.socket, { ...client, tls: securedTls(secured.identity) });
+      });
+    } else {
+      // The admin server reads the socket itself.
+      source.onBytes = () => undefined;
+      if (first.length > 0) source.socket.unshift(first);
+      serve(source.socket, client);
+    }
+  });
+}
+
+function securedTls(identity: string): InboundClient['tls'] {
+  return { kind: identity === '' ? 'anonymous' : 'meshed', identity, serverName: '', sameNode: false };
 }
 
 /** The other half of a connection of the pod to itself. */
@@ -160,15 +210,7 @@ function endTls(
       return;
     }
     adoptSocket(context, pod, secured.socket);
-    const meshed: InboundClient = {
-      ...client,
-      tls: {
-        kind: secured.identity === '' ? 'anonymous' : 'meshed',
-        identity: secured.identity,
-        serverName: '',
-        sameNode: false,
-      },
-    };
+    const meshed: InboundClient = { ...client, tls: securedTls(secured.identity) };
     const inner = attachDataSource(secured.socket, source.socket);
     const policy = pod.policyOf(server.port).source;
     trackInbound(context, pod, inner, server, meshed);

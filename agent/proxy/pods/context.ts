@@ -36,8 +36,8 @@ export interface WorkerContext {
   podByUid(uid: string): PodState | undefined;
   /** Serves a connection of the pod to itself at its inbound side. */
   joinInbound(pod: PodState, source: ByteSource, local: { readonly ip: string; readonly port: number }): void;
-  /** Serves /live, /ready and this pod's /metrics. */
-  servePodAdmin(pod: PodState, socket: Socket, metricsAllowed: boolean): void;
+  /** Serves /live, /ready and this pod's /metrics, the last to whom policy allows it at each request. */
+  servePodAdmin(pod: PodState, socket: Socket, metricsAllowed: () => boolean): void;
 }
 
 /** Why a connection was closed before it was served; label `reason`. */

@@ -20,7 +20,7 @@ const SILENT_MS = 30_000;
 
 interface Served {
   readonly pod: PodState;
-  readonly metricsAllowed: boolean;
+  readonly metricsAllowed: () => boolean;
 }
 
 export class PodAdmin {
@@ -47,7 +47,7 @@ export class PodAdmin {
   }
 
   /** Takes over a paused connection of which nothing was read (or the read part was unshifted). */
-  serve(pod: PodState, socket: Socket, metricsAllowed: boolean): void {
+  serve(pod: PodState, socket: Socket, metricsAllowed: () => boolean): void {
     this.#served.set(socket, { pod, metricsAllowed });
     const deadline = this.#clock.after(CONNECTION_MS, () => socket.destroy());
     socket.once('close', () => deadline.cancel());
@@ -72,7 +72,7 @@ export class PodAdmin {
         else plain(response, 503, 'not ready\n');
         return;
       case '/metrics':
-        if (metricsAllowed) this.#metrics(pod, response);
+        if (metricsAllowed()) this.#metrics(pod, response);
         else plain(response, 403, '');
         return;
       default:
