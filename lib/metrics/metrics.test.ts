@@ -17,7 +17,7 @@ const families: readonly MetricFamily[] = [
 function setUp(sources = 1) {
   const clock = new VirtualClock();
   const registry = new MetricRegistry(families);
-  const store = (source: number, id: string, seriesMax?: number): MetricStore =>
+  const store = (source: number, id: string, seriesMax?: number, ownerSeriesMax?: number): MetricStore =>
     new MetricStore({
       id,
       families,
@@ -25,6 +25,7 @@ function setUp(sources = 1) {
       // As a message would: a copy of everything but the shared memory.
       send: (definition: MetricDefinition) => registry.define(source, structuredClone(definition)),
       ...(seriesMax === undefined ? {} : { seriesMax }),
+      ...(ownerSeriesMax === undefined ? {} : { ownerSeriesMax }),
     });
   const stores = Array.from({ length: sources }, (_, source) => store(source, `life-${source}`));
   return { clock, registry, stores, store, first: stores[0] as MetricStore };
@@ -157,6 +158,23 @@ describe('metrics', () => {
     assert.equal(small.refused, 1);
     small.cell('requests_total', 'n="2"', '').add(1);
     assert.equal(small.refused, 1);
+  });
+
+  test('one owner uses up no more than its share', () => {
+    const { clock, store } = setUp(0);
+    const shared = store(0, 'shared', 100, 2);
+    const loud = [1, 2, 3].map((n) => shared.cell('requests_total', `n="${n}"`, 'loud'));
+    shared.cell('requests_total', 'n="4"', 'quiet');
+    assert.equal(shared.size, 3);
+    assert.equal(shared.refused, 1);
+    for (const cell of loud) shared.release(cell);
+    clock.advance(10 * 60_000);
+    shared.sweep();
+    shared.cell('requests_total', 'n="5"', 'loud');
+    shared.removeOwner('loud');
+    shared.cell('requests_total', 'n="6"', 'loud');
+    shared.cell('requests_total', 'n="7"', 'loud');
+    assert.equal(shared.refused, 1);
   });
 
   test('more cells than a slab holds', async () => {

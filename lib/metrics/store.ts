@@ -12,6 +12,8 @@ const IDLE_MS = 10 * 60_000;
 /** A freed cell is not given out again at once: the other thread may be reading it as what it was. */
 const QUARANTINE_MS = 60_000;
 const SERIES_MAX = 100_000;
+/** What clients say becomes labels (a server name, an address that is dialled): one pod must not use up the room. */
+const OWNER_SERIES_MAX = 10_000;
 
 /** Where cells write whose series is gone. */
 const NOWHERE = new Float64Array(64);
@@ -69,13 +71,17 @@ export interface MetricStoreOptions {
   readonly send: (definition: MetricDefinition) => void;
   readonly clock: Clock;
   readonly seriesMax?: number;
+  readonly ownerSeriesMax?: number;
 }
 
 export class MetricStore {
   readonly #options: MetricStoreOptions;
   readonly #families: ReadonlyMap<string, MetricFamily>;
   readonly #seriesMax: number;
+  readonly #ownerSeriesMax: number;
   readonly #series = new Map<string, Cell>();
+  /** Series by owner. */
+  readonly #owned = new Map<string, number>();
   readonly #slabs: Float64Array[] = [];
   /** Freed places by size, oldest first. */
   readonly #free = new Map<number, { values: Float64Array; at: number; freedAtMs: number }[]>();
@@ -87,6 +93,7 @@ export class MetricStore {
     this.#options = options;
     this.#families = new Map(options.families.map((family) => [family.name, family]));
     this.#seriesMax = options.seriesMax ?? SERIES_MAX;
+    this.#ownerSeriesMax = options.ownerSeriesMax ?? OWNER_SERIES_MAX;
   }
 
   get size(): number {
@@ -100,13 +107,15 @@ export class MetricStore {
     if (cell === undefined) {
       const family = this.#families.get(name);
       if (family === undefined) throw new MeshError('MESH_CONFIG_INVALID', `no metric family ${name}`);
-      if (this.#series.size >= this.#seriesMax) {
+      const owned = this.#owned.get(owner) ?? 0;
+      if (this.#series.size >= this.#seriesMax || owned >= this.#ownerSeriesMax) {
         this.refused++;
         return new Cell(family, labels, owner, NOWHERE, 0);
       }
       const place = this.#place(cellsOf(family));
       cell = new Cell(family, labels, owner, place.values, place.at);
       this.#series.set(key, cell);
+      this.#owned.set(owner, owned + 1);
       this.#options.send({
         kind: 'series',
         store: this.#options.id,
@@ -154,6 +163,9 @@ export class MetricStore {
   }
 
   #giveBack(cell: Cell): void {
+    const owned = (this.#owned.get(cell.owner) ?? 0) - 1;
+    if (owned > 0) this.#owned.set(cell.owner, owned);
+    else this.#owned.delete(cell.owner);
     const size = cellsOf(cell.family);
     const places = this.#free.get(size) ?? [];
     places.push({ values: cell.values, at: cell.at, freedAtMs: this.#options.clock.nowMs() });

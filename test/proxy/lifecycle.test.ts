@@ -208,6 +208,31 @@ describe('the life of a worker', () => {
     assert.equal((await get('http', '/again')).text, 'GET /again');
   });
 
+  test('a client pod that goes leaves no series behind, not even of the ends of its connections', async () => {
+    await get('http', '/warm');
+    const client = await dial('tcp');
+    client.on('error', () => client.destroy());
+    client.write('x');
+    (await scene.nextAccepted()).on('error', () => undefined);
+    const { uid } = scene.clientPod;
+    scene.client.worker.handle({ type: 'pod-removed', uid, ticket: 9 });
+    await until(
+      () => scene.client.sent.some((message) => message.type === 'pod-gone' && message.ticket === 9),
+      'pod-gone',
+    );
+    assert.doesNotMatch(await scene.client.metrics(), /pod="web-0"/);
+    scene.client.worker.handle({
+      type: 'pod',
+      pod: scene.clientPod,
+      listeners: Object.values(services).map(({ listener }, slot) => ({
+        direction: 'outbound',
+        family: 4,
+        slot,
+        fd: listenIn(scene.home, CLIENT, listener),
+      })),
+    });
+  });
+
   test('a drained worker finishes requests, closes idle connections, says so, and serves to the last', async () => {
     const agent = new Agent({ keepAlive: true });
     await ask({ host: CLIENT, port: services.http.listener, path: '/idle', agent });

@@ -87,7 +87,8 @@ export class PodState {
     this.sockets.add(socket);
     socket.once('close', () => {
       this.sockets.delete(socket);
-      if (this.sockets.size === 0) this.#whenEmpty?.();
+      // After what others do at the end of this socket.
+      if (this.sockets.size === 0 && this.#whenEmpty !== null) setImmediate(this.#whenEmpty);
     });
     if (this.gone) socket.destroy();
   }

@@ -157,6 +157,7 @@ export function dialEndpoint(
         done(tlsFailure, null);
         return;
       }
+      adoptSocket(context, pod, secure);
       if (inboundPort !== undefined) secure.write(encodeTransportHeader(endpoint.port, protocol));
       done(FAILURE_NONE, attachDataSource(secure, raw.socket));
     });
