@@ -197,8 +197,9 @@ export async function dial(name: ServiceName): Promise<Socket> {
   return dialAt(CLIENT, services[name].listener);
 }
 
-export async function dialAt(host: string, port: number): Promise<Socket> {
-  const socket = connect({ host, port, allowHalfOpen: true });
+export async function dialAt(host: string, port: number, localAddress?: string): Promise<Socket> {
+  const from = localAddress === undefined ? {} : { localAddress };
+  const socket = connect({ host, port, ...from, allowHalfOpen: true });
   await once(socket, 'connect');
   return socket;
 }
