@@ -127,6 +127,7 @@ const enrolment = createEnrolment({
       nodeStream.report(...report);
       lists.setEnrolledPods(enrolment.pods.filter(({ phase }) => phase === 'enrolled').map(({ uid }) => uid));
       discovery.localPodsChanged();
+      if (!sweptOnce) setImmediate(sweep);
     },
   },
   sandboxesChanged: (sandboxes) => lists.setSandboxes(sandboxes),
@@ -141,6 +142,15 @@ nodeMetrics(metrics, {
 });
 
 let snapshotSeen = false;
+/** A pod that left the mesh while no agent was there is closed until its redirection is ended. */
+let sweptOnce = false;
+const sweep = (): void => {
+  if (!snapshotSeen || !enrolment.settled || stopping) return;
+  sweptOnce = true;
+  const swept = redirection.sweep();
+  if (swept > 0) log.info({ pods: swept }, 'ended the redirection of pods that are gone');
+};
+let stopping = false;
 const nodeStream = createNodeStream({
   ...common,
   client: destination.node,
@@ -159,6 +169,7 @@ const nodeStream = createNodeStream({
       if (snapshotSeen) return;
       snapshotSeen = true;
       log.info({ pods: enrolment.pods.length }, 'destination has told all workloads of the node');
+      setImmediate(sweep);
     },
     onNamespaces: (names) => {
       enrolment.setNamespaces(names);
@@ -195,15 +206,12 @@ const admin = await createAdmin({
 });
 const maintenance = setInterval(() => {
   redirection.maintain();
-  if (!snapshotSeen || !enrolment.settled) return;
-  const swept = redirection.sweep();
-  if (swept > 0) log.info({ pods: swept }, 'ended the redirection of pods that are gone');
+  sweep();
 }, MAINTAIN_MS);
 log.info({ version: VERSION, workers: config.workers }, 'the agent serves');
 // With NODE_COMPILE_CACHE: a start that finds everything there needs no TypeScript compiler, 25 MB a thread.
 flushCompileCache();
 
-let stopping = false;
 const stop = async (signal: string): Promise<void> => {
   if (stopping) return;
   stopping = true;

@@ -75,6 +75,24 @@ describe('an agent that ends', () => {
     assert.notEqual(agentPid(), before);
   });
 
+  it('away while a pod leaves the mesh: its successor lets the pod go at once', async () => {
+    await mesh.apply(
+      pod('mesh', 'leaver', ['node', MIRROR, String(HTTP), String(TCP)], {
+        node: 'node1',
+        readinessPort: HTTP,
+      }),
+    );
+    await mesh.waitReady();
+    const address = (await mesh.pod('leaver', 'mesh')).status?.podIP ?? '';
+    process.kill(agentPid(), 'SIGKILL');
+    await mesh.annotate('Pod', 'mesh', 'leaver', 'linkerd.io/inject=disabled');
+    await untilServedAgain();
+    const deadline = performance.now() + AGAIN_MS;
+    while (!/200 OK/.test(await get('outsider', 'plain', address))) {
+      assert.ok(performance.now() < deadline, 'the pod stays closed');
+    }
+  });
+
   it('told to stop: new connections are served while it waits for old ones', async () => {
     const stream = mesh.exec('near', ['sh', '-c', `(echo begun; sleep 7) | socat -t 7 - TCP:${ip}:${TCP}`], {
       ns: 'mesh',
