@@ -98,12 +98,12 @@ function acceptAdmin(
   };
   collectBytes(source, null, options, (outcome, first) => {
     if (outcome === 'closed') return;
-    if (outcome === 'timeout') source.socket.destroy();
+    // Nobody tells the admin server of an end that is past already.
+    if (outcome === 'timeout' || outcome === 'end') source.socket.destroy();
     else if (hello.kind === 'hello') {
-      context.meshServer.accept('transparent', source.socket, first, (secured) => {
+      context.meshServer.accept('transparent', source.socket, first, (secured, reason, presented) => {
         if (secured === null) {
-          countInboundError(context, pod, server, 'tcp', 'unexpected');
-          source.socket.destroy();
+          refuseTls(context, pod, source, server, client, presented, reason);
           return;
         }
         adoptSocket(context, pod, secured.socket);
@@ -201,12 +201,7 @@ function endTls(
 ): void {
   context.meshServer.accept('transparent', source.socket, hello, (secured, reason, presented) => {
     if (secured === null) {
-      countInboundError(context, pod, server, 'tcp', 'unexpected');
-      context.log.warn(
-        { pod: pod.name, port: server.port, client: client.ip, clientIdentity: presented, reason },
-        'a TLS client is refused',
-      );
-      source.socket.destroy();
+      refuseTls(context, pod, source, server, client, presented, reason);
       return;
     }
     adoptSocket(context, pod, secured.socket);
@@ -224,6 +219,23 @@ function endTls(
       if (outcome !== 'closed') serveByProtocol(context, pod, inner, server, meshed, first, policy);
     });
   });
+}
+
+function refuseTls(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  server: InboundServer,
+  client: InboundClient,
+  presented: string,
+  reason: string,
+): void {
+  countInboundError(context, pod, server, 'tcp', 'unexpected');
+  context.log.warn(
+    { pod: pod.name, port: server.port, client: client.ip, clientIdentity: presented, reason },
+    'a TLS client is refused',
+  );
+  source.socket.destroy();
 }
 
 /** `first` is everything that was read; what it is decides, unless policy says what is spoken. */

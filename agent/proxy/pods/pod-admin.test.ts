@@ -34,7 +34,7 @@ describe("a pod's admin port", () => {
       () => true,
     );
     server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) =>
-      admin.serve(pod, socket, metricsAllowed),
+      admin.serve(pod, socket, () => metricsAllowed),
     );
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');

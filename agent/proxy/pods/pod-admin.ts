@@ -15,8 +15,6 @@ const METRICS_TIMEOUT_MS = 5_000;
 /** One request each; whoever has not asked and read by then is cut off. */
 const CONNECTION_MS = 15_000;
 const WAITING_MAX = 64;
-/** A server that does not listen itself has no other limit for clients that say nothing. */
-const SILENT_MS = 30_000;
 
 interface Served {
   readonly pod: PodState;
@@ -43,7 +41,6 @@ export class PodAdmin {
       if (served === undefined) response.destroy();
       else this.#answer(served, (request.url ?? '').split('?', 1)[0] ?? '', response);
     });
-    this.#server.timeout = SILENT_MS;
   }
 
   /** Takes over a paused connection of which nothing was read (or the read part was unshifted). */
