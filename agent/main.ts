@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node's agent: wiring only. Control thread here, proxy workers in threads of their own.
 
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, fstatSync, mkdirSync, readFileSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { createLibbpfLoader } from '#lib/bpf/libbpf-loader.ts';
 import { systemClock } from '#lib/core/clock.ts';
-import { errorMessage } from '#lib/core/errors.ts';
+import { errnoName, errorMessage } from '#lib/core/errors.ts';
 import { createMeshChannel } from '#lib/grpc/client.ts';
 import { createLog } from '#lib/log/pino.ts';
 import { MetricRegistry } from '#lib/metrics/registry.ts';
@@ -103,6 +103,15 @@ const workers = createProxyWorkers({
   },
   anchorsPem: certificates.anchorsPem(),
   duplicate: (fd) => checked('dup', dup(fd), 'handing a listener to a worker'),
+  inodeOf: (fd) => {
+    try {
+      return fstatSync(fd).ino;
+    } catch (error) {
+      if (errnoName(error) === 'EBADF') return undefined;
+      throw error;
+    }
+  },
+  closeDuplicate: (fd) => void close(fd),
   descriptors: {
     make: () => DescriptorTable.create(DESCRIPTORS_MAX).shared,
     sweep: (table) => {

@@ -82,6 +82,7 @@ describe('proxy workers', () => {
   let spawned: FakeWorker[];
   let workers: ProxyWorkers;
   let swept: number;
+  let open: Map<number, number>;
   let discoveries: Map<string, { deliver: (destination: Destination) => void; closed: boolean }>;
   const worker = (index: number): FakeWorker => {
     const found = spawned[index];
@@ -95,6 +96,7 @@ describe('proxy workers', () => {
     clock = new VirtualClock();
     spawned = [];
     swept = 0;
+    open = new Map();
     discoveries = new Map();
     workers = createProxyWorkers({
       count: 2,
@@ -105,7 +107,12 @@ describe('proxy workers', () => {
       },
       start: { logLevel: 'info', sameNode: 'carrier', kernel: undefined },
       anchorsPem: '',
-      duplicate: (fd) => fd + 1000,
+      duplicate: (fd) => {
+        open.set(fd + 1000, fd);
+        return fd + 1000;
+      },
+      inodeOf: (fd) => open.get(fd),
+      closeDuplicate: (fd) => open.delete(fd),
       descriptors: {
         make: () => new SharedArrayBuffer(8),
         sweep: () => {
@@ -154,6 +161,21 @@ describe('proxy workers', () => {
     assert.equal(worker(2).sent[0]?.type, 'certificate');
     assert.equal(swept, 1);
     assert.equal(workers.replaced.exited, 1);
+  });
+
+  it('closes the listeners that an ended worker had not taken, and no others that have their numbers', () => {
+    workers.setPod(pod, listeners);
+    assert.deepEqual([...open.keys()], [1100, 1102, 1101, 1103]);
+    // Taken: closed with the worker, and the number is another socket's already.
+    open.set(1101, 7);
+    worker(1).emit('exit', 1);
+    assert.deepEqual([...open.keys()], [1100, 1102, 1101]);
+    // Nothing is made for nobody.
+    workers.setPod({ ...pod, uid: 'b' }, []);
+    workers.setPod({ ...pod, uid: 'c' }, [{ direction: 'inbound', family: 4, slot: 1, fd: 201 }]);
+    assert.equal(open.has(1201), false);
+    clock.advance(100);
+    assert.equal(open.has(1201), true);
   });
 
   it('ends a worker that is silent for two seconds, and only that one', () => {

@@ -36,6 +36,9 @@ export interface ProxyWorkersOptions {
   readonly anchorsPem: string;
   /** Duplicates a descriptor for a worker, which closes it. */
   readonly duplicate: (fd: number) => number;
+  /** What a descriptor stands for, or undefined if it is closed; and the way to close it. */
+  readonly inodeOf: (fd: number) => number | undefined;
+  readonly closeDuplicate: (fd: number) => void;
   /** A table of descriptors for one worker, and the sweep that closes what a dead one left open. */
   readonly descriptors: { make(): SharedArrayBuffer; sweep(table: SharedArrayBuffer): void };
   readonly discover: (
@@ -71,6 +74,13 @@ interface PodState {
   listeners: readonly ListenerHandle[];
 }
 
+/** A duplicate on its way to a worker; the number may be somebody else's later, the inode may not. */
+interface Handed {
+  readonly uid: string;
+  readonly fd: number;
+  readonly inode: number | undefined;
+}
+
 interface WorkerState {
   readonly index: number;
   port: WorkerPort;
@@ -79,6 +89,7 @@ interface WorkerState {
   lastBeat: number;
   lastBeatAtMs: number;
   readonly wants: Set<string>;
+  handed: Handed[];
   ended: boolean;
 }
 
@@ -116,11 +127,16 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   };
 
   const sendPod = (worker: WorkerState, state: PodState, withListeners: boolean): void => {
+    // Its successor's start sends everything; a duplicate would be nobody's.
+    if (worker.ended) return;
     const listeners = withListeners
       ? state.listeners
           .filter((listener) => listener.slot % count === worker.index)
           .map((listener) => ({ ...listener, fd: options.duplicate(listener.fd) }))
       : [];
+    for (const { fd } of listeners) {
+      worker.handed.push({ uid: state.pod.uid, fd, inode: options.inodeOf(fd) });
+    }
     send(worker, { type: 'pod', pod: state.pod, listeners });
   };
 
@@ -172,6 +188,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
         release(message.key, worker.index);
         break;
       case 'pod-gone':
+        if (!pods.has(message.uid)) worker.handed = worker.handed.filter(({ uid }) => uid !== message.uid);
         waitingForGone.get(`${message.ticket}/${worker.index}`)?.();
         break;
       case 'metric':
@@ -203,6 +220,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       lastBeat: 0,
       lastBeatAtMs: clock.nowMs() + START_GRACE_MS,
       wants: new Set(),
+      handed: [],
       ended: false,
       port: options.spawn({ ...options.start, workerIndex: index, anchorsPem, beats, descriptors }),
     };
@@ -223,6 +241,10 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     worker.ended = true;
     for (const key of worker.wants) release(key, worker.index);
     options.descriptors.sweep(worker.descriptors);
+    // What it had not taken yet stays open otherwise, and a pod's namespace with it.
+    for (const { fd, inode } of worker.handed.splice(0)) {
+      if (inode !== undefined && options.inodeOf(fd) === inode) options.closeDuplicate(fd);
+    }
     for (const [id, gone] of waitingForGone) if (id.endsWith(`/${worker.index}`)) gone();
     if (draining) {
       drained.add(worker.index);
