@@ -28,6 +28,7 @@ import { openPodNamespace } from './node/pod-namespace.ts';
 import { createProxyWorkers } from './node/proxy-workers.ts';
 import { createRedirection } from './node/redirection.ts';
 import { nodeMetrics } from './node/node-metrics.ts';
+import { limitLog } from './proxy/accept/limited-log.ts';
 import { proxyFamilies } from './proxy/metrics/families.ts';
 
 const VERSION = '0.1.0';
@@ -78,6 +79,8 @@ const metrics = new MetricRegistry(proxyFamilies);
 
 const discovery = createDiscovery({
   ...common,
+  // A pod that scans addresses must not flood it.
+  log: limitLog(log, clock),
   client: destination.destination,
   nodeName: config.nodeName,
   localPods: (ip) => enrolment.podOfAddress(ip),
