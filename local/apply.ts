@@ -5,6 +5,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { MeshError } from '#lib/core/errors.ts';
 import type { Manifest } from './manifest-schema.ts';
+import type { PlacedManifest } from './manifests.ts';
 import {
   type AnyObject,
   clusterScoped,
@@ -110,13 +111,36 @@ function checkAgainstStore(manifest: Manifest, present: AnyObject | undefined, d
   }
 }
 
+/** Which of two documents for one object counts would be a guess. */
+function checkOnce(manifests: readonly PlacedManifest[]): void {
+  const seen = new Map<string, string>();
+  for (const { where, manifest } of manifests) {
+    const namespace = manifestNamespace(manifest);
+    const what = describeObject(manifest.kind, namespace || undefined, manifest.metadata.name);
+    const before = seen.get(what);
+    if (before !== undefined) {
+      throw refuse(`${where}: ${what} is there twice, first in ${before}`, 'remove one of them');
+    }
+    seen.set(what, where);
+  }
+}
+
+interface Planned {
+  readonly kind: Kind;
+  readonly namespace: string;
+  readonly name: string;
+  readonly present: AnyObject | undefined;
+  readonly object: AnyObject;
+}
+
 /** Applies all manifests or, if one of them cannot be, none. */
-export function applyManifests(store: Store, manifests: readonly Manifest[]): AppliedObject[] {
+export function applyManifests(store: Store, manifests: readonly PlacedManifest[]): AppliedObject[] {
   const newNamespaces = new Set(
-    manifests.filter((manifest) => manifest.kind === 'Namespace').map((manifest) => manifest.metadata.name),
+    manifests.flatMap(({ manifest }) => (manifest.kind === 'Namespace' ? [manifest.metadata.name] : [])),
   );
   const addresses = new ServiceAddresses(store.list('Service'));
-  const plan = manifests.map((manifest) => {
+  checkOnce(manifests);
+  const planned = (manifest: Manifest): Planned => {
     const { kind } = manifest;
     const namespace = manifestNamespace(manifest);
     const { name } = manifest.metadata;
@@ -134,6 +158,14 @@ export function applyManifests(store: Store, manifests: readonly Manifest[]): Ap
       object = addresses.assign(object, present?.kind === 'Service' ? present : undefined);
     }
     return { kind, namespace, name, present, object };
+  };
+  const plan = manifests.map(({ where, manifest }) => {
+    try {
+      return planned(manifest);
+    } catch (error) {
+      if (!(error instanceof MeshError)) throw error;
+      throw new MeshError(error.code, `${where}: ${error.message}`, { retryable: error.retryable });
+    }
   });
   // Namespaces first, so that everything finds its own.
   plan.sort((a, b) => Number(b.kind === 'Namespace') - Number(a.kind === 'Namespace'));
@@ -183,8 +215,8 @@ export function deleteObjects(store: Store, refs: readonly ObjectRef[]): Applied
   return refs.map((ref) => ({ ...ref, action: 'deleted' }));
 }
 
-export const manifestRefs = (manifests: readonly Manifest[]): ObjectRef[] =>
-  manifests.map((manifest) => ({
+export const manifestRefs = (manifests: readonly PlacedManifest[]): ObjectRef[] =>
+  manifests.map(({ manifest }) => ({
     kind: manifest.kind,
     namespace: manifestNamespace(manifest),
     name: manifest.metadata.name,

@@ -191,7 +191,17 @@ const volume = v.pipe(
   ),
 );
 
-export const podSpecSchema = v.strictObject({
+/** A check that no two items have the same `keyOf`. */
+const distinct = <T>(what: string, items: (input: T) => readonly string[]) => {
+  const twice = (input: T): string | undefined =>
+    items(input).find((item, index, all) => all.indexOf(item) !== index);
+  return v.check<T, (issue: v.CheckIssue<T>) => string>(
+    (input) => twice(input) === undefined,
+    (issue) => `the ${what} ${twice(issue.input)} is there twice; remove or rename one`,
+  );
+};
+
+const podSpecFields = v.strictObject({
   containers: v.pipe(v.array(containerSchema), v.minLength(1, 'a pod needs a container')),
   initContainers: v.optional(v.array(containerSchema), []),
   volumes: v.optional(v.array(volume), []),
@@ -215,9 +225,26 @@ export const podSpecSchema = v.strictObject({
   runtimeClassName: v.optional(v.string()),
 });
 
+type PodSpecFields = v.InferOutput<typeof podSpecFields>;
+const namesOf = (items: readonly { readonly name: string }[]): string[] => items.map((item) => item.name);
+const missingVolume = ({ containers, initContainers, volumes }: PodSpecFields): string | undefined =>
+  [...initContainers, ...containers]
+    .flatMap((container) => namesOf(container.volumeMounts))
+    .find((mounted) => !namesOf(volumes).includes(mounted));
+
+export const podSpecSchema = v.pipe(
+  podSpecFields,
+  distinct<PodSpecFields>('container', (spec) => namesOf([...spec.initContainers, ...spec.containers])),
+  distinct<PodSpecFields>('volume', (spec) => namesOf(spec.volumes)),
+  v.check(
+    (spec) => missingVolume(spec) === undefined,
+    (issue) => `the volume ${missingVolume(issue.input)} is mounted but not there; add it to volumes`,
+  ),
+);
+
 const selector = v.record(v.string(), v.string());
 
-export const serviceSpecSchema = v.strictObject({
+const serviceSpecFields = v.strictObject({
   type: v.optional(v.picklist(['ClusterIP']), 'ClusterIP'),
   clusterIP: v.optional(v.string()),
   clusterIPs: v.optional(v.array(v.string())),
@@ -240,6 +267,14 @@ export const serviceSpecSchema = v.strictObject({
   internalTrafficPolicy: v.optional(v.picklist(['Cluster', 'Local'])),
   sessionAffinity: v.optional(v.picklist(['None'])),
 });
+
+type ServiceSpecFields = v.InferOutput<typeof serviceSpecFields>;
+
+export const serviceSpecSchema = v.pipe(
+  serviceSpecFields,
+  distinct<ServiceSpecFields>('port', (spec) => spec.ports.map((port) => `${port.port}/${port.protocol}`)),
+  distinct<ServiceSpecFields>('port', (spec) => spec.ports.flatMap((port) => port.name ?? [])),
+);
 
 const deploymentSpec = v.pipe(
   v.strictObject({

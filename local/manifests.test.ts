@@ -19,7 +19,7 @@ describe('manifests', () => {
   test('documents come in their order; empty ones and empty files are nothing', () => {
     const found = parse(`${POD}\n---\n---\napiVersion: v1\nkind: Namespace\nmetadata: { name: shop }\n`);
     assert.deepEqual(
-      found.map((manifest) => [manifest.kind, manifest.metadata.name]),
+      found.map(({ manifest }) => [manifest.kind, manifest.metadata.name]),
       [
         ['Pod', 'web'],
         ['Namespace', 'shop'],
@@ -33,6 +33,19 @@ describe('manifests', () => {
     'not YAML': ['a: [', /^app\.yaml, document 1: not YAML: .*correct the syntax/],
     'not an object': ['- 1', /document 1: not an object/],
     'no kind': ['metadata: { name: x }', /, kind: missing; a local mesh takes Namespace, /],
+    'an alias to nothing': ['kind: *x', /document 1: not YAML: .*alias/i],
+    'a container twice': [
+      `${POD}    - { name: main, command: [x] }`,
+      /\(Pod web\), spec: the container main is there twice; remove or rename one/,
+    ],
+    'a volume that is not there': [
+      `${POD}      volumeMounts: [{ name: data, mountPath: /tmp }]`,
+      /\(Pod web\), spec: the volume data is mounted but not there; add it to volumes/,
+    ],
+    'a port twice': [
+      'apiVersion: v1\nkind: Service\nmetadata: { name: a }\nspec: { ports: [{ port: 80, name: a }, { port: 80, name: b }] }',
+      /\(Service a\), spec: the port 80\/TCP is there twice/,
+    ],
     'an unknown kind': ['kind: Ingress', /unknown kind "Ingress"; a local mesh takes/],
     'an unknown field': [
       POD.replace('spec:', 'sepc: {}\nspec:'),

@@ -4,13 +4,19 @@
 
 import * as v from 'valibot';
 import { parseAllDocuments } from 'yaml';
-import { MeshError } from '#lib/core/errors.ts';
+import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import { type Manifest, type ManifestKind, manifestSchemas } from './manifest-schema.ts';
 
 export interface ManifestSource {
   /** A path, for messages. */
   readonly file: string;
   readonly text: string;
+}
+
+/** An object with the file and document that it comes from, for messages. */
+export interface PlacedManifest {
+  readonly where: string;
+  readonly manifest: Manifest;
 }
 
 const KIND_NAMES = Object.keys(manifestSchemas).join(', ');
@@ -62,24 +68,32 @@ function parseDocument(value: unknown, where: string, problems: string[]): Manif
 }
 
 /** All objects of all files in order. Throws MESH_MANIFEST_INVALID with every mistake found. */
-export function parseManifests(sources: readonly ManifestSource[]): Manifest[] {
+export function parseManifests(sources: readonly ManifestSource[]): PlacedManifest[] {
   const problems: string[] = [];
-  const manifests: Manifest[] = [];
+  const manifests: PlacedManifest[] = [];
   for (const source of sources) {
     const documents = parseAllDocuments(source.text, { prettyErrors: true });
     if (!Array.isArray(documents)) continue; // an empty file
     for (const [index, document] of documents.entries()) {
       const where = `${source.file}, document ${index + 1}`;
+      const notYaml = (error: unknown): void => {
+        problems.push(`${where}: not YAML: ${errorMessage(error).split('\n')[0]}; correct the syntax`);
+      };
       if (document.errors.length > 0) {
-        for (const error of document.errors) {
-          problems.push(`${where}: not YAML: ${error.message.split('\n')[0]}; correct the syntax`);
-        }
+        document.errors.forEach(notYaml);
         continue;
       }
-      const value: unknown = document.toJS();
+      let value: unknown;
+      try {
+        value = document.toJS();
+      } catch (error) {
+        // Aliases are only followed here: to nothing, or without end.
+        notYaml(error);
+        continue;
+      }
       if (value === null || value === undefined) continue;
       const manifest = parseDocument(value, where, problems);
-      if (manifest !== undefined) manifests.push(manifest);
+      if (manifest !== undefined) manifests.push({ where, manifest });
     }
   }
   if (problems.length > 0) {
