@@ -14,6 +14,7 @@ import { MetricRegistry } from '#lib/metrics/registry.ts';
 import type { MetricDefinition } from '#lib/metrics/model.ts';
 import { DescriptorTable } from '#lib/net/descriptor-table.ts';
 import { checked, close, dup } from '#lib/net/native.ts';
+import { peerUid } from '#lib/net/peer-uid.ts';
 import { identityOf } from '#lib/x509/names.ts';
 import { serveCni } from '../cni-plugin/logic/server.ts';
 import { createAdmin } from './admin/admin.ts';
@@ -153,13 +154,15 @@ nodeMetrics(metrics, {
   workers,
 });
 
+const sandboxes = lists.readSandboxes();
 let snapshotSeen = false;
 /** A pod that left the mesh while no agent was there is closed until its redirection is ended. */
 let sweptOnce = false;
 const sweep = (): void => {
   if (!snapshotSeen || !enrolment.settled || stopping) return;
   sweptOnce = true;
-  const swept = redirection.sweep();
+  // Without the list of an earlier agent, a living pod that nobody claims is not known to have opted out.
+  const swept = redirection.sweep(sandboxes === undefined ? 'dead' : 'all');
   if (swept > 0) log.info({ pods: swept }, 'ended the redirection of pods that are gone');
 };
 let stopping = false;
@@ -190,7 +193,7 @@ const nodeStream = createNodeStream({
     onState: () => undefined,
   },
 });
-enrolment.restore(lists.readSandboxes().filter(({ netnsPath }) => existsSync(netnsPath)));
+enrolment.restore((sandboxes ?? []).filter(({ netnsPath }) => existsSync(netnsPath)));
 
 await workers.ready;
 const cni = await serveCni(join(config.runDir, 'cni.sock'), enrolment, log, {
@@ -200,6 +203,7 @@ const admin = await createAdmin({
   host: config.nodeIps[0] ?? '127.0.0.1',
   port: config.metricsPort,
   socketPath: join(config.runDir, 'agent.sock'),
+  peerUid,
   metrics: async () => metrics.render(),
   notReady: () => {
     if (certificates.get(ownIdentity) === undefined) return `no certificate of ${ownIdentity} so far`;

@@ -169,6 +169,16 @@ function putMember(store: Store, member: Member): PodObject {
       podIPs: ips,
       startTime: now,
       conditions: ['PodScheduled', 'Initialized', 'ContainersReady', 'Ready'].map(condition),
+      containerStatuses: [
+        {
+          name: account,
+          image: 'local',
+          ready: true,
+          started: true,
+          restartCount: 0,
+          state: { running: { startedAt: now } },
+        },
+      ],
     },
   };
   store.put(pod);

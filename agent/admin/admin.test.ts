@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { MeshError } from '#lib/core/errors.ts';
 import { silentLog } from '#lib/core/log.ts';
+import { peerUid } from '#lib/net/peer-uid.ts';
 import { type Admin, createAdmin } from './admin.ts';
 
 describe('admin', () => {
@@ -16,6 +17,7 @@ describe('admin', () => {
   let socketPath = '';
   let admin: Admin;
   let ready = false;
+  let uid: number | undefined;
   let metrics = async (): Promise<string> => 'a 1\n';
 
   before(async () => {
@@ -28,6 +30,7 @@ describe('admin', () => {
       metrics: () => metrics(),
       notReady: () => (ready ? undefined : 'no certificate'),
       state: () => ({ pods: new Map([['uid', { generation: 7n }]]) }),
+      peerUid: (socket) => uid ?? peerUid(socket),
       log: silentLog,
     });
   });
@@ -77,6 +80,13 @@ describe('admin', () => {
     assert.equal((await get({ socketPath }, '/metrics')).status, 404);
   });
 
+  test('the Unix socket answers nobody but root, whatever the modes say', async () => {
+    uid = 1000;
+    await assert.rejects(get({ socketPath }, '/state'), /ECONNRESET|EPIPE|socket hang up/);
+    uid = undefined;
+    assert.equal((await get({ socketPath }, '/state')).status, 200);
+  });
+
   test('garbage is refused and the next request served', async () => {
     const socket = connect({ port: admin.port, host: '127.0.0.1' });
     socket.end(Buffer.from([0, 1, 2, 3, 22, 3, 1]));
@@ -94,6 +104,7 @@ describe('admin', () => {
         metrics,
         notReady: () => undefined,
         state: () => ({}),
+        peerUid,
         log: silentLog,
       }),
       (error) => error instanceof MeshError && error.message.includes(String(admin.port)),

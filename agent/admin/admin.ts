@@ -4,7 +4,7 @@
 
 import { chmod, rm } from 'node:fs/promises';
 import { createServer, type RequestListener, type Server, type ServerResponse } from 'node:http';
-import type { ListenOptions } from 'node:net';
+import type { ListenOptions, Socket } from 'node:net';
 import { errnoName, errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 
@@ -19,6 +19,8 @@ export interface AdminOptions {
   readonly notReady: () => string | undefined;
   /** State for `GET /state` on the Unix socket; plain data, without keys. */
   readonly state: () => unknown;
+  /** The uid on the other side of the Unix socket (lib/net/peer-uid.ts). */
+  readonly peerUid: (socket: Socket) => number | undefined;
   readonly log: Log;
 }
 
@@ -37,6 +39,12 @@ export async function createAdmin(options: AdminOptions): Promise<Admin> {
   const node = limited(nodeRequests(options));
   await listen(node, { host, port }, `${host} port ${port}`);
   const local = limited(localRequests(options));
+  local.on('connection', (socket: Socket) => {
+    const uid = options.peerUid(socket);
+    if (uid === 0) return;
+    options.log.warn({ uid }, 'an admin caller that is not root was refused');
+    socket.destroy();
+  });
   try {
     // What an earlier agent left; the directory is ours alone.
     await rm(socketPath, { force: true });

@@ -26,7 +26,7 @@ describe('lists on disk', () => {
 
   it('gives a later agent the sandboxes of an earlier one', () => {
     const lists = createDiskLists({ runDir: dir, stateDir: dir, log: silentLog });
-    assert.deepEqual(lists.readSandboxes(), []);
+    assert.equal(lists.readSandboxes(), undefined);
     lists.setSandboxes([sandbox]);
     lists.flush();
     assert.deepEqual(createDiskLists({ runDir: dir, stateDir: dir, log: silentLog }).readSandboxes(), [
@@ -54,7 +54,7 @@ describe('lists on disk', () => {
   it('starts empty from a damaged list and says so', () => {
     writeFileSync(join(dir, 'sandboxes.json'), '[{"containerId":');
     const log = recordingLog();
-    assert.deepEqual(createDiskLists({ runDir: dir, stateDir: dir, log }).readSandboxes(), []);
+    assert.equal(createDiskLists({ runDir: dir, stateDir: dir, log }).readSandboxes(), undefined);
     assert.equal(log.lines[0]?.level, 'error');
   });
 });

@@ -10,7 +10,8 @@ import type { Log } from '#lib/core/log.ts';
 import type { Sandbox } from './enrolment.ts';
 
 export interface DiskLists {
-  readSandboxes(): readonly Sandbox[];
+  /** Undefined if there is no list, or none that can be read. */
+  readSandboxes(): readonly Sandbox[] | undefined;
   setSandboxes(sandboxes: readonly Sandbox[]): void;
   setNamespaces(names: readonly string[]): void;
   setEnrolledPods(uids: readonly string[]): void;
@@ -72,7 +73,7 @@ export function createDiskLists({ runDir, stateDir, log }: DiskListsOptions): Di
   return {
     readSandboxes() {
       const text = readText(sandboxPath);
-      if (text === undefined) return [];
+      if (text === undefined) return undefined;
       try {
         const parsed: unknown = JSON.parse(text);
         if (!Array.isArray(parsed)) throw new Error('not a list');
@@ -82,7 +83,7 @@ export function createDiskLists({ runDir, stateDir, log }: DiskListsOptions): Di
           { path: sandboxPath, error: errorMessage(error) },
           'the list of sandboxes cannot be read; it starts empty',
         );
-        return [];
+        return undefined;
       }
     },
     setSandboxes(next) {

@@ -35,8 +35,11 @@ export interface Redirection {
   readonly kernel: unknown;
   /** Full maps and the like, by name: read when metrics are scraped. */
   counters(): ReadonlyMap<string, number>;
-  /** Ends the redirection of pods that an earlier agent left and that nobody has prepared since; how many. */
-  sweep(): number;
+  /**
+   * Ends the redirection of pods that an earlier agent left and that nobody has prepared since; how many.
+   * `dead` spares those whose namespaces still exist: they stay closed.
+   */
+  sweep(scope: 'all' | 'dead'): number;
   /** To be called about once a minute. */
   maintain(): void;
   /** Detaches nothing: links stay pinned, so that pods stay redirected while the agent is away. */

@@ -234,10 +234,11 @@ test('close ends one pod, sweep those that nobody prepared, uninstall everything
   first.preparePod(description());
   first.close();
   const second = create();
-  assert.equal(second.sweep(), 1);
+  assert.equal(second.sweep('dead'), 0);
+  assert.equal(second.sweep('all'), 1);
   assert.equal(map('nm_pods').keys().length, 0);
   second.preparePod(description());
-  assert.equal(second.sweep(), 0);
+  assert.equal(second.sweep('all'), 0);
   second.uninstall();
   assert.equal(loader.attached.length, 0);
   assert.equal(existsSync(join(folder, 'bpffs/nodemesh')), false);

@@ -64,8 +64,6 @@ export interface RedirectionOptions {
 export interface KernelRedirection extends Redirection {
   readonly kernel: KernelDescription;
   preparePod(pod: RedirectedPod): RedirectedPodHandle;
-  /** Ends the redirection of pods that an earlier agent left and that nobody has prepared since; how many. */
-  sweep(): number;
   /** To be called about once a minute: entries of ports on which nothing listens any more go. */
   maintain(): void;
 }
@@ -172,6 +170,17 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
     }
   }
 
+  /** Whether the namespace that a pod's link hangs on still exists. */
+  function lives(path: string): boolean {
+    const link = loader.openLink(path);
+    if (link === undefined) return false;
+    try {
+      return link.target() !== 0n;
+    } finally {
+      link.close();
+    }
+  }
+
   return {
     slots: options.slots,
     kernel,
@@ -213,11 +222,11 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
           Number(readU64(counters.lookup(u32(row)) ?? Buffer.alloc(8), 0)),
         ]),
       ),
-    sweep: () => {
+    sweep: (scope) => {
       let swept = 0;
       for (const name of readdirSync(folder.pods)) {
         const cookie = BigInt(name);
-        if (pods.has(cookie)) continue;
+        if (pods.has(cookie) || (scope === 'dead' && lives(join(folder.pods, name, 'link')))) continue;
         forgetPod(maps, cookie);
         removePins(loader, join(folder.pods, name));
         swept++;

@@ -8,12 +8,12 @@ import { dirname } from 'node:path';
 import { type Clock, systemClock, type Timer } from '#lib/core/clock.ts';
 import { errnoName, errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
+import { peerUid as kernelPeerUid } from '#lib/net/peer-uid.ts';
 import type { CniRequest } from './call.ts';
 import { type CniAnswer, cniCode, errorAnswer } from './errors.ts';
 import { decodeRequest, encodeReply, FrameReader, REQUEST_BYTES_MAX } from './frame.ts';
 import { handleCni } from './handle.ts';
 import type { CniNode } from './node.ts';
-import { peerUid as kernelPeerUid } from './peer-uid.ts';
 import { takeTombstones } from './tombstones.ts';
 
 export interface CniServerOptions {

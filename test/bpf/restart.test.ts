@@ -87,7 +87,8 @@ describe('restart', () => {
     lost.redirected = undefined;
     node.restart();
     pod.redirected = node.redirection.preparePod(pod.description);
-    assert.equal(node.redirection.sweep(), 1);
+    assert.equal(node.redirection.sweep('dead'), 0);
+    assert.equal(node.redirection.sweep('all'), 1);
     assert.deepEqual(readdirSync(folder), [String(pod.redirected.cookie)]);
     const app = lost.app();
     const fd = await app.call('socket 4');

@@ -2,8 +2,8 @@
 // Who is on the other side of a Unix socket, by the kernel's word (SO_PEERCRED).
 
 import type { Socket } from 'node:net';
-import { descriptorOf } from '#lib/net/accept.ts';
-import { checked, getsockopt, SOL_SOCKET } from '#lib/net/native.ts';
+import { descriptorOf } from './accept.ts';
+import { checked, getsockopt, SOL_SOCKET } from './native.ts';
 
 const SO_PEERCRED = 17;
 
@@ -18,7 +18,7 @@ export function peerUid(socket: Socket): number | undefined {
   checked(
     'getsockopt(SO_PEERCRED)',
     getsockopt(fd, SOL_SOCKET, SO_PEERCRED, credentials, length),
-    'CNI socket',
+    'asking who connected',
   );
   return credentials.readUInt32LE(4);
 }
