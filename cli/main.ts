@@ -47,8 +47,8 @@ const parser = yargs(own)
   .recommendCommands()
   .exitProcess(false)
   .fail((message, error) => {
-    // yargs gives a message for wrong usage, and the error of a command that failed.
-    throw error instanceof Error ? error : new UsageError(message);
+    // yargs gives a message or an error of its own for wrong usage, and the error of a command that failed.
+    throw error instanceof Error && error.name !== 'YError' ? error : new UsageError(message);
   });
 
 try {

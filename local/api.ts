@@ -179,7 +179,8 @@ export function serveApi(daemon: Daemon): Promise<() => void> {
     return handler(await readBody(request));
   };
   const reply = (response: ServerResponse, status: number, body: unknown): void => {
-    response.writeHead(status, { 'content-type': 'application/json' });
+    // One call a connection: what is left of a call that was too long is not waited for.
+    response.writeHead(status, { 'content-type': 'application/json', connection: 'close' });
     response.end(JSON.stringify(body));
   };
   const server = createServer((request, response) => {
