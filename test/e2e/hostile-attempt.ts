@@ -85,7 +85,7 @@ export function tryConnection(attempt: Attempt): Promise<Outcome> {
       if (attempt.tls === undefined) {
         raw.on('data', (chunk: Buffer) => chunks.push(chunk));
         raw.once('end', onEnd);
-        act(raw, attempt);
+        act(raw, raw, attempt);
         return;
       }
       const { serverName, alpn, chainPem, keyPem, versionMax } = attempt.tls;
@@ -111,17 +111,24 @@ export function tryConnection(attempt: Attempt): Promise<Outcome> {
         }
         secure.on('data', (chunk: Buffer) => chunks.push(chunk));
         secure.once('end', onEnd);
-        act(secure, attempt);
+        act(secure, raw, attempt);
       });
     });
   });
 }
 
-function act(socket: Socket, { send = [], ending }: Attempt): void {
+function act(socket: Socket, raw: Socket, { send = [], ending, to }: Attempt): void {
   for (const piece of send) socket.write(Buffer.from(piece, 'base64'));
   if (ending === 'fin') socket.end();
-  // Flushed first: a reset shall come after the bytes.
-  else if (ending === 'reset') socket.write('', () => socket.resetAndDestroy());
+  if (ending !== 'reset') return;
+  // Flushed first: the reset shall come after the bytes. Not in the midst of what TLS does.
+  socket.write('', () =>
+    setImmediate(() => {
+      // A Unix socket has no reset.
+      if (typeof to === 'string') raw.destroy();
+      else raw.resetAndDestroy();
+    }),
+  );
 }
 
 /** `answer` is the call's grpc-status, or what went wrong. */
