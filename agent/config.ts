@@ -10,20 +10,8 @@ import {
   asText,
   type ConfigOf,
   loadConfig,
-  type Setting,
+  setting,
 } from '#lib/core/config.ts';
-
-const setting = <T>(
-  env: string,
-  fallback: string | undefined,
-  parse: (text: string) => T,
-  doc: string,
-): Setting<T> => ({
-  env,
-  default: fallback,
-  parse,
-  doc,
-});
 
 export const agentSettings = {
   nodeName: setting(

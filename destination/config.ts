@@ -2,15 +2,7 @@
 // Every setting of the destination service. Nothing else reads the environment.
 
 import { parseNetwork, parsePorts, type PortRange } from '#lib/core/addresses.ts';
-import {
-  asList,
-  asListen,
-  asOneOf,
-  asText,
-  type ConfigOf,
-  loadConfig,
-  type Setting,
-} from '#lib/core/config.ts';
+import { asList, asListen, asOneOf, asText, type ConfigOf, loadConfig, setting } from '#lib/core/config.ts';
 import {
   DEFAULT_CLUSTER_NETWORKS,
   DEFAULT_OPAQUE_PORTS,
@@ -18,13 +10,6 @@ import {
   inboundPolicies,
   type MeshSettings,
 } from '#lib/registry/mesh-settings.ts';
-
-const setting = <T>(
-  env: string,
-  fallback: string | undefined,
-  parse: (text: string) => T,
-  doc: string,
-): Setting<T> => ({ env, default: fallback, parse, doc });
 
 function asPorts(text: string): readonly PortRange[] {
   return parsePorts(text, undefined, (item) => {

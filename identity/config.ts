@@ -1,23 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every setting of the identity service. Nothing else reads the environment.
 
-import { asDurationMs, asOneOf, asText, type ConfigOf, loadConfig, type Setting } from '#lib/core/config.ts';
-
-const setting = <T>(
-  env: string,
-  fallback: string | undefined,
-  parse: (text: string) => T,
-  doc: string,
-): Setting<T> => ({ env, default: fallback, parse, doc });
-
-/** `1.2.3.4:80`, `[::]:80` */
-function asListen(text: string): { readonly host: string; readonly port: number } {
-  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
-  const host = match?.[1] ?? match?.[2];
-  const port = Number(match?.[3]);
-  if (host === undefined || port > 65535) throw new Error('expected ip:port, such as [::]:8080');
-  return { host, port };
-}
+import {
+  asDurationMs,
+  asListen,
+  asOneOf,
+  asText,
+  type ConfigOf,
+  loadConfig,
+  setting,
+} from '#lib/core/config.ts';
 
 export const identitySettings = {
   listen: setting('NODEMESH_LISTEN', '[::]:8080', asListen, 'Where Certify is served, ip:port.'),

@@ -14,7 +14,14 @@ export interface Setting<T> {
   readonly doc: string;
 }
 
-// biome-ignore lint: the table is heterogeneous on purpose
+/** One row of a table; `fallback` undefined makes the setting required. */
+export const setting = <T>(
+  env: string,
+  fallback: string | undefined,
+  parse: (text: string) => T,
+  doc: string,
+): Setting<T> => ({ env, default: fallback, parse, doc });
+
 export type SettingTable = Readonly<Record<string, Setting<unknown>>>;
 
 export type ConfigOf<Table extends SettingTable> = {
