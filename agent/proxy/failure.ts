@@ -20,11 +20,10 @@ export const FAILURE_HEAD_TOO_LARGE = 14;
 export const FAILURE_URI_TOO_LONG = 15;
 export const FAILURE_LIMIT = 16;
 export const FAILURE_NO_AUTHORITY = 17;
-export const FAILURE_UPGRADE_UNSUPPORTED = 18;
-export const FAILURE_RESPONSE_TIMEOUT = 19;
-export const FAILURE_HTTP_VERSION = 20;
+export const FAILURE_RESPONSE_TIMEOUT = 18;
+export const FAILURE_HTTP_VERSION = 19;
 /** The client went away before the response's end: counted, never answered. */
-export const FAILURE_CLIENT_GONE = 21;
+export const FAILURE_CLIENT_GONE = 20;
 
 export interface Failure {
   /** Name in the label `error` of the error counters and in logs. */
@@ -56,7 +55,6 @@ export const failures: readonly Failure[] = [
   { name: 'uri_too_long', status: 414, message: '', closes: true },
   { name: 'limit', status: 503, message: 'a limit of the pod is reached', closes: true },
   { name: 'no_authority', status: 400, message: 'no authority could be determined', closes: true },
-  { name: 'upgrade_unsupported', status: 501, message: 'upgrades are not supported yet', closes: true },
   { name: 'response_timeout', status: 504, message: 'response timed out', closes: true },
   { name: 'http_version', status: 505, message: '', closes: true },
   { name: 'client_gone', status: 499, message: '', closes: true },

@@ -88,11 +88,9 @@ const KEEP_ALIVE = nameBytes('keep-alive');
 const PROXY_CONNECTION = nameBytes('proxy-connection');
 const UPGRADE = nameBytes('upgrade');
 const HOST = nameBytes('host');
-const EXPECT = nameBytes('expect');
 const CLOSE = nameBytes('close');
 const CHUNKED = nameBytes('chunked');
 const H2C = nameBytes('h2c');
-const CONTINUE = nameBytes('100-continue');
 const CLIENT_ID = nameBytes('l5d-client-id');
 const PROXY_ERROR = nameBytes('l5d-proxy-error');
 const PROXY_CLOSE = nameBytes('l5d-proxy-connection');
@@ -118,7 +116,6 @@ export class Head {
   chunked = false;
   /** Whether this message's connection may carry another one after it. */
   keepAlive = true;
-  expectsContinue = false;
   /**
    * A request for another protocol: `Upgrade` on HTTP/1.1, or CONNECT; or a 101 response. Never where h2c is among the
    * offers: further requests would pass unseen by policy, with an `l5d-client-id` of the client's own making.
@@ -258,7 +255,6 @@ export class Head {
     this.hostSeen = false;
     this.contentLength = -1;
     this.chunked = false;
-    this.expectsContinue = false;
     this.upgrade = false;
     this.#fields = 0;
     this.#drops = 0;
@@ -385,12 +381,6 @@ export class Head {
         return (
           !this.#isRequest || !nameIs(buffer, name, HOST) || this.#host(buffer, index, valueStart, lineEnd)
         );
-      case 6:
-        if (this.#isRequest && nameIs(buffer, name, EXPECT)) {
-          const end = trimmed(buffer, valueStart, lineEnd);
-          this.expectsContinue = end - valueStart === CONTINUE.length && nameIs(buffer, valueStart, CONTINUE);
-        }
-        return true;
       case 7:
         if (nameIs(buffer, name, UPGRADE)) {
           this.#upgradeSeen = true;
@@ -582,7 +572,7 @@ const forbidden = [
   PROXY_CONNECTION,
   UPGRADE,
   HOST,
-  EXPECT,
+  nameBytes('expect'),
   nameBytes('te'),
   nameBytes('trailer'),
   nameBytes('authorization'),
