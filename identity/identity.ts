@@ -2,6 +2,7 @@
 // Puts the identity service together: issuer, rules, TLS and gRPC server, admin port. Where registry and token
 // reviewer come from is the caller's decision.
 
+import { serveAdminPort } from '#lib/admin-port/admin-port.ts';
 import type { Clock, Random } from '#lib/core/clock.ts';
 import type { Log } from '#lib/core/log.ts';
 import { serveGrpc } from '#lib/grpc/server.ts';
@@ -13,7 +14,7 @@ import type { Registry } from '#lib/registry/registry.ts';
 import type { TokenReviewer } from '#lib/registry/token-review.ts';
 import { identityOf } from '#lib/x509/names.ts';
 import { createAccounts } from './accounts.ts';
-import { createIdentityMetrics, serveAdmin } from './admin.ts';
+import { createIdentityMetrics } from './metrics.ts';
 import type { IdentityConfig } from './config.ts';
 import { loadIssuerFiles } from './issuer-files.ts';
 import { createOwnCertificate } from './own-certificate.ts';
@@ -101,7 +102,11 @@ export async function startIdentity(options: IdentityOptions): Promise<RunningId
   });
   own.onChange(() => server.setMaterial({ certificate: own.current, anchorsPem: files.anchorsPem }));
   files.onChange(() => own.renew());
-  const admin = await serveAdmin({ ...config.adminListen, metrics, ready: () => accounts.synced });
+  const admin = await serveAdminPort({
+    ...config.adminListen,
+    ready: () => accounts.synced,
+    metrics: { contentType: metrics.registry.contentType, text: () => metrics.registry.metrics() },
+  });
   log.info({ address: server.address, admin: admin.address }, 'identity is serving');
   return {
     address: server.address,

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// The identity service's own metrics.
+
+import { Counter, Gauge, Registry } from 'prom-client';
+import type { Clock } from '#lib/core/clock.ts';
+import type { CertificateIssuer } from '#lib/x509-authority/issuer.ts';
+import { type CertifyRule, certifyRules } from './rules.ts';
+
+export interface IdentityMetrics {
+  readonly registry: Registry;
+  count(result: 'issued' | CertifyRule): void;
+}
+
+export function createIdentityMetrics(issuer: () => CertificateIssuer, clock: Clock): IdentityMetrics {
+  const registry = new Registry();
+  const certified = new Counter({
+    name: 'identity_certify_total',
+    help: 'Answers of Certify: issued, or the rule that was against it.',
+    labelNames: ['result'],
+    registers: [registry],
+  });
+  // Every series exists from the start, so that a rate over its first increment is right.
+  for (const result of ['issued', ...Object.keys(certifyRules)]) certified.inc({ result }, 0);
+  const ttl: Gauge = new Gauge({
+    name: 'issuer_cert_ttl_seconds',
+    help: "Seconds until the first certificate of the issuer's chain ends; negative afterwards.",
+    registers: [registry],
+    collect: () => ttl.set(Math.round((issuer().notAfterMs - clock.wallMs()) / 1000)),
+  });
+  return { registry, count: (result) => certified.inc({ result }) };
+}
