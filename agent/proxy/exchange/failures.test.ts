@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict';
 import type { Socket } from 'node:net';
+import { VirtualClock } from '#lib/core/clock.ts';
 import {
   FAILURE_BAD_REQUEST,
   FAILURE_CLIENT_GONE,
@@ -342,6 +343,39 @@ testBoth('a client gone while connecting leaves its connection to the next reque
   assert.equal(await second.take('ok'), OK);
   assert.equal(server.connections.length, 1);
 });
+
+testBoth('a client that does not end its head is cut off, however it goes on', async (t) => {
+  const clock = new VirtualClock();
+  const { client } = await proxyFixture(t, { server: { clock } });
+  const peer = await client();
+  peer.write('GET / HTTP/1.1\r\nHost: sh');
+  // Read, and waited for.
+  await until(() => clock.pendingTimers > 0);
+  clock.advance(59_000);
+  peer.write('op\r\nX: y');
+  clock.advance(1_300);
+  assert.match(await peer.gone(), /FIN|RST/);
+});
+
+testBoth(
+  'a slow head is served when it ends in time, and what follows has all the time it needs',
+  async (t) => {
+    const clock = new VirtualClock();
+    const { client, upstream } = await proxyFixture(t, { server: { clock } });
+    const peer = await client();
+    peer.write('POST / HTTP/1.1\r\nHost: sh');
+    await until(() => clock.pendingTimers > 0);
+    clock.advance(59_000);
+    peer.write('op\r\nContent-Length: 5\r\n\r\n');
+    const server = await upstream.accept();
+    assert.match(await server.head(), /^POST \//);
+    clock.advance(600_000);
+    peer.write('hello');
+    await server.take('hello');
+    server.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
+    assert.match(await peer.head(), /^HTTP\/1.1 200 /);
+  },
+);
 
 testBoth('a slow reader: what is buffered stays bounded, and everything arrives', async (t) => {
   const { exchange, proxy } = await proxyFixture(t);

@@ -61,6 +61,8 @@ const CLOSED = 5;
 
 /** How long a client may take to close after our FIN, and how much it may still send. */
 const LINGER_MS = 2000;
+/** From the first byte of a request's head to its last. */
+const HEAD_MS = 60_000;
 const LINGER_BYTES_MAX = 1_048_576;
 
 const DIGIT_0 = 48;
@@ -165,6 +167,7 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
       this.#consume(buffer, 0, length, false);
     } else if (partial.append(buffer, 0, length)) {
       this.#partial = null;
+      this.#context.wheel.cancel(this);
       this.#consume(partial.bytes, 0, partial.length, true);
     }
   }
@@ -185,6 +188,7 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
           const next = head.parseRequest(buffer, at, end, this.#connection.gate !== null);
           if (next === INCOMPLETE && end - at <= HEAD_BYTES_MAX) {
             this.#partial = new PartialHead(buffer, at, end);
+            this.#context.wheel.schedule(this, this.#context.clock.nowMs(), HEAD_MS);
             return;
           }
           if (next <= 0) {
@@ -658,9 +662,9 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     this.#resume();
   }
 
-  /** The client does not close. */
+  /** The client does not close, or does not end the head that it began. */
   onTimeout(): void {
-    if (this.#socket.writableLength === 0) this.#socket.destroy();
+    if (this.#state === READING || this.#socket.writableLength === 0) this.#socket.destroy();
     else this.#context.wheel.schedule(this, this.#context.clock.nowMs(), LINGER_MS);
   }
 
