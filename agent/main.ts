@@ -15,6 +15,7 @@ import type { MetricDefinition } from '#lib/metrics/model.ts';
 import { DescriptorTable } from '#lib/net/descriptor-table.ts';
 import { checked, close, dup } from '#lib/net/native.ts';
 import { peerUid } from '#lib/net/peer-uid.ts';
+import { ownVersion } from '#lib/version/own-version.ts';
 import { identityOf } from '#lib/x509/names.ts';
 import { serveCni } from '../cni-plugin/logic/server.ts';
 import { createAdmin } from './admin/admin.ts';
@@ -32,7 +33,7 @@ import { nodeMetrics } from './node/node-metrics.ts';
 import { limitLog } from './proxy/accept/limited-log.ts';
 import { proxyFamilies } from './proxy/metrics/families.ts';
 
-const VERSION = '0.1.0';
+const VERSION = ownVersion();
 const MAINTAIN_MS = 60_000;
 /** Descriptors that one worker may hold through FFI. */
 const DESCRIPTORS_MAX = 16_384;

@@ -2,9 +2,10 @@
 // What a benchmark yields, as a table for people and as JSON for comparing runs.
 
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, release } from 'node:os';
 import { dirname } from 'node:path';
+import { ownVersion } from '#lib/version/own-version.ts';
 
 export interface BenchResult {
   readonly bench: string;
@@ -75,9 +76,8 @@ export function writeResults(path: string, results: readonly BenchResult[]): voi
 }
 
 function versions(): Record<string, string> {
-  const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string };
   return {
-    nodemesh: version,
+    nodemesh: ownVersion(),
     commit: firstLine('git', ['rev-parse', '--short', 'HEAD']),
     node: process.version,
     haproxy: firstLine('haproxy', ['-v']),

@@ -2,17 +2,11 @@
 // The `mesh` command: reads the command line and calls what it names. Exit code 2 for wrong usage, 1 for failures,
 // else that of the command. What a command does is loaded only when it is called.
 
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import yargs from 'yargs';
 import { errorMessage } from '#lib/core/errors.ts';
+import { ownVersion } from '#lib/version/own-version.ts';
 import { localCommands } from './local-commands.ts';
 import { ExitCode, UsageError } from './outcome.ts';
-
-function version(): string {
-  const text = readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
-}
 
 /** What follows `--` is for the program that `exec` runs, not for us. */
 function splitArguments(argv: readonly string[]): { own: string[]; rest: string[] } {
@@ -36,7 +30,7 @@ const parser = yargs(own)
     localCommands(local, rest),
   )
   .command('version', 'the version of this program', {}, () => {
-    process.stdout.write(`${version()}\n`);
+    process.stdout.write(`${ownVersion()}\n`);
   })
   .demandCommand(1, 'Name a command.')
   .strict()

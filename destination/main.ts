@@ -2,24 +2,18 @@
 // The destination service's process: settings, registry and token reviewer, signals. Everything else is
 // destination.ts.
 
-import { readFileSync } from 'node:fs';
 import { systemClock } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import { readText } from '#lib/files/watch-files.ts';
 import { createLog } from '#lib/log/pino.ts';
 import { createFolderRegistry } from '#lib/registry-folder/folder-registry.ts';
 import { createLocalTokenReviewer } from '#lib/registry-folder/token-review.ts';
+import { ownVersion } from '#lib/version/own-version.ts';
 import { loadDestinationConfig } from './config.ts';
 import { startDestination } from './destination.ts';
 
 /** Streams never end by themselves: after a moment for what is on its way, agents connect elsewhere. */
 const SHUTDOWN_GRACE_MS = 500;
-
-/** The version of the package that this file is part of. */
-function ownVersion(): string {
-  const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
-}
 
 async function main(): Promise<void> {
   const config = loadDestinationConfig(process.env);
