@@ -311,7 +311,9 @@ export class TestNode {
     run('ip', 'netns', 'add', this.hub);
     for (const args of [
       ['link', 'set', 'lo', 'up'],
-      ['link', 'add', 'br0', 'type', 'bridge'],
+      /** A bridge without an address of its own takes the lowest of its ports: it would change with each pod, and
+       * a pod that has the old one in its neighbour table reaches nobody for half a minute or more. */
+      ['link', 'add', 'br0', 'address', '0a:77:00:00:00:01', 'type', 'bridge'],
       ['addr', 'add', '10.77.0.1/24', 'dev', 'br0'],
       ['addr', 'add', 'fd77::1/64', 'dev', 'br0', 'nodad'],
       ['link', 'set', 'br0', 'up'],
