@@ -21,6 +21,16 @@ async function makePair(): Promise<[Socket, ByteSource]> {
   return [outer, attachDataSource(inner)];
 }
 
+async function until(holds: () => boolean): Promise<void> {
+  const deadline = Date.now() + 20_000;
+  while (!holds()) {
+    assert.ok(Date.now() < deadline);
+    await new Promise((resolve) => {
+      setTimeout(resolve, 5);
+    });
+  }
+}
+
 describe('relay', () => {
   test('a half-closed pair in which nothing moves is reset after the limit, not while it moves', async () => {
     const clock = new VirtualClock();
@@ -44,6 +54,39 @@ describe('relay', () => {
     const failed = once(client, 'error');
     clock.advance(1000);
     await Promise.all([failed, closed]);
+  });
+
+  test('a pair that has ended on both sides is reset when the peer takes nothing of what is left', async () => {
+    const clock = new VirtualClock();
+    const [client, left] = await makePair();
+    const [server, right] = await makePair();
+    let times = 0;
+    const closed = new Promise<void>((resolve) => {
+      relay(left, right, null, {
+        clock,
+        unreadMs: 1000,
+        onClosed: () => {
+          times++;
+          resolve();
+        },
+      });
+    });
+    // More than the buffers of the kernel take, written before the end; the server never reads.
+    right.socket.write(Buffer.alloc(32 << 20));
+    server.end();
+    client.end();
+    await until(() => left.socket.readableEnded && right.socket.readableEnded);
+    assert.ok(right.socket.writableLength > 0);
+    clock.advance(999);
+    assert.equal(times, 0);
+    assert.equal(clock.pendingTimers, 1);
+    const failed = once(server, 'error');
+    clock.advance(1);
+    await closed;
+    server.resume();
+    await failed;
+    assert.equal(clock.pendingTimers, 0);
+    assert.equal(times, 1);
   });
 
   test('both ends closed leave no timer and say so once', async () => {

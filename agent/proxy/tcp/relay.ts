@@ -10,10 +10,13 @@ import type { ByteSource } from '../exchange/byte-source.ts';
 
 /** A half-closed pair in which nothing moves any more is reset. */
 const HALF_CLOSED_IDLE_MS = 60 * 60_000;
+/** Both ends are said, and a peer takes nothing of what is still to be written: the pair is reset. */
+const UNREAD_MS = 5 * 60_000;
 
 export interface RelayOptions {
   readonly clock: Clock;
   readonly halfClosedIdleMs?: number;
+  readonly unreadMs?: number;
   /** After both sockets are closed. */
   readonly onClosed: () => void;
 }
@@ -65,6 +68,7 @@ class Relay {
   onEnded(): void {
     if (this.bothEnded) {
       this.#idle?.cancel();
+      this.#idle = this.#watchUnread(this.#options.unreadMs ?? UNREAD_MS);
       return;
     }
     this.#idle ??= this.#watchIdle(this.#options.halfClosedIdleMs ?? HALF_CLOSED_IDLE_MS);
@@ -78,6 +82,23 @@ class Relay {
       else this.#idle = this.#options.clock.after(rest, check);
     };
     return this.#options.clock.after(limitMs, check);
+  }
+
+  /** Nothing is read any more, so only what waits to be written tells whether somebody still listens. */
+  #watchUnread(limitMs: number): Timer {
+    let before = this.#unwritten;
+    const check = (): void => {
+      const now = this.#unwritten;
+      if (now < before) {
+        before = now;
+        this.#idle = this.#options.clock.after(limitMs, check);
+      } else this.reset();
+    };
+    return this.#options.clock.after(limitMs, check);
+  }
+
+  get #unwritten(): number {
+    return this.#toRight.source.socket.writableLength + this.#toLeft.source.socket.writableLength;
   }
 
   onClosed(): void {
