@@ -29,6 +29,8 @@ export const errorCatalogue = {
   MESH_PROTOCOL: 'A peer sent what the protocol does not allow.',
   MESH_LIMIT: 'A limit was reached; which one is named.',
   MESH_TIMEOUT: 'Something took longer than it may.',
+  MESH_KEEPER_UNAVAILABLE: 'The keeper cannot be reached, or does not answer in time.',
+  MESH_KEEPER_REFUSED: 'The keeper refused a request; the reason is named.',
   MESH_COMMAND_FAILED: 'A program that was called failed; its output is part of the error.',
 } as const;
 
