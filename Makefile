@@ -15,7 +15,7 @@ BENCH ?=
 CHECK ?=
 TESTS ?=
 
-.PHONY: help setup setup-lint demo test unit bpf-test cni-test local-test e2e lint fmt proto docs bench sweep bpf shim clean
+.PHONY: help setup setup-lint demo test unit bpf-test cni-test local-test e2e faults soak lint fmt proto docs bench sweep bpf shim clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +35,12 @@ test: setup ## every check and every test (root)
 unit: setup-lint ## only the tests beside the code (no root; TESTS="file…" for some of them)
 	@$(with) node scripts/test.ts unit $(TESTS)
 
-bpf-test cni-test local-test e2e: setup ## only that folder of test/ (TESTS="file…" for some of them)
+bpf-test cni-test local-test e2e faults: setup ## only that folder of test/ (TESTS="file…" for some of them)
 	@$(alone) env $(with) node scripts/test.ts $(@:-test=) $(TESTS)
+
+soak: setup ## the fault tests with their full durations and counts (hours); the output goes to build/soak.txt
+	@mkdir -p build
+	@$(alone) env $(with) NODEMESH_SOAK=1 bash -o pipefail -c 'node scripts/test.ts faults $(TESTS) | tee build/soak.txt'
 
 lint: setup-lint ## layers and house rules, formatting, oxlint with types, tsc (no root)
 	@$(with) node scripts/lint.ts

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs the suites one after the other and ends with one summary in the words of node's test runner.
 //   node scripts/test.ts [SUITE [FILE…]]
-// The unit tests run two files at a time; everything under test/ shares the kernel and runs alone.
+// The unit tests and the fault tests (which wait most of their time, each on a local mesh of its own) run two files
+// at a time; everything else under test/ shares the kernel and runs alone. NODEMESH_SOAK=1 (`make soak`): the fault
+// tests take hours instead of minutes.
 
 import { globSync, readdirSync } from 'node:fs';
 import { basename } from 'node:path';
@@ -17,6 +19,7 @@ interface Suite {
   readonly limitMs: number;
 }
 
+const soak = process.env['NODEMESH_SOAK'] === '1';
 const counted = ['tests', 'suites', 'passed', 'failed', 'cancelled', 'skipped', 'todo'] as const;
 type Counts = Record<(typeof counted)[number], number>;
 
@@ -38,9 +41,9 @@ function findSuites(): Suite[] {
     found.push({
       name,
       files: globSync(`test/${name}/**/*.test.ts`).sort(),
-      concurrency: 1,
-      timeoutMs: 300_000,
-      limitMs: 2_700_000,
+      concurrency: name === 'faults' ? 2 : 1,
+      timeoutMs: soak ? 7_200_000 : 300_000,
+      limitMs: soak ? 21_600_000 : 2_700_000,
     });
   }
   return found.filter((suite) => suite.files.length > 0);

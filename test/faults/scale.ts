@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// Durations and counts of the fault tests: short in `make test`, full in `make soak` (NODEMESH_SOAK=1).
+
+const soak = process.env['NODEMESH_SOAK'] === '1';
+const pick = <T>(short: T, full: T): T => (soak ? full : short);
+
+export const scale = {
+  soak,
+  certificates: {
+    /** How long a leaf certificate lives, and how long the load runs. */
+    lifetimeMs: 30_000,
+    loadMs: pick(60_000, 300_000),
+  },
+  controlPlane: {
+    lifetimeMs: pick(80_000, 600_000),
+    /** From "ready" until identity goes: a little before the first renewals. */
+    nearRenewalMs: pick(45_000, 370_000),
+    identityAwayMs: pick(20_000, 120_000),
+    destinationAwayMs: pick(20_000, 300_000),
+  },
+  churn: { pods: pick(60, 1000), atOnce: pick(10, 20) },
+} as const;
