@@ -26,9 +26,10 @@ static __always_inline int has_room(__u64 cookie)
 	__u64 *all = bpf_map_lookup_elem(&nm_counters, &row);
 	__u64 *load = bpf_map_lookup_elem(&nm_load, &cookie);
 
-	if (all && *all >= nm_config.inflight_max)
+	if (all && (__s64)*all >= (__s64)nm_config.inflight_max)
 		return 0;
-	return !load || *load < nm_config.inflight_pod_max;
+	/* Signed: the end of a handshake that began before the pod was taken out and in again brings it below zero. */
+	return !load || (__s64)*load < (__s64)nm_config.inflight_pod_max;
 }
 
 static __always_inline int connect(struct bpf_sock_addr *ctx, const int v6)

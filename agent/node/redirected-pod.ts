@@ -3,7 +3,7 @@
 // The programs keep the list of listening sockets themselves; this file adds those that were there before
 // (sock_diag), and keeps the pod's own addresses current (netlink).
 
-import { existsSync, mkdirSync, rmdirSync, unlinkSync } from 'node:fs';
+import { existsSync, fstatSync, mkdirSync, rmdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { formatIp, type IpBytes, type Network, parseNetwork, requireIp } from '#lib/core/addresses.ts';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
@@ -11,20 +11,22 @@ import type { Log } from '#lib/core/log.ts';
 import {
   ADDRESSES_MAX,
   encodeCookie,
-  encodeListenKey,
   encodeLookupConfig,
   encodePod,
   readU32,
   readU64,
   slotKey,
   structs,
-  u32,
   u64,
 } from '#lib/bpf/abi.ts';
-import type { BpfLink, BpfMap } from '#lib/bpf/loader.ts';
+import type { BpfLink, BpfLoader, BpfMap } from '#lib/bpf/loader.ts';
 import { netnsCookie } from '#lib/net/netns.ts';
 import { listeningSockets, namespaceAddresses, watchAddresses } from '#lib/net/pod-sockets.ts';
+import { listens, socketCookie } from '#lib/net/socket-facts.ts';
+import { checkPorts, isLoopback, refreshPorts } from './listening-ports.ts';
 import type { PodRedirection, RedirectedPod } from './redirection-types.ts';
+import { type Difference, differenceOf } from './self-check-difference.ts';
+import { repairPin } from './self-check-pins.ts';
 
 /** Maps of the node in which pods have entries. */
 export interface PodMaps {
@@ -40,14 +42,24 @@ export const realNamespaces = {
   addresses: namespaceAddresses,
   watchAddresses,
   listeningSockets,
+  socketCookie,
+  listens,
 };
 
 export interface RedirectedPodHandle extends PodRedirection {
   readonly cookie: bigint;
   /** Reads again which sockets listen; for when the application refuses on a port that counts as listening. */
   refreshListeners(): void;
+  /** Compares the kernel with what should be, and mends; `noted` are the pod's keys among the listening ports. */
+  check(noted: readonly Buffer[]): Difference[];
   /** Lets go of everything here, while the pod stays redirected. */
   release(): void;
+}
+
+interface Attached {
+  readonly link: BpfLink;
+  readonly slots: BpfMap;
+  readonly programId: number;
 }
 
 export interface RedirectedPodOptions {
@@ -59,7 +71,10 @@ export interface RedirectedPodOptions {
   readonly maps: PodMaps;
   readonly namespaces: typeof realNamespaces;
   readonly log: Log;
-  attach(config: Buffer, slotsPin: string, linkPin: string): { link: BpfLink; slots: BpfMap };
+  readonly loader: Pick<BpfLoader, 'openLink' | 'openMap'>;
+  attach(config: Buffer, slotsPin: string, linkPin: string): Attached;
+  /** Steered from now on: what an agent of another layout left of this pod may go. */
+  armed(): void;
   closed(): void;
 }
 
@@ -77,9 +92,11 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
   const armedBefore = present !== undefined && readU32(present, structs.nm_pod.fields.armed) === 1;
   let armed = armedBefore;
 
-  const { link, slots } = begin();
+  /** What stands in the slots, by the slot's key. */
+  const listeners = new Map<string, { readonly key: Buffer; readonly fd: number }>();
+  let attached = begin();
 
-  function begin(): { link: BpfLink; slots: BpfMap } {
+  function begin(): Attached {
     mkdirSync(options.folder, { recursive: true, mode: 0o700 });
     try {
       /** From here on the programs note new listening sockets; what was there before is read afterwards. */
@@ -97,21 +114,22 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
     }
   }
 
-  function writePod(): void {
+  function podRecord(): Buffer {
     const own = pod.addresses.map((text) => requireIp(text, `pod ${pod.uid}`));
-    maps.pods.update(
-      key,
-      encodePod({
-        index: pod.podIndex,
-        armed,
-        own4: own.find((ip) => ip.length === 4),
-        own6: own.find((ip) => ip.length === 16),
-        addresses: ownAddresses(own),
-        skipOutbound: pod.skipOutboundPorts,
-        skipInbound: pod.skipInboundPorts,
-        skipSubnets: pod.skipSubnets.map((text) => requireNetwork(text, pod.uid)),
-      }),
-    );
+    return encodePod({
+      index: pod.podIndex,
+      armed,
+      own4: own.find((ip) => ip.length === 4),
+      own6: own.find((ip) => ip.length === 16),
+      addresses: ownAddresses(own),
+      skipOutbound: pod.skipOutboundPorts,
+      skipInbound: pod.skipInboundPorts,
+      skipSubnets: pod.skipSubnets.map((text) => requireNetwork(text, pod.uid)),
+    });
+  }
+
+  function writePod(): void {
+    maps.pods.update(key, podRecord());
   }
 
   /** The pod's addresses and whatever else its namespace has, loopback aside. */
@@ -127,26 +145,12 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
     return addresses.slice(0, ADDRESSES_MAX);
   }
 
+  function sockets(): ReturnType<typeof listeningSockets> {
+    return namespaces.listeningSockets(pod.netnsFd);
+  }
+
   function refreshListeners(): void {
-    /** First: what gets lost from now on is counted anew. */
-    maps.lost.update(key, u64(0n));
-    const there = new Map<string, { key: Buffer; count: number }>();
-    for (const socket of namespaces.listeningSockets(pod.netnsFd)) {
-      if (isLoopback(socket.ip)) continue;
-      const entry = encodeListenKey({ netnsCookie: cookie, ...socket });
-      const id = entry.toString('latin1');
-      const known = there.get(id);
-      if (known === undefined) there.set(id, { key: entry, count: 1 });
-      else known.count++;
-    }
-    for (const { key: entry, count } of there.values()) {
-      const noted = maps.listen.lookup(entry);
-      const unseen = count - (noted === undefined ? 0 : readU32(noted, 0));
-      if (unseen > 0) maps.seeded.update(entry, u32(unseen));
-      else maps.seeded.delete(entry);
-    }
-    for (const entry of maps.seeded.keys())
-      if (readU64(entry, 0) === cookie && !there.has(entry.toString('latin1'))) maps.seeded.delete(entry);
+    refreshPorts(maps, cookie, sockets);
   }
 
   function removeFolder(): void {
@@ -157,26 +161,107 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
   function release(): void {
     closed = true;
     unwatch?.();
-    link.close();
-    slots.close();
+    attached.link.close();
+    attached.slots.close();
   }
 
   function close(): void {
     if (closed) return;
-    link.detach();
+    attached.link.detach();
     release();
     forgetPod(maps, cookie);
     removeFolder();
     options.closed();
   }
 
+  /** Whether the program hangs on this pod's namespace and is ours. */
+  const linkHolds = (): boolean =>
+    attached.link.target() === fstatSync(pod.netnsFd, { bigint: true }).ino &&
+    attached.link.programId() === attached.programId;
+
+  function repairLink(): string | undefined {
+    if (linkHolds()) return undefined;
+    const before = attached;
+    attached = options.attach(encodeLookupConfig(cookie, options.slots), pin.slots, pin.link);
+    before.link.close();
+    before.slots.close();
+    if (!linkHolds())
+      throw new MeshError('MESH_BPF_ATTACH', 'the program for its listeners cannot be attached');
+    return 'the program that chooses the listener did not hang on its namespace';
+  }
+
+  function repairPins(): string | undefined {
+    if (!existsSync(options.folder)) mkdirSync(options.folder, { recursive: true, mode: 0o700 });
+    const link = repairPin(attached.link, pin.link, options.loader.openLink);
+    const slots = repairPin(attached.slots, pin.slots, options.loader.openMap);
+    return link || slots ? 'its pins were gone or led elsewhere' : undefined;
+  }
+
+  function repairSlots(): string | undefined {
+    let wrong = 0;
+    for (const { key: slot, fd } of listeners.values()) {
+      if (!namespaces.listens(fd)) continue;
+      const there = attached.slots.lookup(slot);
+      if (there !== undefined && readU64(there, 0) === namespaces.socketCookie(fd)) continue;
+      attached.slots.update(slot, u64(BigInt(fd)));
+      wrong++;
+    }
+    return wrong === 0 ? undefined : `${wrong} of its slots held nothing or another socket`;
+  }
+
+  function checkListeners(): undefined {
+    const dead = [...listeners.values()].filter(({ fd }) => !namespaces.listens(fd)).length;
+    if (dead > 0)
+      throw new MeshError(
+        'MESH_NETNS',
+        `${dead} of ${listeners.size} listeners in the pod do not listen any more`,
+        {
+          remedy: 'restart the agent or the pod; connections that choose them are refused',
+        },
+      );
+  }
+
+  function check(noted: readonly Buffer[]): Difference[] {
+    if (closed || !armed) return [];
+    const namespace = differenceOf('pod-namespace', () => {
+      if (namespaces.cookie(pod.netnsFd) !== cookie)
+        throw new MeshError('MESH_NETNS', 'the descriptor of its namespace leads to another one');
+      return undefined;
+    });
+    /** Whatever is compared with a foreign namespace would be mended for the worse. */
+    if (namespace.length > 0) return namespace;
+    return [
+      /** First those through which traffic could pass by. */
+      ...differenceOf('pod-record', () => {
+        const expected = podRecord();
+        if (maps.pods.lookup(key)?.equals(expected) === true) return undefined;
+        maps.pods.update(key, expected);
+        return 'its record in the kernel was gone or another';
+      }),
+      ...differenceOf('pod-pins', repairPins),
+      ...differenceOf('pod-link', repairLink),
+      ...differenceOf('pod-slots', repairSlots),
+      ...differenceOf('pod-listeners', checkListeners),
+      ...differenceOf('pod-ports', () => checkPorts(maps, cookie, sockets, noted)),
+    ];
+  }
+
   return {
     cookie,
-    setListener: (direction, family, slot, fd) =>
-      slots.update(slotKey(direction, family, slot), u64(BigInt(fd))),
-    clearListener: (direction, family, slot) => void slots.delete(slotKey(direction, family, slot)),
+    setListener: (direction, family, slot, fd) => {
+      const at = slotKey(direction, family, slot);
+      attached.slots.update(at, u64(BigInt(fd)));
+      listeners.set(at.toString('latin1'), { key: at, fd });
+    },
+    clearListener: (direction, family, slot) => {
+      const at = slotKey(direction, family, slot);
+      listeners.delete(at.toString('latin1'));
+      attached.slots.delete(at);
+    },
+    check,
     arm: (next) => {
       pod = next;
+      const first = !armed || unwatch === undefined;
       armed = true;
       /** The watch first, so that no change falls between it and the reading. */
       unwatch ??= namespaces.watchAddresses(pod.netnsFd, () => {
@@ -188,6 +273,7 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
         }
       });
       writePod();
+      if (first) options.armed();
     },
     refreshListeners,
     release,
@@ -209,14 +295,6 @@ export function forgetPod(maps: PodMaps, cookie: bigint): void {
   for (const map of [maps.listen, maps.seeded])
     for (const entry of map.keys()) if (readU64(entry, 0) === cookie) map.delete(entry);
   maps.load.delete(key);
-}
-
-function isLoopback(ip: IpBytes): boolean {
-  if (ip.length === 4) return ip[0] === 127;
-  if (ip.every((byte, index) => byte === (index === 15 ? 1 : 0))) return true;
-  return (
-    ip[12] === 127 && ip[10] === 0xff && ip[11] === 0xff && ip.subarray(0, 10).every((byte) => byte === 0)
-  );
 }
 
 function requireNetwork(text: string, uid: string): Network {

@@ -77,6 +77,9 @@ const create = (slots = 2): KernelRedirection =>
       cookie: () => cookie,
       addresses: () => addresses,
       listeningSockets: () => listening,
+      // The sockmap in memory holds descriptors.
+      socketCookie: BigInt,
+      listens: () => true,
       watchAddresses: (_fd, call) => {
         changed = call;
         return () => {

@@ -11,6 +11,7 @@ import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import {
   counterRows,
+  encodeCookie,
   encodeConnectConfig,
   INFLIGHT_RESERVE,
   LAYOUT,
@@ -19,7 +20,7 @@ import {
   u32,
 } from '#lib/bpf/abi.ts';
 import { openCgroup, refuseExclusive } from '#lib/bpf/cgroups.ts';
-import type { AttachPoint, BpfLink, BpfLoader, BpfMap, BpfObject } from '#lib/bpf/loader.ts';
+import type { AttachPoint, BpfLink, BpfLoader, BpfMap, BpfObject, BpfProgram } from '#lib/bpf/loader.ts';
 import type { KernelDescription } from '#lib/bpf/socket-records.ts';
 import {
   createRedirectedPod,
@@ -28,6 +29,9 @@ import {
   type RedirectedPodHandle,
   realNamespaces,
 } from './redirected-pod.ts';
+import { checkInflight, type InflightDrift } from './self-check-inflight.ts';
+import { type Difference, differenceOf } from './self-check-difference.ts';
+import { repairPin } from './self-check-pins.ts';
 import type { RedirectedPod, Redirection } from './redirection-types.ts';
 
 /** Maps of the node: each object has them all, so each opens or makes them under their pins. */
@@ -58,6 +62,22 @@ export interface RedirectionOptions {
   readonly inflightPodMax?: number;
   /** What a pod's namespace says; replaced in tests. */
   readonly namespaces?: typeof realNamespaces;
+  /** Another one than this version's, for tests of two side by side. */
+  readonly layout?: number;
+  /** Unfinished handshakes that are older have lost their socket. */
+  readonly inflightStaleMs?: number;
+}
+
+/** A SYN without an answer is repeated for about 130 s, and its entry is needed as long. */
+const INFLIGHT_STALE_MS = 180_000;
+
+/** One of the node's programs where it hangs. */
+interface NodeLink {
+  readonly point: AttachPoint;
+  readonly cgroup: string;
+  readonly path: string;
+  readonly program: BpfProgram;
+  link: BpfLink;
 }
 
 /** What redirection-types.ts asks for, and a little more. */
@@ -66,6 +86,14 @@ export interface KernelRedirection extends Redirection {
   preparePod(pod: RedirectedPod): RedirectedPodHandle;
   /** To be called about once a minute: entries of ports on which nothing listens any more go. */
   maintain(): void;
+  /** The application refused on a port that counts as listening: reads again what listens in that pod. */
+  refreshListeners(uid: string): void;
+  /** Compares what belongs to the node, and mends. */
+  checkNode(): Difference[];
+  /** Pods by uid with their check. */
+  podChecks(): { readonly uid: string; readonly check: () => Difference[] }[];
+  /** Removes entries of handshakes that nobody finishes, a piece at each `next`, and corrects the counts. */
+  checkInflight(): Generator<undefined, Difference[]>;
 }
 
 export function createRedirection(options: RedirectionOptions): KernelRedirection {
@@ -78,7 +106,8 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
       `${options.slots} listener slots: 1 to ${SLOTS_MAX} are possible`,
     );
   const all = join(options.bpffs, 'nodemesh');
-  const root = join(all, String(LAYOUT));
+  const layout = String(options.layout ?? LAYOUT);
+  const root = join(all, layout);
   const folder = { maps: join(root, 'maps'), links: join(root, 'links'), pods: join(root, 'pods') };
   if (!loader.canPin(options.bpffs))
     throw new MeshError('MESH_HOST_UNFIT', `${options.bpffs} is no bpffs`, {
@@ -94,6 +123,7 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
   refuseExclusive(loader, options.podsCgroup, ['connect4', 'connect6', 'getpeername4', 'getpeername6']);
 
   const opened: { close(): void }[] = [];
+  const nodeLinks: NodeLink[] = [];
   try {
     /** sockops first: nothing may be pointed at the agent before somebody carries the records. */
     const sockops = loader.load(file('sockops'), { pins, maxEntries });
@@ -130,20 +160,36 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
   function hang(object: BpfObject, cgroup: string, points: readonly AttachPoint[]): void {
     const fd = openCgroup(cgroup);
     try {
-      for (const point of points)
-        opened.push(hangOne(loader, object.program(`nm_${point}`), point, fd, join(folder.links, point)));
+      for (const point of points) {
+        const path = join(folder.links, point);
+        const program = object.program(`nm_${point}`);
+        const held: NodeLink = {
+          point,
+          cgroup,
+          path,
+          program,
+          link: hangOne(loader, program, point, fd, path),
+        };
+        nodeLinks.push(held);
+        opened.push({ close: () => held.link.close() });
+      }
     } finally {
       closeSync(fd);
     }
   }
 
+  const pinnedMaps = new Map<string, BpfMap>();
   const openMap = (name: string): BpfMap => {
+    const known = pinnedMaps.get(name);
+    if (known !== undefined) return known;
     const path = join(folder.maps, name);
     const map = loader.openMap(path);
     if (map === undefined) throw new MeshError('MESH_BPF_MAP', `${path} is not pinned`);
     opened.push(map);
+    pinnedMaps.set(name, map);
     return map;
   };
+  for (const name of sharedMaps) openMap(name);
   const maps: PodMaps = {
     pods: openMap('nm_pods'),
     load: openMap('nm_load'),
@@ -153,21 +199,96 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
   };
   const counters = openMap('nm_counters');
   const kernel: KernelDescription = {
-    layout: LAYOUT,
+    layout: Number(layout),
     acceptedFd: openMap('nm_accepted').fd,
     markFd: openMap('nm_mark').fd,
   };
-  retireOtherLayouts();
+  const drift: InflightDrift = new Map();
 
   const pods = new Map<bigint, RedirectedPodHandle>();
+  const uids = new Map<string, RedirectedPodHandle>();
   const namespaces = options.namespaces ?? realNamespaces;
 
-  function retireOtherLayouts(): void {
-    for (const name of readdirSync(all)) {
-      if (name === String(LAYOUT)) continue;
+  const otherLayouts = (): string[] =>
+    existsSync(all) ? readdirSync(all).filter((name) => name !== layout) : [];
+
+  /** After the pod is steered here: until then what another version left of it refuses, and nothing passes by. */
+  function retirePod(cookie: bigint): void {
+    for (const name of otherLayouts()) {
+      try {
+        const records = loader.openMap(join(all, name, 'maps/nm_pods'));
+        records?.delete(encodeCookie(cookie));
+        records?.close();
+        removePins(loader, join(all, name, 'pods', String(cookie)));
+      } catch (error) {
+        log.warn(
+          { layout: name, error: errorMessage(error) },
+          "another version's redirection of a pod stays",
+        );
+      }
+    }
+  }
+
+  /** The rest of other versions, once no pod depends on it any more. */
+  function retireLayouts(scope: 'all' | 'dead'): void {
+    for (const name of otherLayouts()) {
+      const left = join(all, name, 'pods');
+      if (
+        scope === 'dead' &&
+        existsSync(left) &&
+        readdirSync(left).some((cookie) => lives(join(left, cookie, 'link')))
+      )
+        continue;
       removePins(loader, join(all, name));
       log.info({ layout: name }, 'removed the redirection of another version');
     }
+  }
+
+  /** Before something is loaded that would make a map anew where a pin is missing. */
+  function repairNodePins(): string | undefined {
+    for (const path of Object.values(folder)) mkdirSync(path, { recursive: true, mode: 0o700 });
+    const wrong = [
+      ...nodeLinks.map(({ link, path, point }) => (repairPin(link, path, loader.openLink) ? point : '')),
+      ...[...pinnedMaps].map(([name, map]) =>
+        repairPin(map, join(folder.maps, name), loader.openMap) ? name : '',
+      ),
+    ].filter((name) => name !== '');
+    return wrong.length === 0 ? undefined : `pins were gone or led elsewhere: ${wrong.join(', ')}`;
+  }
+
+  function repairNodeLinks(): string | undefined {
+    const wrong: string[] = [];
+    for (const held of nodeLinks) {
+      const fd = openCgroup(held.cgroup);
+      try {
+        const holds = (): boolean =>
+          held.link.target() === fstatSync(fd, { bigint: true }).ino &&
+          held.link.programId() === loader.programId(held.program);
+        if (holds()) continue;
+        const before = held.link;
+        held.link = hangOne(loader, held.program, held.point, fd, held.path);
+        before.close();
+        if (!holds())
+          throw new MeshError('MESH_BPF_ATTACH', `${held.point} cannot be attached to ${held.cgroup}`);
+        wrong.push(held.point);
+      } finally {
+        closeSync(fd);
+      }
+    }
+    return wrong.length === 0 ? undefined : `programs did not hang on their cgroup: ${wrong.join(', ')}`;
+  }
+
+  /** The listening ports' keys by pod, read once for all pods. */
+  function notedPorts(): Map<bigint, Buffer[]> {
+    const noted = new Map<bigint, Buffer[]>();
+    for (const map of [maps.listen, maps.seeded])
+      for (const key of map.keys()) {
+        const cookie = readU64(key, 0);
+        const list = noted.get(cookie);
+        if (list === undefined) noted.set(cookie, [key]);
+        else list.push(key);
+      }
+    return noted;
   }
 
   /** Whether the namespace that a pod's link hangs on still exists. */
@@ -189,6 +310,7 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
       const old = pods.get(cookie);
       if (old !== undefined)
         throw new MeshError('MESH_ALREADY_EXISTS', `the namespace of pod ${pod.uid} is redirected already`);
+      repairNodePins();
       const handle = createRedirectedPod({
         pod,
         cookie,
@@ -197,6 +319,7 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
         maps,
         namespaces,
         log,
+        loader,
         attach: (config, slotsPin, linkPin) => {
           const object = loader.load(file('lookup'), {
             pins: new Map<string, string>([...pins, ['nm_slots', slotsPin]]),
@@ -204,15 +327,22 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
             maxEntries,
           });
           try {
-            const link = hangOne(loader, object.program('nm_lookup'), 'lookup', pod.netnsFd, linkPin);
-            return { link, slots: object.map('nm_slots') };
+            const program = object.program('nm_lookup');
+            const link = hangOne(loader, program, 'lookup', pod.netnsFd, linkPin);
+            return { link, slots: object.map('nm_slots'), programId: loader.programId(program) };
           } finally {
             object.close();
           }
         },
-        closed: () => pods.delete(cookie),
+        armed: () => retirePod(cookie),
+        closed: () => {
+          pods.delete(cookie);
+          uids.delete(pod.uid);
+          drift.delete(cookie);
+        },
       });
       pods.set(cookie, handle);
+      uids.set(pod.uid, handle);
       return handle;
     },
     counters: () =>
@@ -231,8 +361,35 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
         removePins(loader, join(folder.pods, name));
         swept++;
       }
+      retireLayouts(scope);
       return swept;
     },
+    refreshListeners: (uid) => uids.get(uid)?.refreshListeners(),
+    checkNode: () => [
+      ...differenceOf('node-foreign', () => {
+        refuseExclusive(loader, options.nodeCgroup, ['sockops']);
+        refuseExclusive(loader, options.podsCgroup, ['connect4', 'connect6', 'getpeername4', 'getpeername6']);
+        return undefined;
+      }),
+      ...differenceOf('node-pins', repairNodePins),
+      ...differenceOf('node-links', repairNodeLinks),
+    ],
+    podChecks: () => {
+      const noted = notedPorts();
+      return [...uids].map(([uid, handle]) => ({
+        uid,
+        check: () => handle.check(noted.get(handle.cookie) ?? []),
+      }));
+    },
+    checkInflight: () =>
+      checkInflight({
+        inflight: openMap('nm_inflight'),
+        load: maps.load,
+        counters,
+        cookies: () => [...pods.keys()],
+        staleMs: options.inflightStaleMs ?? INFLIGHT_STALE_MS,
+        drift,
+      }),
     maintain: () => {
       const touched = new Set<bigint>();
       for (const key of maps.listen.keys()) {

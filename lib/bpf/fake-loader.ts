@@ -39,15 +39,20 @@ const programs: Readonly<Record<string, readonly string[]>> = {
   lookup: ['nm_lookup'],
 };
 
+let lastId = 0;
+
 class FakeMap implements BpfMap {
   readonly fd = -1;
   readonly #entries = new Map<string, Buffer>();
   readonly #name: string;
   readonly #shape: MapShape;
+  readonly #id = ++lastId;
+  readonly #pins: Map<string, FakeMap>;
 
-  constructor(name: string, shape: MapShape) {
+  constructor(name: string, shape: MapShape, pins: Map<string, FakeMap>) {
     this.#name = name;
     this.#shape = shape;
+    this.#pins = pins;
   }
 
   #key(key: Uint8Array): string {
@@ -84,12 +89,34 @@ class FakeMap implements BpfMap {
     return [...this.#entries.keys()].map((key) => Buffer.from(key, 'latin1'));
   }
 
+  keysAfter(key: Buffer | undefined, count: number): Buffer[] {
+    const keys = this.keys();
+    const from = key === undefined ? 0 : keys.findIndex((other) => other.equals(key)) + 1;
+    return keys.slice(from, from + count);
+  }
+
+  id(): number {
+    return this.#id;
+  }
+
+  pin(path: string): void {
+    pinFile(path);
+    this.#pins.set(path, this);
+  }
+
   close(): void {
     /** Memory needs none. */
   }
 }
 
+function pinFile(path: string): void {
+  if (existsSync(path))
+    throw new MeshError('MESH_SYSCALL', `pinning ${path}: bpf(OBJ_PIN) failed with EEXIST`);
+  writeFileSync(path, '');
+}
+
 interface Hung {
+  readonly id: number;
   program: BpfProgram;
   readonly point: AttachPoint;
   /** 0 after detaching. */
@@ -123,12 +150,12 @@ export function createFakeLoader(): FakeLoader {
       return true;
     },
     pin: (path) => {
-      if (existsSync(path))
-        throw new MeshError('MESH_SYSCALL', `pinning ${path}: bpf(OBJ_PIN) failed with EEXIST`);
-      writeFileSync(path, '');
+      pinFile(path);
       links.set(path, hung);
     },
     target: () => hung.target,
+    id: () => hung.id,
+    programId: () => hung.program.fd,
     detach: () => {
       hung.target = 0n;
       const at = attached.indexOf(hung);
@@ -142,7 +169,7 @@ export function createFakeLoader(): FakeLoader {
     if (known !== undefined) return known;
     const shape = shapes[name];
     if (shape === undefined) throw new MeshError('MESH_BPF_LOAD', `there is no map ${name}`);
-    const map = new FakeMap(name, entries === undefined ? shape : { ...shape, entries });
+    const map = new FakeMap(name, entries === undefined ? shape : { ...shape, entries }, maps);
     if (path !== undefined) {
       writeFileSync(path, '');
       maps.set(path, map);
@@ -183,10 +210,11 @@ export function createFakeLoader(): FakeLoader {
           `cannot attach ${program.name} (${point}): as the test wanted`,
         );
       }
-      const hung: Hung = { program, point, target: inodeOf(target) };
+      const hung: Hung = { id: ++lastId, program, point, target: inodeOf(target) };
       attached.push(hung);
       return linkOf(hung);
     },
+    programId: (program) => program.fd,
     openLink: (path) => {
       const hung = existsSync(path) ? links.get(path) : undefined;
       return hung === undefined ? undefined : linkOf(hung);

@@ -84,10 +84,16 @@ export class MapCalls {
   }
 
   keys(): Buffer[] {
+    return this.keysAfter(undefined, NEXT_KEYS_MAX);
+  }
+
+  /** After a key that is gone the kernel begins again with the first. */
+  keysAfter(after: Buffer | undefined, count: number): Buffer[] {
     const found: Buffer[] = [];
     const next = stableBytes(this.key.byteLength);
-    let previous: Buffer | undefined;
-    while (found.length < NEXT_KEYS_MAX) {
+    let previous = after;
+    if (after !== undefined) this.key.set(after);
+    while (found.length < count) {
       const answer = run(command.mapNextKey, (out) => {
         out.writeUInt32LE(this.#fd, 0);
         out.writeBigUInt64LE(previous === undefined ? 0n : addressOf(this.key), 8);
@@ -104,10 +110,22 @@ export class MapCalls {
 }
 
 /** bpf_map_info: type, id, key_size, value_size, … */
-function mapInfo(fd: number): { type: number; key: number; value: number } {
+function mapInfo(fd: number): { type: number; id: number; key: number; value: number } {
   const info = stableBytes(88);
   objectInfo(fd, info, 'reading what a map is');
-  return { type: info.readUInt32LE(0), key: info.readUInt32LE(8), value: info.readUInt32LE(12) };
+  return {
+    type: info.readUInt32LE(0),
+    id: info.readUInt32LE(4),
+    key: info.readUInt32LE(8),
+    value: info.readUInt32LE(12),
+  };
+}
+
+/** bpf_prog_info: type, id, … */
+export function programId(program: BpfProgram): number {
+  const info = stableBytes(128);
+  objectInfo(program.fd, info, `reading the number of program ${program.name}`);
+  return info.readUInt32LE(4);
 }
 
 function objectInfo(fd: number, info: Buffer, context: string): void {
@@ -165,6 +183,9 @@ export function kernelMap(fd: number, name: string): BpfMap {
       return true;
     },
     keys: () => calls.keys(),
+    keysAfter: (key, count) => calls.keysAfter(key, count),
+    id: () => sizes.id,
+    pin: (path) => pin(fd, path),
     close: () => void close(fd),
   };
 }
@@ -195,6 +216,12 @@ export function openPin(path: string): number | undefined {
 
 /** A link by its descriptor, which `close` closes. */
 export function kernelLink(fd: number): BpfLink {
+  /** bpf_link_info: type, id, prog_id, then at 16 a cgroup id (u64) or a namespace's inode (u32). */
+  const read = (): Buffer => {
+    const info = stableBytes(64);
+    objectInfo(fd, info, 'reading what a link hangs on');
+    return info;
+  };
   return {
     update: (program) => {
       const answer = run(command.linkUpdate, (out) => {
@@ -207,13 +234,13 @@ export function kernelLink(fd: number): BpfLink {
     },
     pin: (path) => pin(fd, path),
     target: () => {
-      /** bpf_link_info: type, id, prog_id, then at 16 a cgroup id (u64) or a namespace's inode (u32). */
-      const info = stableBytes(64);
-      objectInfo(fd, info, 'reading what a link hangs on');
+      const info = read();
       return info.readUInt32LE(0) === BPF_LINK_TYPE_CGROUP
         ? info.readBigUInt64LE(16)
         : BigInt(info.readUInt32LE(16));
     },
+    id: () => read().readUInt32LE(4),
+    programId: () => read().readUInt32LE(8),
     detach: () => {
       const answer = run(command.linkDetach, (out) => out.writeUInt32LE(fd, 0));
       if (answer !== -ENOLINK) checked('bpf(LINK_DETACH)', answer, 'detaching a program');

@@ -7,7 +7,7 @@ import { isMainThread } from 'node:worker_threads';
 import koffi from 'koffi';
 import { errorMessage, invariant, MeshError } from '#lib/core/errors.ts';
 import { addressOf, dup, EAGAIN, errnoText, stableBytes } from '#lib/net/native.ts';
-import { createLink, exclusivePrograms, kernelLink, kernelMap, openPin } from './kernel-calls.ts';
+import { createLink, exclusivePrograms, kernelLink, kernelMap, openPin, programId } from './kernel-calls.ts';
 import type { BpfLoader, BpfObject, LoadOptions } from './loader.ts';
 
 const BPF_FS_MAGIC = 0xcafe4a11;
@@ -145,6 +145,7 @@ export function createLibbpfLoader(): BpfLoader {
       }
     },
     attach: createLink,
+    programId,
     openLink: (path) => {
       const fd = openPin(path);
       return fd === undefined ? undefined : kernelLink(fd);

@@ -14,6 +14,11 @@ export interface BpfMap {
   /** False: there was no such entry. */
   delete(key: Uint8Array): boolean;
   keys(): Buffer[];
+  /** Up to `count` keys after this one (or from the first), so that a large map is read in several turns. */
+  keysAfter(key: Buffer | undefined, count: number): Buffer[];
+  /** The kernel's number of this very map. */
+  id(): number;
+  pin(path: string): void;
   close(): void;
 }
 
@@ -27,8 +32,12 @@ export interface BpfLink {
   update(program: BpfProgram): boolean;
   /** Outlives the process under this path of a bpffs. */
   pin(path: string): void;
-  /** Inode of the cgroup or network namespace that it hangs on; 0: that is gone. */
+  /** Inode of the cgroup or network namespace that it hangs on; 0: that is gone, or the link was detached. */
   target(): bigint;
+  /** The kernel's number of this very link. */
+  id(): number;
+  /** The number of the program that runs, as `BpfLoader.programId` has it. */
+  programId(): number;
   /** Ends the effect at once, pinned or not. */
   detach(): void;
   /** Lets go of the descriptor; a pinned link stays in effect. */
@@ -62,6 +71,7 @@ export interface BpfLoader {
   load(file: string, options: LoadOptions): BpfObject;
   /** `target`: descriptor of a cgroup folder, or for `lookup` of a network namespace. Throws MESH_BPF_ATTACH. */
   attach(program: BpfProgram, point: AttachPoint, target: number): BpfLink;
+  programId(program: BpfProgram): number;
   openLink(path: string): BpfLink | undefined;
   openMap(path: string): BpfMap | undefined;
   /** Programs attached directly to this cgroup without BPF_F_ALLOW_MULTI. */

@@ -139,15 +139,17 @@ describe('restart', () => {
     );
   });
 
-  it('removes the redirection of another layout', () => {
+  it('removes the redirection of another layout when pods are swept, not before', () => {
     const old = join(node.bpffs, 'nodemesh', '0');
     mkdirSync(join(old, 'links'), { recursive: true });
     pod.redirected?.release();
     node.redirection.close();
     shell('bpftool', 'prog', 'load', join(objectsDir, 'sockops.bpf.o'), join(old, 'program'));
     node.restart();
-    assert.equal(existsSync(old), false);
     pod.redirected = node.redirection.preparePod(pod.description);
+    assert.equal(existsSync(old), true);
+    node.redirection.sweep('all');
+    assert.equal(existsSync(old), false);
   });
 });
 
