@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import assert from 'node:assert/strict';
+import { beforeEach, describe, it } from 'node:test';
+import { seededRandom, VirtualClock } from '#lib/core/clock.ts';
+import { type LogLine, recordingLog } from '#lib/core/log.ts';
+import type { KeeperClient, KeptDescriptor, Role } from '#lib/keeper/client.ts';
+import { createKeeper, type Keeper } from './keeper.ts';
+
+/** A keeper as its protocol has it, without sockets. */
+class FakeKeeper {
+  readonly entries = new Map<string, number>();
+  blob: Buffer | undefined;
+  blobs = 0;
+  holder: FakeClient | undefined;
+  up = true;
+  #descriptors = 1000;
+
+  descriptor(): number {
+    return ++this.#descriptors;
+  }
+
+  restart(): void {
+    this.entries.clear();
+    this.blob = undefined;
+    this.holder = undefined;
+  }
+}
+
+class FakeClient implements KeeperClient {
+  closed = false;
+  readonly keeper: FakeKeeper;
+
+  constructor(keeper: FakeKeeper) {
+    if (!keeper.up) throw new Error('no keeper');
+    this.keeper = keeper;
+  }
+
+  #check(): void {
+    if (this.closed || !this.keeper.up) throw new Error('broken');
+  }
+
+  list() {
+    this.#check();
+    const descriptors: KeptDescriptor[] = [...this.keeper.entries.keys()].map((key) => ({
+      key,
+      meta: Buffer.alloc(0),
+      fd: this.keeper.descriptor(),
+    }));
+    return { descriptors, blob: this.keeper.blob };
+  }
+
+  put(key: string, _meta: Buffer, fd: number): void {
+    this.#check();
+    this.keeper.entries.set(key, fd);
+  }
+
+  remove(prefix: string): number {
+    this.#check();
+    let removed = 0;
+    for (const key of this.keeper.entries.keys())
+      if (key.startsWith(prefix)) {
+        this.keeper.entries.delete(key);
+        removed++;
+      }
+    return removed;
+  }
+
+  setBlob(bytes: Buffer): void {
+    this.#check();
+    this.keeper.blob = bytes;
+    this.keeper.blobs++;
+  }
+
+  hold(): void {
+    this.#check();
+    this.keeper.holder = this;
+  }
+
+  beat(): Role {
+    this.#check();
+    const { holder } = this.keeper;
+    if (holder === undefined) return 'nobody';
+    return holder === this ? 'holder' : 'other';
+  }
+
+  stats(): never {
+    throw new Error('not asked for');
+  }
+
+  close(): void {
+    this.closed = true;
+    if (this.keeper.holder === this) this.keeper.holder = undefined;
+  }
+}
+
+describe("the agent's side of the keeper", () => {
+  let clock: VirtualClock;
+  let keeper: FakeKeeper;
+  let closed: number[];
+  let lines: LogLine[];
+  const roles = new Map<Keeper, string[]>();
+  const make = (): Keeper => {
+    const heard: string[] = [];
+    const made = createKeeper({
+      connect: () => new FakeClient(keeper),
+      closeDescriptor: (fd) => closed.push(fd),
+      snapshot: () => Buffer.from('snapshot'),
+      onRole: (role) => heard.push(role),
+      onForgotten: () => heard.push('forgotten'),
+      clock,
+      random: seededRandom(1),
+      log: recordingLog(lines),
+    });
+    roles.set(made, heard);
+    return made;
+  };
+  const heard = (one: Keeper): string[] => roles.get(one) ?? [];
+
+  beforeEach(() => {
+    clock = new VirtualClock();
+    keeper = new FakeKeeper();
+    closed = [];
+    lines = [];
+  });
+
+  it('keeps listeners at once and the snapshot at most once a second, when it changed', () => {
+    const agent = make();
+    agent.hold();
+    agent.put('a/inbound/4/0', 7);
+    assert.deepEqual([...keeper.entries], [['a/inbound/4/0', 7]]);
+    for (let turn = 0; turn < 5; turn++) agent.touch();
+    assert.equal(keeper.blobs, 0);
+    clock.advance(1000);
+    assert.equal(keeper.blobs, 1);
+    clock.advance(10_000);
+    assert.equal(keeper.blobs, 1);
+    agent.touch();
+    clock.advance(1000);
+    assert.equal(keeper.blobs, 2);
+    agent.remove('a/');
+    assert.equal(keeper.entries.size, 0);
+  });
+
+  it('puts everything again into a keeper that was started anew, and says once that it was away', () => {
+    const agent = make();
+    agent.hold();
+    agent.put('a/inbound/4/0', 7);
+    clock.advance(1000);
+    keeper.up = false;
+    keeper.restart();
+    clock.advance(60_000);
+    assert.equal(agent.connected, false);
+    agent.put('b/inbound/4/0', 8);
+    agent.remove('a/');
+    keeper.up = true;
+    clock.advance(11_000);
+    assert.deepEqual([...keeper.entries], [['b/inbound/4/0', 8]]);
+    assert.ok(keeper.blob);
+    assert.ok(keeper.holder);
+    assert.equal(lines.filter(({ message }) => message.startsWith('no keeper')).length, 1);
+    assert.ok(agent.failures > 1);
+    assert.deepEqual(heard(agent), []);
+  });
+
+  it('hands the role over, writes nothing then, and takes it back when the other is gone', () => {
+    const old = make();
+    old.hold();
+    old.put('a/inbound/4/0', 7);
+    clock.advance(1000);
+    const next = make();
+    assert.deepEqual(
+      next.take().listeners.map(({ key }) => key),
+      ['a/inbound/4/0'],
+    );
+    next.hold();
+    clock.advance(1000);
+    assert.equal(old.role, 'standby');
+    assert.deepEqual(heard(old), ['standby']);
+    const { blobs } = keeper;
+    old.put('late/inbound/4/0', 9);
+    old.touch();
+    old.remove('a/');
+    clock.advance(5000);
+    assert.equal(keeper.blobs, blobs);
+    assert.equal(keeper.entries.has('late/inbound/4/0'), false);
+    next.close();
+    clock.advance(1000);
+    assert.equal(old.role, 'holder');
+    assert.deepEqual(heard(old), ['standby', 'holder']);
+  });
+
+  it('an agent that is about to end does not take the role back', () => {
+    const old = make();
+    old.hold();
+    const next = make();
+    next.hold();
+    clock.advance(1000);
+    old.retire();
+    next.close();
+    clock.advance(60_000);
+    assert.equal(old.role, 'standby');
+  });
+
+  it('after a restart of the keeper the holder of before comes before the one that stands by', () => {
+    const old = make();
+    old.hold();
+    const next = make();
+    next.hold();
+    clock.advance(1000);
+    keeper.up = false;
+    keeper.restart();
+    clock.advance(1000);
+    keeper.up = true;
+    clock.advance(4000);
+    assert.equal(next.role, 'holder');
+    assert.equal(old.role, 'standby');
+  });
+
+  it('a holder that the keeper gave up takes the role again and has its listeners checked', () => {
+    const agent = make();
+    agent.hold();
+    agent.put('a/inbound/4/0', 7);
+    keeper.restart();
+    clock.advance(1000);
+    assert.deepEqual([...keeper.entries.keys()], ['a/inbound/4/0']);
+    assert.deepEqual(heard(agent), ['forgotten']);
+  });
+
+  it('a starting agent claims nothing and disturbs nobody', () => {
+    const old = make();
+    old.hold();
+    const next = make();
+    clock.advance(10_000);
+    assert.equal(old.role, 'holder');
+    assert.equal(next.role, 'starting');
+    assert.deepEqual(heard(next), []);
+  });
+});
