@@ -230,6 +230,27 @@ describe('proxy workers', () => {
     await late;
   });
 
+  it('stops accepting for another agent, hands out no listeners meanwhile, and all of them to go on', () => {
+    workers.setPod(pod, listeners);
+    workers.stopAccepting();
+    assert.deepEqual(worker(0).sent.at(-1), { type: 'stop-accepting' });
+    workers.setPod({ ...pod, uid: 'b' }, listeners);
+    worker(0).emit('exit', 1);
+    clock.advance(200);
+    assert.deepEqual(slotsSent(worker(2)), []);
+    workers.resume();
+    assert.deepEqual(slotsSent(worker(2)), [0, 2, 0, 2]);
+    assert.deepEqual(slotsSent(worker(1)), [1, 3, 1, 3, 1, 3]);
+  });
+
+  it('hands out a listener that takes the place of another, and no known one again', () => {
+    workers.setPod(pod, listeners);
+    const fresh: ListenerHandle = { direction: 'inbound', family: 4, slot: 2, fd: 202 };
+    workers.setPod(pod, [...listeners.filter(({ slot }) => slot !== 2), fresh]);
+    assert.deepEqual(slotsSent(worker(0)), [0, 2, 2]);
+    assert.deepEqual(slotsSent(worker(1)), [1, 3]);
+  });
+
   it('waits at a drain for every worker, not for one that has ended, and replaces that one even then', async () => {
     workers.setPod(pod, listeners);
     worker(1).emit('exit', 1);

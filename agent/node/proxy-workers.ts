@@ -55,10 +55,15 @@ export interface ProxyWorkersOptions {
 export interface ProxyWorkers {
   /** Resolves when every worker has said that it is ready. */
   readonly ready: Promise<void>;
+  /** Listeners are known by their objects: those that an earlier call named are not handed out again. */
   setPod(pod: WorkerPod, listeners: readonly ListenerHandle[]): void;
   removePod(uid: string): Promise<void>;
   setCertificate(certificate: Certificate): void;
   setAnchors(pem: string): void;
+  /** Another agent accepts on the same listeners from now on; connections that are open stay. */
+  stopAccepting(): void;
+  /** Takes back `stopAccepting` and `drain`. */
+  resume(): void;
   /**
    * Has workers finish what is under way, and resolves when they have or the time is over. They go on serving: nobody
    * may have taken over the pods' listeners, and a connection that waits in a backlog hangs.
@@ -111,7 +116,8 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   let whenDrained: (() => void) | undefined;
   let anchorsPem = options.anchorsPem;
   let ticket = 0;
-  let draining = false;
+  let drainGraceMs: number | undefined;
+  let accepting = true;
   let closing = false;
   const readyWorkers = new Set<number>();
   let allReady: () => void = () => undefined;
@@ -126,11 +132,11 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     for (const worker of workers) send(worker, message);
   };
 
-  const sendPod = (worker: WorkerState, state: PodState, withListeners: boolean): void => {
+  const sendPod = (worker: WorkerState, state: PodState, all: readonly ListenerHandle[]): void => {
     // Its successor's start sends everything; a duplicate would be nobody's.
     if (worker.ended) return;
-    const listeners = withListeners
-      ? state.listeners
+    const listeners = accepting
+      ? all
           .filter((listener) => listener.slot % count === worker.index)
           .map((listener) => ({ ...listener, fd: options.duplicate(listener.fd) }))
       : [];
@@ -234,7 +240,8 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     });
     worker.port.on('exit', () => onExit(worker));
     for (const certificate of certificates.values()) send(worker, { type: 'certificate', certificate });
-    for (const state of pods.values()) sendPod(worker, state, true);
+    for (const state of pods.values()) sendPod(worker, state, state.listeners);
+    if (drainGraceMs !== undefined) send(worker, { type: 'drain', graceMs: drainGraceMs });
   };
 
   const onExit = (worker: WorkerState): void => {
@@ -246,7 +253,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       if (inode !== undefined && options.inodeOf(fd) === inode) options.closeDuplicate(fd);
     }
     for (const [id, gone] of waitingForGone) if (id.endsWith(`/${worker.index}`)) gone();
-    if (draining) {
+    if (drainGraceMs !== undefined) {
       drained.add(worker.index);
       if (drained.size === count) whenDrained?.();
     }
@@ -286,10 +293,11 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     ready,
     replaced,
     setPod(pod, listeners) {
-      const known = pods.get(pod.uid);
+      const known = pods.get(pod.uid)?.listeners ?? [];
       const state = { pod, listeners };
       pods.set(pod.uid, state);
-      for (const worker of workers) sendPod(worker, state, known === undefined);
+      const fresh = listeners.filter((listener) => !known.includes(listener));
+      for (const worker of workers) sendPod(worker, state, fresh);
     },
     async removePod(uid) {
       if (!pods.delete(uid)) return;
@@ -323,8 +331,22 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       anchorsPem = pem;
       broadcast({ type: 'anchors', pem });
     },
+    stopAccepting() {
+      accepting = false;
+      broadcast({ type: 'stop-accepting' });
+    },
+    resume() {
+      drainGraceMs = undefined;
+      drained.clear();
+      broadcast({ type: 'resume' });
+      if (accepting) return;
+      accepting = true;
+      for (const state of pods.values())
+        for (const worker of workers) sendPod(worker, state, state.listeners);
+    },
     async drain(graceMs) {
-      draining = true;
+      drainGraceMs = graceMs;
+      drained.clear();
       for (const worker of workers) if (worker.ended) drained.add(worker.index);
       const all = new Promise<void>((resolve) => {
         whenDrained = resolve;

@@ -114,7 +114,11 @@ export type ToWorker =
   | { readonly type: 'anchors'; readonly pem: string }
   /** Answer and later changes of a discovery that this worker asked for. */
   | { readonly type: 'destination'; readonly key: string; readonly destination: Destination }
+  /** Gives up the listeners, and nothing else: another agent accepts on the same ones. `pod` brings them back. */
+  | { readonly type: 'stop-accepting' }
   | { readonly type: 'drain'; readonly graceMs: number }
+  /** The agent goes on after all. */
+  | { readonly type: 'resume' }
   /** Answers a pod's GET /metrics that came in on this worker. */
   | { readonly type: 'pod-metrics'; readonly ticket: number; readonly text: string };
 

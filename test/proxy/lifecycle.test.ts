@@ -236,13 +236,26 @@ describe('the life of a worker', () => {
   test('a drained worker finishes requests, closes idle connections, says so, and serves to the last', async () => {
     const agent = new Agent({ keepAlive: true });
     await ask({ host: CLIENT, port: services.http.listener, path: '/idle', agent });
-    scene.client.worker.handle({ type: 'drain', graceMs: 5_000 });
+    scene.client.worker.handle({ type: 'drain', graceMs: 30_000 });
     await until(() => scene.client.sent.some((message) => message.type === 'drained'), 'drained');
     assert.equal(scene.client.worker.connections, 0);
     // Until a successor's listeners take the place of its own, nobody else would.
     const late = await get('http', '/late');
     assert.equal(late.text, 'GET /late');
     assert.equal(late.headers['connection'], 'close');
+    // Unless the agent goes on after all.
+    scene.client.worker.handle({ type: 'resume' });
+    const again = await ask({ host: CLIENT, port: services.http.listener, path: '/again', agent });
+    assert.notEqual(again.headers['connection'], 'close');
+    agent.destroy();
+  });
+
+  test('a worker that stops accepting leaves new connections to others and serves what it has', async () => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    const to = { host: CLIENT, port: services.http.listener, agent };
+    await ask({ ...to, path: '/before' });
+    scene.client.worker.handle({ type: 'stop-accepting' });
+    assert.equal((await ask({ ...to, path: '/kept' })).text, 'GET /kept');
     agent.destroy();
   });
 });

@@ -70,6 +70,13 @@ class Server implements HttpServer {
 
   drain(): void {
     this.#context.draining = true;
+  }
+
+  closeIdle(): void {
     for (const connection of this.#connections) connection.drain();
+  }
+
+  resume(): void {
+    this.#context.draining = false;
   }
 }

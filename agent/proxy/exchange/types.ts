@@ -74,8 +74,12 @@ export interface HttpConnection {
 /** What the codec serves with; one per worker. */
 export interface HttpServer {
   serve(connection: HttpConnection): void;
-  /** Closes idle connections; what is asked from now on, on new ones too, is answered with `connection: close`. */
+  /** What is asked from now on, on new connections too, is answered with `connection: close`. */
   drain(): void;
+  /** Closes the connections on which nothing is asked at the moment. */
+  closeIdle(): void;
+  /** Ends the draining. */
+  resume(): void;
   /** Connections being served. */
   readonly active: number;
 }

@@ -93,6 +93,13 @@ export class PodState {
     if (this.gone) socket.destroy();
   }
 
+  /** Another agent accepts on the same listeners from now on; what was accepted here stays. */
+  stopAccepting(): void {
+    // The socket underneath lives on: these are duplicates.
+    for (const server of this.listeners.keys()) server.close();
+    this.listeners.clear();
+  }
+
   /** Closes everything; calls back when the last descriptor is closed. */
   close(done: () => void): void {
     this.gone = true;

@@ -29,6 +29,8 @@ const KEEPALIVE_MS = 10_000;
 const SAMPLE_MS = 1_000;
 const METRIC_SWEEP_MS = 60_000;
 const DRAIN_CHECK_MS = 100;
+/** Of a draining worker, HTTP connections without a request for this long are closed. */
+const IDLE_CLOSE_MS = 5_000;
 const DEFAULT_FAILFAST_MS = 3_000;
 const DEFAULT_DISCOVERY_TIMEOUT_MS = 10_000;
 
@@ -66,7 +68,7 @@ class Worker implements ProxyWorker {
   readonly #byIndex = new Map<number, PodState>();
   readonly #admin: PodAdmin;
   readonly #sampling: Timer[] = [];
-  #draining = false;
+  #draining: Timer | null = null;
   #closed = false;
 
   constructor(options: ProxyWorkerOptions) {
@@ -132,8 +134,14 @@ class Worker implements ProxyWorker {
       case 'destination':
         this.#context.destinations.set(message.key, message.destination);
         break;
+      case 'stop-accepting':
+        for (const pod of this.#pods.values()) pod.stopAccepting();
+        break;
       case 'drain':
         this.#drain(message.graceMs);
+        break;
+      case 'resume':
+        this.#resume();
         break;
       case 'pod-metrics':
         this.#admin.onMetrics(message.ticket, message.text);
@@ -146,6 +154,7 @@ class Worker implements ProxyWorker {
   async close(): Promise<void> {
     this.#closed = true;
     for (const timer of this.#sampling) timer.cancel();
+    this.#draining?.cancel();
     await Promise.all(
       [...this.#pods.keys()].map((uid) => new Promise<void>((resolve) => this.#removePod(uid, resolve))),
     );
@@ -221,15 +230,24 @@ class Worker implements ProxyWorker {
    * the place of these once it is there; until then a client would hang in the backlog.
    */
   #drain(graceMs: number): void {
-    if (this.#draining) return;
-    this.#draining = true;
+    if (this.#draining !== null) return;
     const { clock, http } = this.#context;
     http.drain();
-    const deadline = clock.nowMs() + graceMs;
+    const begun = clock.nowMs();
     const check = (): void => {
-      if (this.connections === 0 || clock.nowMs() >= deadline) this.#options.post({ type: 'drained' });
-      else this.#sampling.push(clock.after(DRAIN_CHECK_MS, check));
+      const passed = clock.nowMs() - begun;
+      // Whoever asks within this time is told with the answer that the connection ends. A close out of the blue could
+      // meet a request on its way.
+      if (passed >= IDLE_CLOSE_MS) http.closeIdle();
+      if (this.connections === 0 || passed >= graceMs) this.#options.post({ type: 'drained' });
+      else this.#draining = clock.after(DRAIN_CHECK_MS, check);
     };
-    check();
+    this.#draining = clock.after(0, check);
+  }
+
+  #resume(): void {
+    this.#draining?.cancel();
+    this.#draining = null;
+    this.#context.http.resume();
   }
 }
