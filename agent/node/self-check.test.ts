@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// When the self-check runs, what it counts and whom it tells; what is compared is in test/bpf/self-check.test.ts.
+
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { VirtualClock } from '#lib/core/clock.ts';
+import { recordingLog } from '#lib/core/log.ts';
+import { createSelfCheck } from './self-check.ts';
+import type { Difference } from './self-check-difference.ts';
+
+function setUp() {
+  const clock = new VirtualClock();
+  const log = recordingLog();
+  const told: string[] = [];
+  const now = {
+    node: [] as Difference[],
+    pod: [] as Difference[],
+    problem: undefined as string | undefined,
+    nodeChecks: 0,
+    gone: false,
+  };
+  const check = createSelfCheck({
+    redirection: {
+      checkNode: () => {
+        now.nodeChecks++;
+        return now.node;
+      },
+      *checkInflight() {
+        yield undefined;
+        return [];
+      },
+      podChecks: () => [{ uid: 'u1', check: () => now.pod }],
+    },
+    pods: () => (now.gone ? [] : [{ uid: 'u1', name: 'shop/web', namespaceProblem: () => now.problem }]),
+    failed: (uid, message) => told.push(`failed ${uid} ${message}`),
+    recovered: (uid) => told.push(`recovered ${uid}`),
+    intervalMs: 60_000,
+    clock,
+    random: () => 0.5,
+    log,
+  });
+  return { clock, log, told, now, check };
+}
+
+const repaired: Difference = { check: 'pod-link', repaired: true, message: 'gone' };
+const broken: Difference = { check: 'pod-listeners', repaired: false, message: 'dead' };
+
+async function until(holds: () => boolean): Promise<void> {
+  for (let turn = 0; turn < 10_000 && !holds(); turn++)
+    await new Promise((resolve) => {
+      setImmediate(resolve);
+    });
+  assert.ok(holds());
+}
+
+describe('self-check', () => {
+  it('runs about once an interval, again and again, until it is closed', async () => {
+    const { clock, now, check } = setUp();
+    for (let round = 1; round <= 3; round++) {
+      clock.advance(59_999);
+      assert.equal(now.nodeChecks, round - 1);
+      clock.advance(1);
+      await until(() => now.nodeChecks === round && clock.pendingTimers === 1);
+    }
+    check.close();
+    assert.equal(clock.pendingTimers, 0);
+    await check.run();
+    assert.equal(now.nodeChecks, 3);
+  });
+
+  it('counts each repair, and keeps them per pod', async () => {
+    const { now, check, log, told } = setUp();
+    now.pod = [repaired];
+    await check.run();
+    const state = await check.run();
+    assert.equal(state.repairs.get('pod-link'), 2);
+    assert.equal(state.pods.get('u1')?.result, 'repaired');
+    assert.equal(state.pods.get('u1')?.repairs, 2);
+    assert.equal(log.lines.filter(({ level }) => level === 'warn').length, 2);
+    now.pod = [];
+    assert.equal((await check.run()).pods.get('u1')?.result, 'ok');
+    assert.deepEqual(told, []);
+  });
+
+  it('tells once what it cannot mend, and once that it is over', async () => {
+    const { now, check, log, told } = setUp();
+    now.pod = [broken];
+    await check.run();
+    const state = await check.run();
+    assert.equal(state.failures.get('pod-listeners'), 1);
+    assert.deepEqual(state.pods.get('u1')?.problems, ['pod-listeners: dead']);
+    assert.deepEqual(told, ['failed u1 pod-listeners: dead']);
+    assert.equal(log.lines.filter(({ level }) => level === 'error').length, 1);
+    now.pod = [];
+    const after = await check.run();
+    assert.equal(after.failures.get('pod-listeners'), 0);
+    assert.deepEqual(told.at(-1), 'recovered u1');
+  });
+
+  it('leaves a pod alone whose namespace is another one than the path leads to', async () => {
+    const { now, check } = setUp();
+    now.problem = 'another namespace';
+    now.pod = [repaired];
+    const state = await check.run();
+    assert.deepEqual(state.pods.get('u1')?.problems, ['pod-namespace: another namespace']);
+    assert.equal(state.repairs.get('pod-link'), 0);
+  });
+
+  it('forgets pods that are gone, and shows what is wrong with the node', async () => {
+    const { now, check } = setUp();
+    now.pod = [broken];
+    now.node = [{ check: 'node-foreign', repaired: false, message: 'in the way' }];
+    await check.run();
+    now.gone = true;
+    const state = await check.run();
+    assert.equal(state.pods.size, 0);
+    assert.equal(state.failures.get('pod-listeners'), 0);
+    assert.deepEqual(state.node?.problems, ['node-foreign: in the way']);
+  });
+});

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compares about once a minute what the kernel holds with what should be, for the node and for each pod, and keeps
+// the outcome for metrics and the admin socket. What is compared and mended is the redirection's business; this file
+// says when, a piece at a time so that the control thread is never held up, and tells those who must know.
+
+import type { Clock, Random, Timer } from '#lib/core/clock.ts';
+import { errorMessage } from '#lib/core/errors.ts';
+import type { Log } from '#lib/core/log.ts';
+import { type CheckName, checkNames, type Difference } from './self-check-difference.ts';
+import type { KernelRedirection } from './redirection.ts';
+
+export interface CheckedPod {
+  readonly uid: string;
+  /** namespace/name */
+  readonly name: string;
+  /** Why the path of its network namespace no longer leads to what we hold, or undefined. */
+  readonly namespaceProblem: () => string | undefined;
+}
+
+export interface SelfCheckOptions {
+  readonly redirection: Pick<KernelRedirection, 'checkNode' | 'checkInflight' | 'podChecks'>;
+  /** Enrolled pods. */
+  readonly pods: () => readonly CheckedPod[];
+  /** A pod has a problem that could not be mended. */
+  readonly failed: (uid: string, message: string) => void;
+  /** It has none any more. */
+  readonly recovered: (uid: string) => void;
+  readonly intervalMs: number;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+}
+
+export interface CheckOutcome {
+  readonly checkedAtMs: number;
+  readonly result: 'ok' | 'repaired' | 'failed';
+  /** Since the agent started. */
+  readonly repairs: number;
+  /** What is wrong now and could not be mended, `<check>: <what>`. */
+  readonly problems: readonly string[];
+}
+
+export interface SelfCheckState {
+  readonly lastRunAtMs: number | undefined;
+  readonly durationMs: number;
+  /** The longest piece of the last run: for so long the control thread did nothing else. */
+  readonly longestPieceMs: number;
+  readonly node: CheckOutcome | undefined;
+  readonly pods: ReadonlyMap<string, CheckOutcome>;
+  readonly repairs: ReadonlyMap<CheckName, number>;
+  /** Problems that stand, by check. */
+  readonly failures: ReadonlyMap<CheckName, number>;
+}
+
+export interface SelfCheck {
+  readonly state: SelfCheckState;
+  /** A run from its beginning to its end, starting now or after the one under way. */
+  run(): Promise<SelfCheckState>;
+  /** No more writing to the kernel, once the piece under way has ended. */
+  close(): void;
+}
+
+/** A piece that takes longer is worth a line in the log. */
+const PIECE_WARN_MS = 50;
+const NODE = '';
+
+interface Subject {
+  checkedAtMs: number;
+  result: CheckOutcome['result'];
+  repairs: number;
+  problems: string[];
+  failures: CheckName[];
+}
+
+export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
+  const { clock, random, log, redirection, intervalMs } = options;
+  const subjects = new Map<string, Subject>();
+  const repairs = new Map<CheckName, number>(checkNames.map((name) => [name, 0]));
+  let lastRunAtMs: number | undefined;
+  let durationMs = 0;
+  let longestPieceMs = 0;
+  let timer: Timer | undefined;
+  let closed = false;
+  let queue: Promise<unknown> = Promise.resolve();
+
+  const isClosed = (): boolean => closed;
+
+  const judge = (uid: string, name: string, found: readonly Difference[]): void => {
+    const before = subjects.get(uid);
+    const mended = found.filter(({ repaired }) => repaired);
+    const left = found.filter(({ repaired }) => !repaired);
+    for (const { check, message } of mended) {
+      repairs.set(check, (repairs.get(check) ?? 0) + 1);
+      log.warn({ ...nameOf(name), check, message }, 'the self-check found a difference and mended it');
+    }
+    const problems = left.map(({ check, message }) => `${check}: ${message}`);
+    for (const { check, message } of left)
+      if (before?.problems.includes(`${check}: ${message}`) !== true)
+        log.error({ ...nameOf(name), check, message }, 'the self-check found what it cannot mend');
+    subjects.set(uid, {
+      checkedAtMs: clock.wallMs(),
+      result: left.length > 0 ? 'failed' : mended.length > 0 ? 'repaired' : 'ok',
+      repairs: (before?.repairs ?? 0) + mended.length,
+      problems,
+      failures: left.map(({ check }) => check),
+    });
+    if (uid === NODE || problems.join() === (before?.problems ?? []).join()) return;
+    if (problems.length > 0) options.failed(uid, problems.join('; '));
+    else options.recovered(uid);
+  };
+
+  /** One piece of the run; whatever it throws is a problem of that subject, not the end of the run. */
+  const piece = async <T>(what: string, fallback: T, look: () => T): Promise<T> => {
+    await new Promise((resolve) => {
+      setImmediate(resolve);
+    });
+    if (isClosed()) return fallback;
+    const startMs = clock.nowMs();
+    try {
+      return look();
+    } catch (error) {
+      log.error({ what, error: errorMessage(error) }, 'a self-check could not be made');
+      return fallback;
+    } finally {
+      const tookMs = clock.nowMs() - startMs;
+      longestPieceMs = Math.max(longestPieceMs, tookMs);
+      if (tookMs > PIECE_WARN_MS) log.warn({ what, tookMs }, 'a piece of the self-check took long');
+    }
+  };
+
+  const runOnce = async (): Promise<void> => {
+    if (isClosed()) return;
+    const startMs = clock.nowMs();
+    longestPieceMs = 0;
+    const found = [...(await piece('node', [], () => redirection.checkNode()))];
+    const inflight = redirection.checkInflight();
+    for (let more = true; more && !isClosed(); ) {
+      const step = await piece('inflight', undefined, () => inflight.next());
+      if (step === undefined) more = false;
+      else if (step.done === true) {
+        found.push(...step.value);
+        more = false;
+      }
+    }
+    if (isClosed()) return;
+    judge(NODE, '', found);
+    const pods = new Map(options.pods().map((pod) => [pod.uid, pod]));
+    for (const { uid, check } of await piece('pods', [], () => redirection.podChecks())) {
+      const pod = pods.get(uid);
+      if (pod === undefined) continue;
+      const differences = await piece(pod.name, [], () => {
+        const problem = pod.namespaceProblem();
+        if (problem === undefined) return check();
+        return [{ check: 'pod-namespace' as const, repaired: false, message: problem }];
+      });
+      /** It may have left meanwhile: nobody wants to hear of it then. */
+      if (!isClosed() && options.pods().some((other) => other.uid === uid)) judge(uid, pod.name, differences);
+    }
+    const present = new Set(options.pods().map(({ uid }) => uid));
+    for (const uid of subjects.keys()) if (uid !== NODE && !present.has(uid)) subjects.delete(uid);
+    lastRunAtMs = clock.wallMs();
+    durationMs = clock.nowMs() - startMs;
+  };
+
+  const schedule = (): void => {
+    timer?.cancel();
+    if (isClosed()) return;
+    timer = clock.after(intervalMs * (0.8 + 0.4 * random()), () => void run());
+  };
+
+  const run = async (): Promise<SelfCheckState> => {
+    const turn = queue.then(runOnce);
+    queue = turn.catch((error: unknown) =>
+      log.error({ error: errorMessage(error) }, 'the self-check ended before its end'),
+    );
+    await queue;
+    schedule();
+    return state();
+  };
+
+  const outcome = ({ checkedAtMs, result, repairs: count, problems }: Subject): CheckOutcome => ({
+    checkedAtMs,
+    result,
+    repairs: count,
+    problems,
+  });
+
+  const state = (): SelfCheckState => {
+    const node = subjects.get(NODE);
+    const failures = new Map<CheckName, number>(checkNames.map((name) => [name, 0]));
+    for (const subject of subjects.values())
+      for (const check of subject.failures) failures.set(check, (failures.get(check) ?? 0) + 1);
+    return {
+      lastRunAtMs,
+      durationMs,
+      longestPieceMs,
+      node: node === undefined ? undefined : outcome(node),
+      pods: new Map(
+        [...subjects].filter(([uid]) => uid !== NODE).map(([uid, subject]) => [uid, outcome(subject)]),
+      ),
+      repairs,
+      failures,
+    };
+  };
+
+  schedule();
+  return {
+    get state() {
+      return state();
+    },
+    run,
+    close() {
+      closed = true;
+      timer?.cancel();
+    },
+  };
+}
+
+const nameOf = (name: string): { pod?: string } => (name === '' ? {} : { pod: name });
