@@ -15,12 +15,12 @@ BENCH ?=
 CHECK ?=
 TESTS ?=
 
-.PHONY: help setup setup-lint demo test unit bpf-test cni-test local-test e2e faults soak lint fmt proto docs bench sweep bpf shim clean
+.PHONY: help setup setup-lint demo test unit bpf-test cni-test local-test e2e faults soak lint fmt proto docs bench sweep bpf shim keeper agent-parent clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## checks the machine, installs what is missing, compiles eBPF programs and CNI shim
+setup: ## checks the machine, installs what is missing, compiles eBPF programs and C parts
 	@scripts/setup.sh
 
 setup-lint:
@@ -60,7 +60,7 @@ bench: setup ## CPU per request against haproxy and nginx, CNI ADD, memory (BENC
 sweep: setup ## removes what killed runs left on this machine: namespaces, mounts, cgroups
 	@$(with) node scripts/sweep.ts
 
-bpf shim: setup ## compiled by the set-up, into build/
+bpf shim keeper agent-parent: setup ## compiled by the set-up, into build/
 
 clean: ## removes what was built (node_modules and Debian's packages stay)
 	@rm -rf build

@@ -130,4 +130,6 @@ if [ "$mode" = full ]; then
   }
   compile bpf build/bpf
   compile cni-plugin/shim build/cni
+  compile keeper build
+  compile agent/parent build
 fi

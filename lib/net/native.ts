@@ -25,6 +25,7 @@ export const MSG_DONTWAIT = 0x40;
 
 export const ENOENT = 2;
 export const EINTR = 4;
+export const EBADF = 9;
 export const EAGAIN = 11;
 export const EEXIST = 17;
 export const EADDRINUSE = 98;
@@ -43,7 +44,8 @@ const libc = koffi.load(null);
 
 type IntCall<Args extends readonly unknown[]> = (...args: Args) => number;
 
-const bindInt = <Args extends readonly unknown[]>(definition: string): IntCall<Args> => {
+/** Binds a function that answers below zero and sets errno when it fails. */
+export const bindInt = <Args extends readonly unknown[]>(definition: string): IntCall<Args> => {
   const native = libc.func(definition) as IntCall<Args>;
   return (...args) => {
     const result = native(...args);
@@ -76,7 +78,7 @@ export const recv = bindInt<[fd: number, data: Uint8Array, length: number, flags
 );
 export const close = bindInt<[fd: number]>('int close(int fd)');
 
-const fcntl = bindInt<[fd: number, command: number, value: number]>(
+export const fcntl = bindInt<[fd: number, command: number, value: number]>(
   'int fcntl(int fd, int command, int value)',
 );
 const bpfCall = bindInt<[nr: number, command: number, attr: Uint8Array, size: number]>(
