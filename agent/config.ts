@@ -40,6 +40,12 @@ export const agentSettings = {
     asText,
     'Sockets (agent.sock, cni.sock) and lists; made 0700.',
   ),
+  keeperSocket: setting(
+    'NODEMESH_KEEPER_SOCKET',
+    '',
+    asText,
+    'The socket of the keeper, which holds listeners over restarts; empty: keeper.sock in the run directory.',
+  ),
   stateDir: setting(
     'NODEMESH_STATE_DIR',
     '/var/lib/nodemesh',
@@ -143,6 +149,24 @@ export const agentSettings = {
     '120s',
     asDurationMs,
     'How long a stopping agent waits for connections to end.',
+  ),
+  selfCheckIntervalMs: setting(
+    'NODEMESH_SELF_CHECK_INTERVAL',
+    '60s',
+    asDurationMs,
+    'About how often the kernel is compared with what should be, and mended.',
+  ),
+  leaveGraceMs: setting(
+    'NODEMESH_LEAVE_GRACE',
+    '30s',
+    asDurationMs,
+    'How long at least a running pod that opted out serves its mesh port after it was withdrawn.',
+  ),
+  leaveLimitMs: setting(
+    'NODEMESH_LEAVE_LIMIT',
+    '120s',
+    asDurationMs,
+    'After this time what a pod that opted out still has open is cut.',
   ),
   failfastMs: setting('NODEMESH_FAILFAST', '3s', asDurationMs, 'How long a request waits for an endpoint.'),
   logLevel: setting('NODEMESH_LOG_LEVEL', 'info', asOneOf('error', 'warn', 'info', 'debug'), 'Log level.'),

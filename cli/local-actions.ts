@@ -10,6 +10,7 @@ import { exitCodeOf } from '../local/command.ts';
 import type { ExtraEnv } from '../local/control-plane.ts';
 import { requireMeshName } from '../local/layout.ts';
 import type { ManifestSource } from '../local/manifests.ts';
+import type { AgentAction } from '../local/node-agent.ts';
 import { type AnyObject, clusterScoped, type Kind } from '../local/objects.ts';
 import { requireFitHost } from '../local/preflight.ts';
 import { spawnDaemon } from '../local/spawn-daemon.ts';
@@ -207,6 +208,30 @@ export async function logs(
       if (!(error instanceof ExitCode)) throw error;
     }
   } else if (existsSync(file)) process.stdout.write(readFileSync(file));
+}
+
+const statusLine = (program: string, pid: string, starts: string): string =>
+  `${program.padEnd(28)}${pid.padEnd(10)}${starts}`;
+
+/** Each program of the mesh with its process and how often it was started. */
+export async function status(name: string, output: 'table' | 'json'): Promise<void> {
+  const found = await callDaemon(name, 'status', {});
+  if (output === 'json') return print(JSON.stringify(found, null, 2));
+  print(statusLine('PROGRAM', 'PID', 'STARTS'));
+  for (const program of found.programs) {
+    print(statusLine(program.name, String(program.pid ?? '-'), String(program.starts)));
+  }
+  print(found.unready.length === 0 ? 'all is ready' : `not ready: ${found.unready.join(', ')}`);
+}
+
+export async function actOnAgent(
+  name: string,
+  node: string,
+  action: AgentAction,
+  wait: boolean,
+): Promise<void> {
+  const { pid } = await callDaemon(name, 'agent', { node, action, wait });
+  print(`the agent of ${node} is process ${pid ?? '(not there yet)'}`);
 }
 
 export async function down(name: string): Promise<void> {

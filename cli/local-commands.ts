@@ -26,6 +26,12 @@ const namespace = {
   default: 'default',
   describe: 'the namespace',
 } as const;
+const nodeName = { type: 'string', demandOption: true, describe: 'node1, node2, …' } as const;
+const waitOption = {
+  type: 'boolean',
+  default: true,
+  describe: '--no-wait: return before all of that has ended',
+} as const;
 const container = { alias: 'c', type: 'string', requiresArg: true, describe: 'the container' } as const;
 
 function environment(items: readonly string[] | undefined, option: string): Record<string, string> {
@@ -187,6 +193,30 @@ export function localCommands(parser: Argv, rest: readonly string[]): Argv {
           .option('follow', { alias: 'f', type: 'boolean', default: false, describe: 'go on until Ctrl-C' }),
       async (args) =>
         (await actions()).logs(args.name, args.namespace, args.pod, args.container, args.follow),
+    )
+    .command(
+      'status',
+      'the programs of the mesh, a keeper and an agent per node, and what is not ready',
+      (y) =>
+        y.option('output', { alias: 'o', choices: ['table', 'json'] as const, default: 'table' as const }),
+      async (args) => (await actions()).status(args.name, args.output),
+    )
+    .command(
+      'restart-agent <node>',
+      "end a node's agent in order, and wait until the next one is ready",
+      (y) =>
+        y
+          .positional('node', nodeName)
+          .option('kill', { type: 'boolean', default: false, describe: 'with SIGKILL, as a crash would' })
+          .option('wait', waitOption),
+      async (args) =>
+        (await actions()).actOnAgent(args.name, args.node, args.kill ? 'kill' : 'restart', args.wait),
+    )
+    .command(
+      'upgrade <node>',
+      "start a second agent beside a node's agent, which ends when the second is ready",
+      (y) => y.positional('node', nodeName).option('wait', waitOption),
+      async (args) => (await actions()).actOnAgent(args.name, args.node, 'upgrade', args.wait),
     )
     .command('down', 'remove everything, also after a crash', {}, async (args) =>
       (await actions()).down(args['name'] as string),

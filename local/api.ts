@@ -15,6 +15,7 @@ import {
 } from './apply.ts';
 import type { Daemon } from './daemon.ts';
 import { type ManifestSource, parseManifests } from './manifests.ts';
+import type { AgentAction } from './node-agent.ts';
 import { type AnyObject, type Kind, namespaceOf } from './objects.ts';
 import { waitForStore } from './store.ts';
 
@@ -53,6 +54,11 @@ export interface ApiCalls {
   /** The command line that runs `argv` in the pod; whoever asks runs it, with a terminal if there is one. */
   exec: { request: PodRef & { argv: readonly string[] }; reply: { argv: readonly string[] } };
   logs: { request: PodRef; reply: { file: string } };
+  /** Answers when the new agent is ready; after an upgrade when the earlier one has ended. `wait` false: neither. */
+  agent: {
+    request: { node: string; action: AgentAction; wait: boolean };
+    reply: { pid?: number | undefined };
+  };
 }
 
 export type ApiMethod = keyof ApiCalls;
@@ -132,6 +138,7 @@ function handlers(daemon: Daemon): Handlers {
         throw noContainer(namespace, name, request.container, worker.containerNames());
       return { argv: container.execArgv(request.argv) };
     },
+    agent: async ({ node, action, wait }) => daemon.agent(node).act(action, wait),
     async logs(request) {
       const { namespace, name } = findPod(daemon, request);
       const worker = daemon.podWorker(namespace, name);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mesh's own processes in a local mesh: keys and tokens, the objects that stand for them in the registry, and
-// identity, destination and one agent per node as supervised programs. What they do is theirs.
+// identity, destination and a keeper and an agent per node as supervised programs. What they do is theirs.
 
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,7 +13,8 @@ import { MANAGED_ANNOTATION } from './kubelet.ts';
 import { CLUSTER_NETWORKS, type DualAddress, type MeshLayout, type NodeLayout } from './layout.ts';
 import type { PodCondition, PodObject } from './objects.ts';
 import type { Store } from './store.ts';
-import { SupervisedProgram } from './supervise.ts';
+import { NodeAgent } from './node-agent.ts';
+import { type Program, SupervisedProgram } from './supervise.ts';
 import { type TokenFile, TokenFiles } from './token-files.ts';
 
 export const INSTALL_NAMESPACE = 'nodemesh';
@@ -197,16 +198,23 @@ export interface ControlPlaneOptions {
   readonly agentEnv: ExtraEnv;
   readonly identityEnv: ExtraEnv;
   readonly destinationEnv: ExtraEnv;
+  readonly keeperLimitMs: number;
+  /** What keeps the agent of a node from being ready; undefined: nothing. */
+  readonly probeAgent: (node: NodeLayout) => Promise<string | undefined>;
 }
 
 export interface ControlPlane {
+  /** The programs as they are now. */
   readonly programs: ReadonlyMap<string, SupervisedProgram>;
+  /** By the node's name. */
+  readonly agents: ReadonlyMap<string, NodeAgent>;
   close(): void;
 }
 
-export const agentProgramName = (node: NodeLayout): string => `agent of ${node.name}`;
+export const agentProgramName = (node: string): string => `agent of ${node}`;
+export const keeperProgramName = (node: string): string => `keeper of ${node}`;
 
-/** Starts identity, destination and the agents. */
+/** Starts identity, destination, keepers and agents. */
 export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
   const { store, layout, keys, clock, log, root } = options;
   const programs = new Map<string, SupervisedProgram>();
@@ -232,12 +240,9 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
     stopTokens.push(keys.tokens.keep(request));
     return path;
   };
-  const start = (
-    name: string,
-    main: string,
-    place: { netns: string; cgroup: string; logFile: string },
-    env: ExtraEnv,
-  ): void => {
+  type Place = Pick<Program, 'netns' | 'cgroup' | 'logFile'>;
+  const run = (program: Program): SupervisedProgram => new SupervisedProgram(program, clock, log);
+  const nodeProgram = (name: string, main: string, place: Place, env: ExtraEnv): Program => {
     const argv = [process.execPath, join(root, main)];
     const basis = {
       PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin',
@@ -245,10 +250,10 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
       // As the images have it: without what was compiled before, each thread of an agent costs 25 MB more.
       NODE_COMPILE_CACHE: join(root, 'build', 'compile-cache'),
     };
-    programs.set(
-      name,
-      new SupervisedProgram({ name, argv, env: { ...basis, ...env }, ...place }, clock, log),
-    );
+    return { name, argv, env: { ...basis, ...env }, ...place };
+  };
+  const start = (name: string, main: string, place: Place, env: ExtraEnv): void => {
+    programs.set(name, run(nodeProgram(name, main, place, env)));
   };
   const shared: ExtraEnv = {
     NODEMESH_TRUST_DOMAIN: TRUST_DOMAIN,
@@ -304,9 +309,29 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
     NODEMESH_CLUSTER_NETWORKS: CLUSTER_NETWORKS.join(','),
     ...options.destinationEnv,
   });
+  const nodeAgents = new Map<string, NodeAgent>();
   for (const { node, pod } of agents) {
-    start(
-      agentProgramName(node),
+    const keeperSocket = join(node.runDir, 'keeper.sock');
+    programs.set(
+      keeperProgramName(node.name),
+      run({
+        name: keeperProgramName(node.name),
+        argv: [
+          join(root, 'build', 'keeper'),
+          '--socket',
+          keeperSocket,
+          '--limit-ms',
+          String(options.keeperLimitMs),
+        ],
+        env: { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin' },
+        netns: node.netns,
+        cgroup: node.systemCgroup,
+        logFile: join(node.logDir, 'keeper.log'),
+      }),
+    );
+    const name = agentProgramName(node.name);
+    const program = nodeProgram(
+      name,
       'agent/main.ts',
       { netns: node.netns, cgroup: node.agentCgroup, logFile: join(node.logDir, 'agent.log') },
       {
@@ -316,6 +341,7 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
         NODEMESH_SERVICE_ACCOUNT: AGENT_ACCOUNT,
         NODEMESH_RUN_DIR: node.runDir,
         NODEMESH_STATE_DIR: node.runDir,
+        NODEMESH_KEEPER_SOCKET: keeperSocket,
         NODEMESH_BPFFS: node.bpffs,
         NODEMESH_BPF_OBJECTS: join(root, 'build', 'bpf'),
         NODEMESH_PODS_CGROUP: node.podsCgroup,
@@ -329,12 +355,25 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
         ...options.agentEnv,
       },
     );
+    const argv = [join(root, 'build', 'agent-parent'), ...program.argv];
+    nodeAgents.set(
+      node.name,
+      new NodeAgent({
+        name,
+        start: () => run({ ...program, argv, hasParent: true }),
+        probe: () => options.probeAgent(node),
+      }),
+    );
   }
   return {
-    programs,
+    get programs() {
+      return new Map([...programs, ...[...nodeAgents.values()].flatMap((agent) => [...agent.programs()])]);
+    },
+    agents: nodeAgents,
     close() {
       for (const stop of stopTokens) stop();
       for (const program of programs.values()) program.abandon();
+      for (const agent of nodeAgents.values()) agent.abandon();
     },
   };
 }

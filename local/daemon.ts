@@ -25,6 +25,7 @@ import type { LocalLog } from './local-log.ts';
 import { meshLayout, type MeshLayout, type NodeLayout } from './layout.ts';
 import { type ManifestSource, parseManifests } from './manifests.ts';
 import { makeNetwork } from './network.ts';
+import { AGENT_PORT, type NodeAgent } from './node-agent.ts';
 import { makeFiles } from './node-files.ts';
 import { NodeServices } from './node-services.ts';
 import { isTerminating, namespaceOf, podIsFinished, podIsReady } from './objects.ts';
@@ -47,6 +48,8 @@ export interface DaemonOptions {
   readonly agentEnv: ExtraEnv;
   readonly identityEnv: ExtraEnv;
   readonly destinationEnv: ExtraEnv;
+  /** How long a keeper waits for a beat; 30 s if absent. */
+  readonly keeperLimitMs?: number;
 }
 
 /** The project's folder. */
@@ -56,6 +59,7 @@ const SANDBOXES_AT_ONCE = 3;
 /** How long the first node that is ready waits for the others. */
 const NODES_TOGETHER_MS = 20_000;
 const AGENT_POLL_MS = 100;
+const KEEPER_LIMIT_MS = 30_000;
 const KILL_AGAIN_MS = 100;
 
 interface NodeParts {
@@ -63,6 +67,15 @@ interface NodeParts {
   readonly services: NodeServices;
   readonly prober: Prober;
 }
+
+const probeAgent = ({ layout, prober }: NodeParts): Promise<string | undefined> =>
+  prober.probe({
+    kind: 'http',
+    host: layout.address.v4,
+    port: AGENT_PORT,
+    path: '/ready',
+    timeoutMs: 2000,
+  });
 
 /** Waits, but no longer than until the signal aborts. */
 const delay = async (ms: number, signal: AbortSignal): Promise<void> => {
@@ -163,6 +176,11 @@ export class Daemon {
         agentEnv: options.agentEnv,
         identityEnv: options.identityEnv,
         destinationEnv: options.destinationEnv,
+        keeperLimitMs: options.keeperLimitMs ?? KEEPER_LIMIT_MS,
+        probeAgent: async (node) => {
+          const parts = this.#nodes.find(({ layout: other }) => other.name === node.name);
+          return parts === undefined ? 'the node is not there' : probeAgent(parts);
+        },
       });
     }
     // A node takes pods once its agent is ready, as the taint on a new node of a cluster has it.
@@ -211,22 +229,22 @@ export class Daemon {
   }
 
   async #agentReady(parts: NodeParts): Promise<void> {
-    const { layout, prober } = parts;
     while (!this.#closed.signal.aborted) {
-      const problem = await prober.probe({
-        kind: 'http',
-        host: layout.address.v4,
-        port: 4191,
-        path: '/ready',
-        timeoutMs: 2000,
-      });
-      if (problem === undefined) return;
+      if ((await probeAgent(parts)) === undefined) return;
       await delay(AGENT_POLL_MS, this.#closed.signal);
     }
   }
 
   get programs(): ControlPlane['programs'] {
     return this.#controlPlane?.programs ?? new Map();
+  }
+
+  agent(node: string): NodeAgent {
+    const agent = this.#controlPlane?.agents.get(node);
+    if (agent !== undefined) return agent;
+    throw new MeshError('MESH_NOT_FOUND', `there is no agent on ${node}`, {
+      remedy: `nodes are ${this.layout.nodes.map(({ name }) => name).join(', ')}`,
+    });
   }
 
   apply(sources: readonly ManifestSource[]): AppliedObject[] {

@@ -4,15 +4,17 @@
 
 import type { ChildProcess } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { stringify } from 'yaml';
 import { callDaemon, takeDown } from './api-client.ts';
 import type { MeshStatus } from './api.ts';
 import type { AppliedObject, ObjectRef } from './apply.ts';
 import { requireCgroup2 } from './cgroups.ts';
 import { type CommandOptions, type CommandResult, inCgroup, inNetns, runCommand } from './command.ts';
-import type { ExtraEnv } from './control-plane.ts';
+import { agentProgramName, type ExtraEnv, keeperProgramName } from './control-plane.ts';
 import { type MeshLayout, meshLayout, type NodeLayout } from './layout.ts';
 import type { ManifestSource } from './manifests.ts';
+import type { AgentAction } from './node-agent.ts';
 import type { Kind, ObjectTypes, PodObject } from './objects.ts';
 import { spawnDaemon } from './spawn-daemon.ts';
 
@@ -22,6 +24,7 @@ export type { PodObject } from './objects.ts';
 export { leftovers, nothingLeft } from './sweep.ts';
 
 const READY_MS = 60_000;
+const PROGRAM_POLL_MS = 20;
 
 export interface MeshOptions {
   /** Letters, digits and dashes; meshes of different names run side by side. */
@@ -36,6 +39,8 @@ export interface MeshOptions {
   readonly agentEnv?: ExtraEnv;
   readonly identityEnv?: ExtraEnv;
   readonly destinationEnv?: ExtraEnv;
+  /** How long the keepers wait for an agent's beat; 30 s if absent. */
+  readonly keeperLimitMs?: number;
   readonly logLevel?: string;
   /** How long everything may take to be ready; 60 s if absent. */
   readonly readyMs?: number;
@@ -53,6 +58,22 @@ export interface Place {
 
 export interface MeshNode extends Place {
   readonly layout: NodeLayout;
+  /** The current agent itself (not its parent), as soon as there is one. */
+  agentPid(): Promise<number>;
+  keeperPid(): Promise<number>;
+  /** Sends the signal to the agent itself; its parent or the daemon starts the next one. Waits for nothing. */
+  killAgent(signal?: NodeJS.Signals): Promise<void>;
+  /** SIGTERM (with `kill` SIGKILL) and, unless `wait` is false, waits until the next agent is ready. */
+  restartAgent(options?: { readonly kill?: boolean; readonly wait?: boolean }): Promise<void>;
+  /** A second agent beside the first, which gets SIGTERM once the second is ready. Waits until the first has ended. */
+  upgradeAgent(options?: { readonly wait?: boolean }): Promise<void>;
+  /** Kills every agent of the node with its parent; none is started again. */
+  stopAgent(): Promise<void>;
+  startAgent(options?: { readonly wait?: boolean }): Promise<void>;
+  /** Waits until the current agent says that it is ready. */
+  agentReady(): Promise<void>;
+  /** The daemon starts the next one. */
+  killKeeper(signal?: NodeJS.Signals): Promise<void>;
 }
 
 export interface LocalMesh {
@@ -93,6 +114,39 @@ const asSource = (manifest: object | string, index: number): ManifestSource => (
   text: typeof manifest === 'string' ? manifest : stringify(manifest, { aliasDuplicateObjects: false }),
 });
 
+function nodePrograms(mesh: string, node: string): Omit<MeshNode, 'layout' | 'exec'> {
+  const act = async (action: AgentAction, wait: boolean): Promise<void> => {
+    await callDaemon(mesh, 'agent', { node, action, wait });
+  };
+  const pidOf = async (program: string): Promise<number> => {
+    const deadline = performance.now() + READY_MS;
+    for (;;) {
+      const { programs } = await callDaemon(mesh, 'status', {});
+      const pid = programs.find(({ name }) => name === program)?.pid;
+      if (pid !== undefined) return pid;
+      if (performance.now() > deadline) throw new Error(`there is no ${program}`);
+      await sleep(PROGRAM_POLL_MS);
+    }
+  };
+  const agentPid = () => pidOf(agentProgramName(node));
+  const keeperPid = () => pidOf(keeperProgramName(node));
+  return {
+    agentPid,
+    keeperPid,
+    async killAgent(signal = 'SIGKILL') {
+      process.kill(await agentPid(), signal);
+    },
+    async killKeeper(signal = 'SIGKILL') {
+      process.kill(await keeperPid(), signal);
+    },
+    restartAgent: ({ kill = false, wait = true } = {}) => act(kill ? 'kill' : 'restart', wait),
+    upgradeAgent: ({ wait = true } = {}) => act('upgrade', wait),
+    stopAgent: () => act('stop', true),
+    startAgent: ({ wait = true } = {}) => act('start', wait),
+    agentReady: () => act('ready', true),
+  };
+}
+
 export async function startMesh(options: MeshOptions): Promise<LocalMesh> {
   const { name, nodes = 2, mesh = true } = options;
   const layout = meshLayout(name, nodes, requireCgroup2());
@@ -111,6 +165,7 @@ export async function startMesh(options: MeshOptions): Promise<LocalMesh> {
         agentEnv: options.agentEnv ?? {},
         identityEnv: options.identityEnv ?? {},
         destinationEnv: options.destinationEnv ?? {},
+        ...(options.keeperLimitMs === undefined ? {} : { keeperLimitMs: options.keeperLimitMs }),
       },
       waitMs: options.readyMs ?? READY_MS,
       endWithParent: true,
@@ -162,7 +217,7 @@ export async function startMesh(options: MeshOptions): Promise<LocalMesh> {
     node(nodeName) {
       const node = layout.nodes.find((candidate) => candidate.name === nodeName);
       if (node === undefined) throw new Error(`there is no node ${nodeName}`);
-      return { layout: node, ...place(node.netns, node.systemCgroup) };
+      return { layout: node, ...place(node.netns, node.systemCgroup), ...nodePrograms(name, nodeName) };
     },
     wire: place(layout.wireNetns, layout.controlCgroup),
     control: place(layout.controlNetns, layout.controlCgroup),

@@ -52,8 +52,9 @@ function linkPlugins(node: NodeLayout, root: string, meshed: boolean): void {
   }
   if (!meshed) return;
   const shim = join(root, 'build', 'cni', SHIM);
-  if (!existsSync(shim)) {
-    throw new MeshError('MESH_HOST_UNFIT', `${shim} has not been compiled`, { remedy: 'run "make setup"' });
+  for (const path of [shim, join(root, 'build', 'keeper'), join(root, 'build', 'agent-parent')]) {
+    if (existsSync(path)) continue;
+    throw new MeshError('MESH_HOST_UNFIT', `${path} has not been compiled`, { remedy: 'run "make setup"' });
   }
   symlinkSync(shim, join(node.cniBinDir, SHIM));
 }

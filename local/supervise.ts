@@ -21,19 +21,34 @@ export interface Program {
   readonly netns: string;
   readonly cgroup: string;
   readonly logFile: string;
+  /** `argv` begins with agent-parent, which starts the program itself again: the program is its child. */
+  readonly hasParent?: boolean;
 }
 
 const lastLine = (file: string): string =>
   existsSync(file) ? (readFileSync(file, 'utf8').trimEnd().split('\n').at(-1) ?? '').slice(0, 500) : '';
 
-function catchesHangup(pid: number): boolean {
+function readProc(path: string): string {
   try {
-    const caught = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? '0';
-    return (BigInt(`0x${caught}`) & 1n) === 1n;
+    return readFileSync(`/proc/${path}`, 'utf8');
   } catch (error) {
-    if (errnoName(error) === 'ENOENT' || errnoName(error) === 'ESRCH') return false;
+    if (errnoName(error) === 'ENOENT' || errnoName(error) === 'ESRCH') return '';
     throw error;
   }
+}
+
+function childOf(pid: number): number | undefined {
+  const [child] = readProc(`${pid}/task/${pid}/children`).split(' ').filter(Boolean);
+  return child === undefined ? undefined : Number(child);
+}
+
+/** agent-parent is named after it. */
+const startsByParent = (pid: number): number =>
+  Number(/^parent:(\d+)$/m.exec(readProc(`${pid}/comm`))?.[1] ?? 1);
+
+function catchesHangup(pid: number): boolean {
+  const caught = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readProc(`${pid}/status`))?.[1] ?? '0';
+  return (BigInt(`0x${caught}`) & 1n) === 1n;
 }
 
 export class SupervisedProgram {
@@ -44,7 +59,8 @@ export class SupervisedProgram {
   #restart: Timer | undefined;
   #stopped = false;
   #pauseMs = PAUSE_FIRST_MS;
-  starts = 0;
+  #starts = 0;
+  readonly #gone = Promise.withResolvers<void>();
 
   constructor(program: Program, clock: Clock, log: Log) {
     this.#program = program;
@@ -53,8 +69,30 @@ export class SupervisedProgram {
     this.#start();
   }
 
+  /** The program itself. */
   get pid(): number | undefined {
+    const pid = this.#child?.pid;
+    return pid === undefined || this.#program.hasParent !== true ? pid : childOf(pid);
+  }
+
+  /** What the daemon has started: the program, or its parent. */
+  get startedPid(): number | undefined {
     return this.#child?.pid;
+  }
+
+  /** How often the program was started. */
+  get starts(): number {
+    const pid = this.#child?.pid;
+    if (this.#program.hasParent !== true || pid === undefined) return this.#starts;
+    return this.#starts - 1 + startsByParent(pid);
+  }
+
+  /** Ends it for good: no more restarts. Resolves when it is gone. */
+  retire(signal: NodeJS.Signals): Promise<void> {
+    this.abandon();
+    if (this.#child === undefined) this.#gone.resolve();
+    else this.#child.kill(signal);
+    return this.#gone.promise;
   }
 
   /** SIGHUP, unless the program does not listen for it yet: it would end it, and it has read nothing so far. */
@@ -77,14 +115,14 @@ export class SupervisedProgram {
     const child = spawn(program, args, { stdio: ['ignore', log, log], env, detached: true, cwd: '/' });
     closeSync(log);
     this.#child = child;
-    this.starts++;
+    this.#starts++;
     const begun = this.#clock.nowMs();
     let over = false;
     const ended = (how: string): void => {
       if (over) return;
       over = true;
       this.#child = undefined;
-      if (this.#stopped) return;
+      if (this.#stopped) return this.#gone.resolve();
       const said = lastLine(logFile);
       this.#log.warn({ program: name, how, said, logFile }, 'a program ended; starting it again');
       if (this.#clock.nowMs() - begun > STEADY_MS) this.#pauseMs = PAUSE_FIRST_MS;

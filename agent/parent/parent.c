@@ -20,6 +20,7 @@ enum {
   STEADY_MS = 10000,
   PAUSE_FIRST_MS = 100,
   PAUSE_MAX_MS = 5000,
+  STARTS_SHOWN_MAX = 99999999,
   /** What a shell says of a program that it cannot execute: trying again would not help. */
   NOT_EXECUTABLE = 127,
 };
@@ -55,6 +56,13 @@ static pid_t start(char **argv, const sigset_t *inherited) {
   _exit(NOT_EXECUTABLE);
 }
 
+/** The process is named after how often it has started its program, for ps and whoever watches. */
+static void show_starts(int starts) {
+  char name[16];
+  snprintf(name, sizeof name, "parent:%d", starts > STARTS_SHOWN_MAX ? STARTS_SHOWN_MAX : starts);
+  prctl(PR_SET_NAME, name);
+}
+
 static int exit_code(int status) { return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status); }
 
 int main(int argc, char **argv) {
@@ -71,12 +79,14 @@ int main(int argc, char **argv) {
 
   bool ending = false;
   pid_t child = -1;
+  int starts = 0;
   int64_t begun = 0, pause = 0, start_at = now_ms();
   for (;;) {
     int64_t now = now_ms();
     if (child < 0 && now >= start_at) {
       begun = now;
       child = start(argv + 1, &inherited);
+      if (child > 0) show_starts(++starts);
       if (child < 0) start_at = now + PAUSE_MAX_MS; // no room for a process
     }
     struct timespec wait = {0};
