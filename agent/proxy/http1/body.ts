@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Incremental decoder of HTTP/1 bodies: by length, chunked, or until the connection ends. It says which ranges of the
 // buffer travel on. A chunked body travels with its framing (so that a relay copies nothing), without extensions and
-// without trailers that must not be merged; `payloadOnly` leaves the framing out, for HTTP/1.0 clients.
+// without trailers that must not be merged; `payloadOnly` leaves the framing out, for HTTP/1.0 and HTTP/2.
 // One object per connection and direction; nothing is allocated unless a trailer line is split across reads.
 
 import { hexValue, valueCharacter } from './characters.ts';
@@ -16,6 +16,8 @@ import {
 export interface BodySink {
   /** `buffer[start, end)` is the next part; valid until the call returns. */
   onBody(buffer: Buffer, start: number, end: number): void;
+  /** With `payloadOnly`: a trailer field's line with its CRLF, valid until the call returns. */
+  onTrailer?(buffer: Buffer, start: number, end: number): void;
 }
 
 const DONE = 0;
@@ -227,7 +229,10 @@ export class BodyDecoder {
     if (++this.#trailerFields > TRAILER_FIELDS_MAX) return TOO_LARGE;
     const verdict = this.#head.trailer(line, lineStart, lineEnd);
     if (verdict < 0) return BAD_MESSAGE;
-    if (verdict > 0 && !this.#payloadOnly) sink.onBody(line, lineStart, lineEnd);
+    if (verdict > 0) {
+      if (this.#payloadOnly) sink.onTrailer?.(line, lineStart, lineEnd);
+      else sink.onBody(line, lineStart, lineEnd);
+    }
     return at;
   }
 }

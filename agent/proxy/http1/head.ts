@@ -245,6 +245,41 @@ export class Head {
     return start;
   }
 
+  // For who takes field by field what travels on, instead of `compact`: after `dropNominated`, those that `travels`.
+
+  get fieldCount(): number {
+    return this.#fields;
+  }
+
+  dropNominated(buffer: Buffer): void {
+    if (this.#nominations > 0) this.#dropNominated(buffer);
+  }
+
+  /** Whether a field travels on in a message that asks for no upgrade. */
+  travels(field: number): boolean {
+    const fate = this.#fate[field];
+    return fate === KEEP || fate === FIXED;
+  }
+
+  nameStart(field: number): number {
+    return this.#fieldAt[field] as number;
+  }
+
+  nameEnd(field: number): number {
+    return this.#nameEnd[field] as number;
+  }
+
+  valueStart(buffer: Buffer, field: number): number {
+    let at = (this.#nameEnd[field] as number) + 1;
+    while (buffer[at] === SPACE || buffer[at] === TAB) at++;
+    return at;
+  }
+
+  /** Not before `valueStart`, which the caller knows. */
+  valueEnd(buffer: Buffer, field: number, valueStart: number): number {
+    return trimmed(buffer, valueStart, (this.#fieldAt[field + 1] as number) - 2);
+  }
+
   #reset(isRequest: boolean, stripProxyFields: boolean): void {
     this.#isRequest = isRequest;
     this.#bad = BAD_MESSAGE;

@@ -94,11 +94,11 @@ export class Encoder {
   /** All fields of a list, pseudo-header fields first. */
   writeList(out: Buffer, at: number, list: HeaderList): number {
     let next = at;
-    if (list.status !== null) next = this.writeField(out, next, list.status);
-    if (list.method !== null) next = this.writeField(out, next, list.method);
-    if (list.scheme !== null) next = this.writeField(out, next, list.scheme);
-    if (list.authority !== null) next = this.writeField(out, next, list.authority);
-    if (list.path !== null) next = this.writeField(out, next, list.path);
+    if (list.statusField !== null) next = this.writeField(out, next, list.statusField);
+    if (list.methodField !== null) next = this.writeField(out, next, list.methodField);
+    if (list.schemeField !== null) next = this.writeField(out, next, list.schemeField);
+    if (list.authorityField !== null) next = this.writeField(out, next, list.authorityField);
+    if (list.pathField !== null) next = this.writeField(out, next, list.pathField);
     for (let index = 0; index < list.length; index++)
       next = this.writeField(out, next, list.fields[index] as Field);
     return next;

@@ -3,9 +3,12 @@
 // What `message.ts` needs to judge it is gathered while it fills. One object per worker and use: it holds until the
 // next block is decoded into it.
 
+import { METHOD_OTHER } from '../../http1/head.ts';
 import { LIST_BYTES_MAX, LIST_FIELDS_MAX } from '../limits.ts';
 import { FIELD_OVERHEAD_BYTES, type Field, staticFields } from './field.ts';
 import {
+  FLAG_PROXY_REQUEST,
+  FLAG_PROXY_RESPONSE,
   NAME_AUTHORITY,
   NAME_CONTENT_LENGTH,
   NAME_HOST,
@@ -34,14 +37,14 @@ export class HeaderList {
   /** Of `fields`, which is never shortened. */
   length = 0;
   readonly fields: Field[] = [];
-  method: Field | null = null;
-  scheme: Field | null = null;
-  authority: Field | null = null;
-  path: Field | null = null;
-  status: Field | null = null;
-  host: Field | null = null;
-  contentLength: Field | null = null;
-  origProto: Field | null = null;
+  methodField: Field | null = null;
+  schemeField: Field | null = null;
+  authorityField: Field | null = null;
+  pathField: Field | null = null;
+  statusField: Field | null = null;
+  hostField: Field | null = null;
+  lengthField: Field | null = null;
+  originField: Field | null = null;
   /** Of all fields together, and FLAG_… of this file. */
   flags = 0;
   /** RFC 9113 6.5.2. */
@@ -55,17 +58,32 @@ export class HeaderList {
     this.#bytesMax = bytesMax;
   }
 
+  /** A code of `http1/head.ts`. */
+  get method(): number {
+    return this.methodField === null ? METHOD_OTHER : this.methodField.number;
+  }
+
+  /** 0 when there is none. */
+  get status(): number {
+    return this.statusField === null ? 0 : this.statusField.number;
+  }
+
+  /** -1 when absent. */
+  get contentLength(): number {
+    return this.lengthField === null ? -1 : this.lengthField.number;
+  }
+
   clear(): void {
     // A few long values of the last list may stay referenced; not more than one list can have.
     this.length = 0;
-    this.method = null;
-    this.scheme = null;
-    this.authority = null;
-    this.path = null;
-    this.status = null;
-    this.host = null;
-    this.contentLength = null;
-    this.origProto = null;
+    this.methodField = null;
+    this.schemeField = null;
+    this.authorityField = null;
+    this.pathField = null;
+    this.statusField = null;
+    this.hostField = null;
+    this.lengthField = null;
+    this.originField = null;
     this.flags = 0;
     this.bytes = 0;
   }
@@ -91,14 +109,14 @@ export class HeaderList {
       return;
     }
     if (id === NAME_HOST) {
-      if (this.host !== null) this.flags |= FLAG_HOST_TWICE;
-      this.host = field;
+      if (this.hostField !== null) this.flags |= FLAG_HOST_TWICE;
+      this.hostField = field;
     } else if (id === NAME_CONTENT_LENGTH) {
-      if (this.contentLength !== null) this.flags |= FLAG_LENGTH_TWICE;
-      this.contentLength = field;
+      if (this.lengthField !== null) this.flags |= FLAG_LENGTH_TWICE;
+      this.lengthField = field;
     } else if (id === NAME_ORIG_PROTO) {
-      if (this.origProto !== null) this.flags |= FLAG_ORIGIN_TWICE;
-      this.origProto = field;
+      if (this.originField !== null) this.flags |= FLAG_ORIGIN_TWICE;
+      this.originField = field;
     }
     this.fields[this.length++] = field;
   }
@@ -107,24 +125,24 @@ export class HeaderList {
     let earlier: Field | null = null;
     switch (id) {
       case NAME_METHOD:
-        earlier = this.method;
-        this.method = field;
+        earlier = this.methodField;
+        this.methodField = field;
         break;
       case NAME_SCHEME:
-        earlier = this.scheme;
-        this.scheme = field;
+        earlier = this.schemeField;
+        this.schemeField = field;
         break;
       case NAME_AUTHORITY:
-        earlier = this.authority;
-        this.authority = field;
+        earlier = this.authorityField;
+        this.authorityField = field;
         break;
       case NAME_PATH:
-        earlier = this.path;
-        this.path = field;
+        earlier = this.pathField;
+        this.pathField = field;
         break;
       case NAME_STATUS:
-        earlier = this.status;
-        this.status = field;
+        earlier = this.statusField;
+        this.statusField = field;
         break;
       default:
         this.flags |= FLAG_PSEUDO_OTHER;
@@ -163,6 +181,11 @@ export class HeaderList {
     this.flags &= ~flags;
   }
 
+  /** Removes what only a proxy may say. */
+  strip(): void {
+    this.drop(this.statusField === null ? FLAG_PROXY_REQUEST : FLAG_PROXY_RESPONSE);
+  }
+
   /** Lets go of what the last list had, for lists that wait long for the next one. */
   forget(): void {
     this.clear();
@@ -173,14 +196,14 @@ export class HeaderList {
   copyFrom(other: HeaderList): void {
     this.length = other.length;
     for (let index = 0; index < other.length; index++) this.fields[index] = other.fields[index] as Field;
-    this.method = other.method;
-    this.scheme = other.scheme;
-    this.authority = other.authority;
-    this.path = other.path;
-    this.status = other.status;
-    this.host = other.host;
-    this.contentLength = other.contentLength;
-    this.origProto = other.origProto;
+    this.methodField = other.methodField;
+    this.schemeField = other.schemeField;
+    this.authorityField = other.authorityField;
+    this.pathField = other.pathField;
+    this.statusField = other.statusField;
+    this.hostField = other.hostField;
+    this.lengthField = other.lengthField;
+    this.originField = other.originField;
     this.flags = other.flags;
     this.bytes = other.bytes;
   }
