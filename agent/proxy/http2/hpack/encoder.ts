@@ -75,7 +75,7 @@ export class Encoder {
   setTableBytesMax(bytes: number): void {
     const limit = Math.min(bytes, this.#ownMax);
     if (limit === this.#bytesMax) return;
-    this.#bytesLow = this.#updatePending ? Math.min(this.#bytesLow, limit) : Math.min(this.#bytesMax, limit);
+    this.#bytesLow = this.#updatePending ? Math.min(this.#bytesLow, limit) : limit;
     this.#bytesMax = limit;
     this.#updatePending = true;
     this.#evict(0);
