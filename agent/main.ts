@@ -146,6 +146,8 @@ const enrolment = createEnrolment({
   },
   sandboxesChanged: (sandboxes) => lists.setSandboxes(sandboxes),
   podForgotten: () => undefined,
+  leaveGraceMs: config.leaveGraceMs,
+  leaveLimitMs: config.leaveLimitMs,
 });
 nodeMetrics(metrics, {
   nodeName: config.nodeName,
@@ -181,6 +183,7 @@ const nodeStream = createNodeStream({
   handlers: {
     onWorkload: (workload) => enrolment.setWorkload(workload),
     onRemoved: (uid) => enrolment.removeWorkload(uid),
+    onWithdrawn: (uid) => enrolment.withdrawn(uid),
     onSnapshotEnd: () => {
       if (snapshotSeen) return;
       snapshotSeen = true;

@@ -293,6 +293,10 @@ class Index implements ClusterIndex {
 export const isMeshed = ({ pod, eligibility }: MeshPod): boolean =>
   eligibility.enrol && podCondition(pod, ENROLLED_CONDITION)?.status === 'True';
 
+/** The condition says that the pod is not enrolled: no replica of destination that sees it advertises the pod. */
+export const reportedOut = ({ pod }: MeshPod): boolean =>
+  podCondition(pod, ENROLLED_CONDITION)?.status === 'False';
+
 const selects = (
   selector: Readonly<Record<string, string>>,
   labels: Readonly<Record<string, string>>,

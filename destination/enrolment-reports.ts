@@ -109,9 +109,21 @@ const reasonOf = (text: string): string | undefined =>
   /^[A-Za-z]([A-Za-z0-9_,:]{0,100}[A-Za-z0-9_])?$/.test(text) ? text : undefined;
 
 function eventsOf(report: EnrolmentReport): PodEvent[] {
-  if (report.state === EnrolmentState.ENROLMENT_STATE_ENROLLED) {
+  const message = report.message || report.reason;
+  const { state } = report;
+  if (state === EnrolmentState.ENROLMENT_STATE_ENROLLED) {
     return [{ type: 'Normal', reason: 'MeshEnrolled', message: 'The pod is in the mesh' }];
   }
-  if (report.state !== EnrolmentState.ENROLMENT_STATE_FAILED) return [];
-  return [{ type: 'Warning', reason: 'MeshEnrolmentFailed', message: report.message || report.reason }];
+  if (state === EnrolmentState.ENROLMENT_STATE_LEAVING) {
+    return [{ type: 'Normal', reason: 'MeshLeaving', message }];
+  }
+  // Of a pod that has never been in the mesh there is nothing to tell.
+  if (state === EnrolmentState.ENROLMENT_STATE_LEFT && report.reason === LEFT_REASON) {
+    return [{ type: 'Normal', reason: 'MeshLeft', message }];
+  }
+  if (state !== EnrolmentState.ENROLMENT_STATE_FAILED) return [];
+  return [{ type: 'Warning', reason: 'MeshEnrolmentFailed', message }];
 }
+
+/** Agents' reason for LEFT when the user opted out; other pods without the mesh have others. */
+const LEFT_REASON = 'OptedOut';

@@ -217,6 +217,29 @@ describe('node stream', () => {
     assert.equal(await secured(), false);
   });
 
+  it('answers "leaving" once its own watch shows the pod as withdrawn, and only then', async () => {
+    cluster = await TestCluster.start([testPod('web-1', { ips: ['10.1.0.1'] })]);
+    const client = await open(hello());
+    const web = (await snapshot(client)).workloads.get('web-1');
+    assert.ok(web);
+    report(client, web, 1);
+    report(client, web, 2, { state: EnrolmentState.ENROLMENT_STATE_LEAVING });
+    const { message } = await client.inbox.next();
+    assert.deepEqual(message, { $case: 'withdrawn', withdrawn: { cluster: 'local', uid: web.uid } });
+    const file = JSON.parse(await readFile(join(cluster.folder, '.status', 'uid-web-1.json'), 'utf8')) as {
+      condition: { status: string };
+      events: { reason: string }[];
+    };
+    assert.equal(file.condition.status, 'False');
+    assert.ok(file.events.some(({ reason }) => reason === 'MeshLeaving'));
+    // Another agent process says it again: nothing is left to withdraw.
+    const second = await open(hello({ instanceId: 'second' }));
+    const again = (await snapshot(second)).workloads.get('web-1');
+    assert.ok(again);
+    report(second, again, 1, { state: EnrolmentState.ENROLMENT_STATE_LEAVING });
+    assert.equal((await second.inbox.next()).message?.$case, 'withdrawn');
+  });
+
   it('a late report, one for an older generation and one about a foreign pod change nothing', async () => {
     cluster = await TestCluster.start([
       testService('web', {}),

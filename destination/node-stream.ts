@@ -3,16 +3,17 @@
 
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import type { Log } from '#lib/core/log.ts';
-import type {
-  EnrolmentReport,
-  FromNode,
-  Hello,
-  ToNode,
-  Workload,
+import {
+  type EnrolmentReport,
+  EnrolmentState,
+  type FromNode,
+  type Hello,
+  type ToNode,
+  type Workload,
 } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import { namespaceEnrolled } from '#lib/registry/eligibility.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
-import type { ClusterIndex, Topic } from './cluster-index.ts';
+import { type ClusterIndex, reportedOut, type Topic } from './cluster-index.ts';
 import type { EnrolmentReports, ReportOutcome } from './enrolment-reports.ts';
 import type { AgentPod } from './node-authentication.ts';
 import { CallError, status } from './status.ts';
@@ -38,6 +39,8 @@ export class ServedNode {
   readonly #options: NodeStreamOptions;
   readonly #sent = new Map<string, Workload>();
   readonly #state: StreamState<ToNode>;
+  /** Pods that leave the mesh and whose agent waits for the word that nobody is told of them any more. */
+  readonly #leaving = new Set<string>();
   #namespaces: string | undefined;
   #welcomed = false;
 
@@ -71,6 +74,11 @@ export class ServedNode {
     const generation = this.#sent.get(report.uid)?.generation;
     const current = found && generation !== undefined ? { pod: found.pod, generation } : undefined;
     onReport(reports.take(hello.nodeName, hello.instanceId, report, current));
+    this.#leaving.delete(report.uid);
+    if (report.state !== EnrolmentState.ENROLMENT_STATE_LEAVING || found === undefined) return;
+    this.#leaving.add(report.uid);
+    // The condition may have been withdrawn before, as after an agent's restart.
+    this.#state.refresh();
   }
 
   #pods() {
@@ -91,9 +99,13 @@ export class ServedNode {
     if (!this.#welcomed) messages.push(this.#welcome());
 
     const gone = new Set(this.#sent.keys());
+    const withdrawn: ToNode[] = [];
     for (const meshPod of this.#pods()) {
       const workload = workloadMessage(meshPod);
       gone.delete(workload.uid);
+      if (reportedOut(meshPod) && this.#leaving.delete(workload.uid)) {
+        withdrawn.push({ message: { $case: 'withdrawn', withdrawn: { cluster, uid: workload.uid } } });
+      }
       if (this.#sent.get(workload.uid)?.generation === workload.generation) continue;
       this.#sent.set(workload.uid, workload);
       messages.push({ message: { $case: 'workload', workload } });
@@ -101,10 +113,11 @@ export class ServedNode {
     }
     for (const uid of gone) {
       this.#sent.delete(uid);
+      this.#leaving.delete(uid);
       reports.forget(uid);
       messages.push({ message: { $case: 'removed', removed: { cluster, uid } } });
     }
-    messages.push(...this.#enrolledNamespaces());
+    messages.push(...withdrawn, ...this.#enrolledNamespaces());
     if (!this.#welcomed) messages.push({ message: { $case: 'snapshotEnd', snapshotEnd: {} } });
     this.#welcomed = true;
     return messages;

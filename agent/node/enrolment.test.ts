@@ -65,6 +65,7 @@ describe('enrolment', () => {
   let refuseArm: Error | undefined;
   let lines: LogLine[];
   let saved: readonly Sandbox[];
+  let connections: number;
   const reports = (): string[] => events.filter((event) => event.startsWith('report'));
 
   beforeEach(() => {
@@ -76,6 +77,7 @@ describe('enrolment', () => {
     refuseArm = undefined;
     lines = [];
     saved = [];
+    connections = 0;
     let descriptor = 100;
     const take = (): number => {
       open.add(++descriptor);
@@ -109,11 +111,15 @@ describe('enrolment', () => {
         },
       },
       workers: {
-        setPod: (pod) => events.push(`worker ${pod.uid} generation ${pod.generation}`),
+        setPod: (pod) =>
+          events.push(
+            `worker ${pod.uid} generation ${pod.generation}${pod.leaving === true ? ' leaving' : ''}`,
+          ),
         removePod: (uid) => {
           events.push(`worker-remove ${uid}`);
           return Promise.resolve();
         },
+        connectionsOf: () => Promise.resolve(connections),
       },
       certificates: {
         want: () => events.push('want'),
@@ -137,6 +143,8 @@ describe('enrolment', () => {
       sandboxesChanged: (sandboxes) => {
         saved = sandboxes;
       },
+      leaveGraceMs: 30_000,
+      leaveLimitMs: 120_000,
       podForgotten: (uid) => events.push(`forgotten ${uid}`),
     });
   });
@@ -263,18 +271,75 @@ describe('enrolment', () => {
     assert.equal(reports().at(-1), 'report a enrolled 2 Enrolled');
   });
 
-  it('withdraws before it stops steering when a running pod opts out', async () => {
+  const optOut = async (generation: number): Promise<void> => {
+    enrolment.setWorkload(workloadOf('a', { enrol: false, notEnrolledReason: 'disabled', generation }));
+    await settle();
+  };
+  const pass = async (ms: number): Promise<void> => {
+    clock.advance(ms);
+    await settle();
+  };
+
+  it('a pod that opts out serves the mesh port until destination has withdrawn it and the grace time is over', async () => {
     enrolment.setWorkload(workloadOf('a'));
     await enrolment.addPod(cniPod('a'));
-    enrolment.setWorkload(workloadOf('a', { enrol: false, notEnrolledReason: 'disabled', generation: 2 }));
-    await settle();
-    assert.equal(reports().at(-1), 'report a leaving 2 OptedOut');
+    await optOut(2);
+    assert.equal(reports().at(-1), 'report a leaving 2 Leaving');
+    assert.ok(events.includes('worker a generation 2 leaving'));
+    await pass(600_000);
+    assert.ok(!events.includes('disarm a'), 'destination has not answered');
+    enrolment.withdrawn('a');
+    await pass(29_999);
     assert.ok(!events.includes('disarm a'));
-    clock.advance(3_000);
-    await settle();
+    await pass(1);
     assert.ok(events.includes('disarm a'));
     assert.equal(reports().at(-1), 'report a left 2 OptedOut');
     assert.equal(open.size, 0);
+  });
+
+  it('a leaving pod stays while it has connections, up to the limit', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a'));
+    connections = 1;
+    await optOut(2);
+    enrolment.withdrawn('a');
+    await pass(30_000);
+    for (let second = 30; second < 119; second++) await pass(1_000);
+    assert.ok(!events.includes('disarm a'));
+    assert.equal(enrolment.settled, true);
+    await pass(1_000);
+    assert.ok(events.includes('disarm a'));
+  });
+
+  it('a leaving pod that opts in again stays as it is, and is reported at once', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a'));
+    await optOut(2);
+    enrolment.withdrawn('a');
+    await pass(29_000);
+    enrolment.setWorkload(workloadOf('a', { generation: 1 }));
+    await settle();
+    assert.equal(reports().at(-1), 'report a enrolled 1 Enrolled');
+    await pass(600_000);
+    assert.ok(!events.includes('disarm a'));
+    assert.equal(events.filter((event) => event.startsWith('prepare')).length, 1);
+    await optOut(2);
+    assert.equal(reports().at(-1), 'report a leaving 2 Leaving');
+    await pass(600_000);
+    assert.ok(!events.includes('disarm a'), 'the answer to the first time does not count for the second');
+  });
+
+  it('DEL of a leaving pod removes it at once', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a'));
+    connections = 1;
+    await optOut(2);
+    enrolment.withdrawn('a');
+    await enrolment.removePod('c-a', 'a');
+    assert.ok(events.includes('disarm a'));
+    assert.equal(open.size, 0);
+    await pass(600_000);
+    assert.equal(reports().at(-1), 'report a leaving 2 Leaving');
   });
 
   it('keeps the certificate that two pods of one account share until both are gone', async () => {

@@ -6,6 +6,9 @@
 //                      ├─ both known: enrolling
 //   workload (stream) ─┘                      └─ failed (tried again)
 //
+// A running pod that opts out serves its mesh port until nobody is told of it any more (destination's word), a grace
+// time has passed and its connections have ended (or a limit is over); everything new bypasses the agent meanwhile.
+//
 // Each pod's steps run one after the other; a pod that cannot be enrolled never holds up another.
 
 import type { Clock, Random, Timer } from '#lib/core/clock.ts';
@@ -21,8 +24,8 @@ import type { PodRedirection, RedirectedPod, Redirection } from './redirection-t
 const WORKLOAD_WAIT_MS = 2_000;
 /** And this long for the pod's certificate. */
 const CERTIFICATE_WAIT_MS = 8_000;
-/** Peers go on using 4143 for a moment after the withdrawal was reported. */
-const LEAVE_GRACE_MS = 3_000;
+/** A leaving pod's connections are counted so often. */
+const LEAVE_CHECK_MS = 1_000;
 const RETRY_MIN_MS = 1_000;
 const RETRY_MAX_MS = 30_000;
 
@@ -52,7 +55,7 @@ export interface Sandbox {
 
 export interface EnrolmentOptions {
   readonly redirection: Redirection;
-  readonly workers: Pick<ProxyWorkers, 'setPod' | 'removePod'>;
+  readonly workers: Pick<ProxyWorkers, 'setPod' | 'removePod' | 'connectionsOf'>;
   readonly certificates: {
     want(identity: string): void;
     drop(identity: string): void;
@@ -64,6 +67,10 @@ export interface EnrolmentOptions {
   /** Called when the set of sandboxes changed, to keep it on disk. */
   readonly sandboxesChanged: (sandboxes: readonly Sandbox[]) => void;
   readonly podForgotten: (uid: string) => void;
+  /** After the withdrawal a pod that opted out serves its mesh port for so long at least, */
+  readonly leaveGraceMs: number;
+  /** and its connections live for so long at most. */
+  readonly leaveLimitMs: number;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -79,11 +86,20 @@ interface Enrolled {
   generation: number;
 }
 
+/** A pod that opted out. */
+interface Leaving {
+  readonly reason: string;
+  /** When destination said that nobody is told of the pod's mesh port any more. */
+  withdrawnAtMs: number | undefined;
+  timer: Timer | undefined;
+}
+
 interface PodRecord {
   readonly uid: string;
   sandbox: Sandbox | undefined;
   workload: NodeWorkload | undefined;
   enrolled: Enrolled | undefined;
+  leaving: Leaving | undefined;
   phase: EnrolmentPhase;
   reason: string;
   attempts: number;
@@ -109,6 +125,8 @@ export interface Enrolment extends CniNode {
   setWorkload(workload: NodeWorkload): void;
   removeWorkload(uid: string): void;
   setNamespaces(names: readonly string[]): void;
+  /** Destination's answer to the report that a pod is leaving. */
+  withdrawn(uid: string): void;
   /** Takes over the sandboxes that an earlier agent knew. */
   restore(sandboxes: readonly Sandbox[]): void;
   /** Uid of the enrolled pod that owns `ip`. */
@@ -154,6 +172,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
         sandbox: undefined,
         workload: undefined,
         enrolled: undefined,
+        leaving: undefined,
         phase: 'pending',
         reason: '',
         attempts: 0,
@@ -277,15 +296,65 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       throw error;
     }
     enrolled.generation = workload.pod.generation;
+    cancelLeaving(record);
     for (const [address, uid] of byAddress) if (uid === record.uid) byAddress.delete(address);
     for (const address of workload.pod.addresses) byAddress.set(address, record.uid);
     setPhase(record, 'enrolled', 'Enrolled', `${enrolled.identity} is in the mesh`);
+  };
+
+  const cancelLeaving = (record: PodRecord): void => {
+    record.leaving?.timer?.cancel();
+    record.leaving = undefined;
+  };
+
+  /** The pod opted out: new connections bypass the agent, those to the mesh port aside, and peers are to be told. */
+  const beginLeaving = (record: PodRecord, enrolled: Enrolled, workload: NodeWorkload): void => {
+    const { namespace, podIndex, startedAtSeconds, listeners } = enrolled;
+    const all = [{ first: 1, last: 65_535 }];
+    const bypass = { skipInboundPorts: all, skipOutboundPorts: all, skipSubnets: [] };
+    enrolled.redirection.arm(redirected({ ...workload, redirection: bypass }, namespace, podIndex));
+    options.workers.setPod(
+      { ...workload.pod, netnsFd: namespace.fd, podIndex, startedAtSeconds, leaving: true },
+      listeners,
+    );
+    record.leaving ??= { reason: workload.notEnrolledReason, withdrawnAtMs: undefined, timer: undefined };
+    enrolled.generation = workload.pod.generation;
+    log.info(
+      { pod: who(record), uid: record.uid },
+      'pod opted out; it leaves when its connections have ended',
+    );
+    setPhase(record, 'leaving', 'Leaving', workload.notEnrolledReason);
+  };
+
+  const checkLeaving = (record: PodRecord, leaving: Leaving, afterMs: number): void => {
+    leaving.timer?.cancel();
+    leaving.timer = clock.after(afterMs, () => {
+      inTurn(record, async () => {
+        const { withdrawnAtMs } = leaving;
+        if (closed || record.leaving !== leaving || withdrawnAtMs === undefined) return;
+        // Whoever asked something since then was told with the answer that the connection ends.
+        const open = await options.workers.connectionsOf(record.uid, true);
+        const passed = clock.nowMs() - withdrawnAtMs;
+        if (open > 0 && passed < options.leaveLimitMs) {
+          checkLeaving(record, leaving, Math.min(LEAVE_CHECK_MS, options.leaveLimitMs - passed));
+          return;
+        }
+        if (open > 0)
+          log.info({ pod: who(record), open }, 'a leaving pod still has connections; they are cut');
+        await leave(record);
+        setPhase(record, 'left', 'OptedOut', leaving.reason);
+      }).catch((error: unknown) => {
+        log.warn({ pod: who(record), error: errorMessage(error) }, 'a pod could not leave; tried again');
+        checkLeaving(record, leaving, RETRY_MIN_MS);
+      });
+    });
   };
 
   /** Takes the pod out; nothing of it stays open in this process or in the kernel. */
   const leave = async (record: PodRecord): Promise<void> => {
     const enrolled = record.enrolled;
     if (enrolled === undefined) return;
+    cancelLeaving(record);
     record.enrolled = undefined;
     for (const [address, uid] of byAddress) if (uid === record.uid) byAddress.delete(address);
     enrolled.redirection.close();
@@ -314,11 +383,12 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       if (workload.enrol && enrolled === undefined) {
         await enrol(record);
       } else if (!workload.enrol && enrolled !== undefined) {
-        setPhase(record, 'leaving', 'OptedOut', workload.notEnrolledReason);
-        await new Promise<void>((resolve) => clock.after(LEAVE_GRACE_MS, resolve));
-        await leave(record);
-        setPhase(record, 'left', 'OptedOut', workload.notEnrolledReason);
-      } else if (enrolled !== undefined && enrolled.generation !== workload.pod.generation) {
+        if (record.leaving === undefined || enrolled.generation !== workload.pod.generation)
+          beginLeaving(record, enrolled, addressed(workload, record.sandbox));
+      } else if (
+        enrolled !== undefined &&
+        (record.leaving !== undefined || enrolled.generation !== workload.pod.generation)
+      ) {
         update(record, enrolled, addressed(workload, record.sandbox));
       } else if (enrolled === undefined) {
         setPhase(record, 'left', 'NotEnrolled', workload.notEnrolledReason);
@@ -414,6 +484,13 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     setNamespaces(names) {
       namespaces = new Set(names);
     },
+    withdrawn(uid) {
+      const record = records.get(uid);
+      const leaving = record?.leaving;
+      if (record === undefined || leaving === undefined || leaving.withdrawnAtMs !== undefined) return;
+      leaving.withdrawnAtMs = clock.nowMs();
+      checkLeaving(record, leaving, options.leaveGraceMs);
+    },
     restore(sandboxes) {
       for (const sandbox of sandboxes) {
         const record = recordOf(sandbox.uid);
@@ -436,14 +513,17 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     },
     get settled() {
       return [...records.values()].every(
-        ({ sandbox, workload, enrolled }) =>
-          sandbox === undefined || (workload !== undefined && workload.enrol === (enrolled !== undefined)),
+        ({ sandbox, workload, enrolled, leaving }) =>
+          sandbox === undefined ||
+          leaving !== undefined ||
+          (workload !== undefined && workload.enrol === (enrolled !== undefined)),
       );
     },
     close() {
       closed = true;
       for (const record of records.values()) {
         record.retry?.cancel();
+        record.leaving?.timer?.cancel();
         for (const listener of record.enrolled?.listeners ?? [])
           record.enrolled?.namespace.closeDescriptor(listener.fd);
         record.enrolled?.namespace.close();

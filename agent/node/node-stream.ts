@@ -29,6 +29,8 @@ export interface NodeStreamHandlers {
   /** A new workload, or one whose generation changed. */
   onWorkload(workload: NodeWorkload): void;
   onRemoved(uid: string): void;
+  /** No client is told of the mesh port of a pod that was reported as leaving. */
+  onWithdrawn(uid: string): void;
   /** All workloads of the node have been told since the stream began; what is gone has been removed. */
   onSnapshotEnd(): void;
   /** The namespaces whose pods are meshed by default. */
@@ -199,6 +201,9 @@ class ReconnectingNodeStream implements NodeStream {
         return;
       case 'snapshotEnd':
         this.#snapshotEnd();
+        return;
+      case 'withdrawn':
+        handlers.onWithdrawn(message.withdrawn.uid);
         return;
       case 'enrolledNamespaces':
         handlers.onNamespaces(message.enrolledNamespaces.names);

@@ -58,6 +58,8 @@ export interface ProxyWorkers {
   /** Listeners are known by their objects: those that an earlier call named are not handed out again. */
   setPod(pod: WorkerPod, listeners: readonly ListenerHandle[]): void;
   removePod(uid: string): Promise<void>;
+  /** Connections of the pod in all workers; Infinity if one does not answer. */
+  connectionsOf(uid: string, closeIdle: boolean): Promise<number>;
   setCertificate(certificate: Certificate): void;
   setAnchors(pem: string): void;
   /** Another agent accepts on the same listeners from now on; connections that are open stay. */
@@ -110,6 +112,8 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   const certificates = new Map<string, Certificate>();
   const subscriptions = new Map<string, Subscription>();
   const waitingForGone = new Map<string, () => void>();
+  /** By ticket and worker: how many connections a pod has there. */
+  const waitingForCount = new Map<string, (open: number) => void>();
   const workers: WorkerState[] = [];
   const replaced = { exited: 0, silent: 0 };
   const drained = new Set<number>();
@@ -197,6 +201,9 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
         if (!pods.has(message.uid)) worker.handed = worker.handed.filter(({ uid }) => uid !== message.uid);
         waitingForGone.get(`${message.ticket}/${worker.index}`)?.();
         break;
+      case 'pod-connections':
+        waitingForCount.get(`${message.ticket}/${worker.index}`)?.(message.open);
+        break;
       case 'metric':
         options.metricDefined(worker.index, message.definition);
         break;
@@ -252,6 +259,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     for (const { fd, inode } of worker.handed.splice(0)) {
       if (inode !== undefined && options.inodeOf(fd) === inode) options.closeDuplicate(fd);
     }
+    for (const [id, count] of waitingForCount) if (id.endsWith(`/${worker.index}`)) count(0);
     for (const [id, gone] of waitingForGone) if (id.endsWith(`/${worker.index}`)) gone();
     if (drainGraceMs !== undefined) {
       drained.add(worker.index);
@@ -322,6 +330,25 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
         );
       broadcast({ type: 'pod-removed', uid, ticket: id });
       await Promise.all(words);
+    },
+    async connectionsOf(uid, closeIdle) {
+      const id = ++ticket;
+      const asked = workers.filter((worker) => !worker.ended);
+      const counts = asked.map(
+        (worker) =>
+          new Promise<number>((resolve) => {
+            const key = `${id}/${worker.index}`;
+            const done = (open: number): void => {
+              timer.cancel();
+              waitingForCount.delete(key);
+              resolve(open);
+            };
+            const timer = clock.after(POD_GONE_MS, () => done(Number.POSITIVE_INFINITY));
+            waitingForCount.set(key, done);
+          }),
+      );
+      broadcast({ type: 'pod-connections', uid, ticket: id, closeIdle });
+      return (await Promise.all(counts)).reduce((sum, open) => sum + open, 0);
     },
     setCertificate(certificate) {
       certificates.set(certificate.identity, certificate);

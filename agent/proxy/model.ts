@@ -52,6 +52,8 @@ export interface WorkerPod {
   /** The node-wide number by which kernel records (vouchers) name this pod. */
   readonly podIndex: number;
   readonly generation: number;
+  /** The pod opted out: what it has open is served to its end, and HTTP clients are told to come anew. */
+  readonly leaving?: boolean;
   /** When this pod's counters began, seconds since the epoch. */
   readonly startedAtSeconds: number;
   readonly opaquePorts: readonly PortRange[];
@@ -119,6 +121,13 @@ export type ToWorker =
   | { readonly type: 'drain'; readonly graceMs: number }
   /** The agent goes on after all. */
   | { readonly type: 'resume' }
+  /** Asks how much the pod has open; `closeIdle` closes HTTP connections on which nothing is asked. */
+  | {
+      readonly type: 'pod-connections';
+      readonly uid: string;
+      readonly ticket: number;
+      readonly closeIdle: boolean;
+    }
   /** Answers a pod's GET /metrics that came in on this worker. */
   | { readonly type: 'pod-metrics'; readonly ticket: number; readonly text: string };
 
@@ -135,6 +144,7 @@ export type FromWorker =
   | { readonly type: 'forget'; readonly key: string }
   /** Every descriptor of the pod that this worker held is closed. */
   | { readonly type: 'pod-gone'; readonly uid: string; readonly ticket: number }
+  | { readonly type: 'pod-connections'; readonly ticket: number; readonly open: number }
   /** A new metric cell; see lib/metrics. */
   | { readonly type: 'metric'; readonly definition: unknown }
   | { readonly type: 'pod-metrics-wanted'; readonly ticket: number; readonly uid: string }

@@ -201,7 +201,9 @@ function merge(before: StatusFile, report: PodStatusReport, now: string): Status
       },
     };
   }
-  const transition = next !== before;
+  // A new configuration of a pod that stays where it was is nothing to tell.
+  const transition =
+    condition !== undefined && (old?.status !== condition.status || old.reason !== condition.reason);
   for (const event of report.events ?? []) {
     const same = next.events.find(
       (known) =>

@@ -64,6 +64,7 @@ describe("the agent's streams", () => {
           told.write(`workload ${workload.pod.name} ${workload.enrol}`);
         },
         onRemoved: (uid) => told.write(`removed ${uid}`),
+        onWithdrawn: () => undefined,
         onSnapshotEnd: () => told.write('snapshot end'),
         onNamespaces: (names) => told.write(`namespaces ${names.join(',')}`),
         onState: ({ state }) => told.write(state),

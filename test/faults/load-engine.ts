@@ -165,7 +165,9 @@ export function startEngine(options: LoadOptions): Engine {
       clearTimeout(this.#timer);
       succeed(asked, parsed.answer.server);
       done();
-      this.#let(isKept(this.kind));
+      // A server that says so closes after the answer: what is asked there would be lost.
+      const closes = isHttp(this.kind) && /\r\nconnection: close\r\n/i.test(this.#received);
+      this.#let(isKept(this.kind) && !closes);
     }
 
     #broke(how: string): void {

@@ -18,5 +18,6 @@ export const scale = {
     identityAwayMs: pick(20_000, 120_000),
     destinationAwayMs: pick(20_000, 300_000),
   },
+  optInOut: { cycles: pick(5, 50) },
   churn: { pods: pick(60, 1000), atOnce: pick(10, 20) },
 } as const;

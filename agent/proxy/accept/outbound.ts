@@ -88,7 +88,7 @@ function serve(context: WorkerContext, pod: PodState, source: ByteSource, target
   }
   detectFirst(context, pod, source, (first) => {
     if (first.length > 0 && detectProtocol(first) === 'http1') {
-      context.http.serve({ source, first, target, gate: null, onClosed: () => undefined });
+      context.http.serve({ source, first, target, gate: null, owner: pod, onClosed: () => undefined });
     } else {
       // HTTP/2 by prior knowledge is carried as what it is: bytes.
       forward(context, source, target, first);
@@ -130,7 +130,14 @@ function serveUnresolved(
   detectFirst(context, pod, source, (first) => {
     if (first.length > 0 && detectProtocol(first) === 'http1') {
       const unresolved = unresolvedTarget(target, failure);
-      context.http.serve({ source, first, target: unresolved, gate: null, onClosed: () => undefined });
+      context.http.serve({
+        source,
+        first,
+        target: unresolved,
+        gate: null,
+        owner: pod,
+        onClosed: () => undefined,
+      });
     } else {
       target.countError('tcp', failure);
       source.reset();

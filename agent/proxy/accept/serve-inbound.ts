@@ -38,6 +38,7 @@ export function serveHttp(
     first: first.length === 0 ? null : first,
     target,
     gate,
+    owner: pod,
     onClosed: () => {
       if (closed) return;
       closed = true;

@@ -151,6 +151,14 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     this.#readMore();
   }
 
+  get owner(): object | undefined {
+    return this.#connection.owner;
+  }
+
+  get #draining(): boolean {
+    return this.#context.draining || this.#connection.owner?.leaving === true;
+  }
+
   /** No further request after the present one; closes at once when there is none. */
   drain(): void {
     if (this.#state === READING && this.#partial === null && this.#backlog === null) {
@@ -434,7 +442,7 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     const bodiless = this.#method === METHOD_HEAD || status === 204 || status === 304;
     this.#status = status;
     this.#started = true;
-    this.#closes = !this.#keepAlive || !this.#body.done || this.#context.draining;
+    this.#closes = !this.#keepAlive || !this.#body.done || this.#draining;
     let added = '';
     let reusable = head.keepAlive;
     if (bodiless) {
@@ -634,7 +642,7 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
       return;
     }
     this.#started = true;
-    const closes = answer.closes || !this.#keepAlive || !this.#body.done || this.#context.draining;
+    const closes = answer.closes || !this.#keepAlive || !this.#body.done || this.#draining;
     this.#out.string(errorResponse(failure, this.#minor, closes, this.#explained));
     this.#requestOver(closes);
   }

@@ -72,8 +72,10 @@ class Server implements HttpServer {
     this.#context.draining = true;
   }
 
-  closeIdle(): void {
-    for (const connection of this.#connections) connection.drain();
+  closeIdle(owner?: object): void {
+    for (const connection of this.#connections) {
+      if (owner === undefined || connection.owner === owner) connection.drain();
+    }
   }
 
   resume(): void {

@@ -67,6 +67,8 @@ export interface HttpConnection {
   readonly first: Buffer | null;
   readonly target: HttpTarget;
   readonly gate: RequestGate | null;
+  /** The pod whose connection it is. Once it leaves the mesh, each answer says that the connection ends. */
+  readonly owner?: { readonly leaving: boolean };
   /** After the socket is closed and nothing refers to the connection. */
   readonly onClosed: () => void;
 }
@@ -76,8 +78,8 @@ export interface HttpServer {
   serve(connection: HttpConnection): void;
   /** What is asked from now on, on new connections too, is answered with `connection: close`. */
   drain(): void;
-  /** Closes the connections on which nothing is asked at the moment. */
-  closeIdle(): void;
+  /** Closes the connections (of one owner, or all) on which nothing is asked at the moment. */
+  closeIdle(owner?: object): void;
   /** Ends the draining. */
   resume(): void;
   /** Connections being served. */

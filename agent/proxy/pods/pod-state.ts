@@ -65,6 +65,11 @@ export class PodState {
     for (const permit of this.permits) permit.reconsider();
   }
 
+  /** The pod opted out: HTTP connections end with their next answer. */
+  get leaving(): boolean {
+    return this.#pod.leaving === true;
+  }
+
   owns(ip: string): boolean {
     return this.#addresses.has(ip);
   }

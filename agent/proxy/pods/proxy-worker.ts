@@ -143,6 +143,13 @@ class Worker implements ProxyWorker {
       case 'resume':
         this.#resume();
         break;
+      case 'pod-connections': {
+        const pod = this.#pods.get(message.uid);
+        if (pod !== undefined && message.closeIdle) this.#context.http.closeIdle(pod);
+        const open = pod?.sockets.size ?? 0;
+        this.#options.post({ type: 'pod-connections', ticket: message.ticket, open });
+        break;
+      }
       case 'pod-metrics':
         this.#admin.onMetrics(message.ticket, message.text);
         break;

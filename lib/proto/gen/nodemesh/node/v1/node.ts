@@ -90,14 +90,27 @@ export interface NodeFacts_FactsEntry {
 }
 
 export interface ToNode {
-  message: { $case: "welcome"; welcome: Welcome } | { $case: "workload"; workload: Workload } | {
-    $case: "removed";
-    removed: WorkloadRemoved;
-  } | //
-  /** All workloads of the node have been sent: what was not named since Welcome is gone. */
-  { $case: "snapshotEnd"; snapshotEnd: SnapshotEnd } | //
-  /** The namespaces whose pods are meshed by default; the CNI plugin's list on disk is made from it. */
-  { $case: "enrolledNamespaces"; enrolledNamespaces: EnrolledNamespaces } | undefined;
+  message:
+    | { $case: "welcome"; welcome: Welcome }
+    | { $case: "workload"; workload: Workload }
+    | { $case: "removed"; removed: WorkloadRemoved }
+    | //
+    /** All workloads of the node have been sent: what was not named since Welcome is gone. */
+    { $case: "snapshotEnd"; snapshotEnd: SnapshotEnd }
+    | //
+    /** The namespaces whose pods are meshed by default; the CNI plugin's list on disk is made from it. */
+    { $case: "enrolledNamespaces"; enrolledNamespaces: EnrolledNamespaces }
+    | { $case: "withdrawn"; withdrawn: Withdrawn }
+    | undefined;
+}
+
+/**
+ * Answers the report "leaving": destination's own watch no longer shows the pod as enrolled, so that no client is
+ * told of its mesh port any more.
+ */
+export interface Withdrawn {
+  cluster: string;
+  uid: string;
 }
 
 export interface Welcome {
@@ -695,6 +708,9 @@ export const ToNode: MessageFns<ToNode> = {
       case "enrolledNamespaces":
         EnrolledNamespaces.encode(message.message.enrolledNamespaces, writer.uint32(42).fork()).join();
         break;
+      case "withdrawn":
+        Withdrawn.encode(message.message.withdrawn, writer.uint32(50).fork()).join();
+        break;
     }
     return writer;
   },
@@ -755,6 +771,14 @@ export const ToNode: MessageFns<ToNode> = {
             };
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.message = { $case: "withdrawn", withdrawn: Withdrawn.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -806,7 +830,80 @@ export const ToNode: MessageFns<ToNode> = {
         }
         break;
       }
+      case "withdrawn": {
+        if (object.message?.withdrawn !== undefined && object.message?.withdrawn !== null) {
+          message.message = { $case: "withdrawn", withdrawn: Withdrawn.fromPartial(object.message.withdrawn) };
+        }
+        break;
+      }
     }
+    return message;
+  },
+};
+
+function createBaseWithdrawn(): Withdrawn {
+  return { cluster: "", uid: "" };
+}
+
+export const Withdrawn: MessageFns<Withdrawn> = {
+  encode(message: Withdrawn, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.cluster !== "") {
+      writer.uint32(10).string(message.cluster);
+    }
+    if (message.uid !== "") {
+      writer.uint32(18).string(message.uid);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Withdrawn {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWithdrawn();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.cluster = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.uid = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Withdrawn>, I>>(base?: I): Withdrawn {
+    return Withdrawn.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Withdrawn>, I>>(object: I): Withdrawn {
+    const message = createBaseWithdrawn();
+    message.cluster = object.cluster ?? "";
+    message.uid = object.uid ?? "";
     return message;
   },
 };
