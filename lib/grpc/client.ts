@@ -18,6 +18,8 @@ export interface MeshChannelOptions {
   readonly material: () => MeshMaterial;
   readonly messageBytesMax?: number;
   readonly handshakeTimeoutMs?: number;
+  /** The longest pause between two connects, 10 s if absent. */
+  readonly reconnectMaxMs?: number;
   /** Hears why a connect failed: gRPC itself only tells the calls. */
   readonly onConnectFailure?: (error: unknown) => void;
 }
@@ -36,7 +38,7 @@ export function createMeshChannel(options: MeshChannelOptions): MeshChannel {
       'grpc.use_local_subchannel_pool': 1,
       // Both are jittered by grpc-js.
       'grpc.initial_reconnect_backoff_ms': 200,
-      'grpc.max_reconnect_backoff_ms': 10_000,
+      'grpc.max_reconnect_backoff_ms': options.reconnectMaxMs ?? 10_000,
       'grpc.keepalive_time_ms': 20_000,
       'grpc.keepalive_timeout_ms': 10_000,
       'grpc.max_receive_message_length': bytesMax,

@@ -2,7 +2,9 @@
 // The keeper of certificates against a scripted identity service over real TLS and gRPC, on virtual time.
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, before, beforeEach, describe, it } from 'node:test';
@@ -19,6 +21,7 @@ import {
 } from '#lib/proto/gen/linkerd/identity.ts';
 import { makeTestAuthority, type TestAuthority } from '#lib/x509-authority/test-authority.ts';
 import { type Certificate, type Certificates, createCertificates } from './certificates.ts';
+import { createCertifier } from './certify.ts';
 
 const HOUR_MS = 3_600_000;
 const identityName = 'linkerd-identity.linkerd.serviceaccount.identity.linkerd.cluster.local';
@@ -146,6 +149,32 @@ describe('certificates', () => {
   }
   const failures = (): LogLine[] =>
     lines.filter(({ message }) => /no certificate yet|not renewed/.test(message));
+
+  it('connects again every second while identity is away: no long back-off comes on top of its own', async () => {
+    const connectsMs: number[] = [];
+    const broken = createServer((socket) => {
+      connectsMs.push(performance.now());
+      socket.destroy();
+    });
+    await once(broken.listen(0, '127.0.0.1'), 'listening');
+    const { certify, close } = createCertifier({
+      identityAddress: `127.0.0.1:${(broken.address() as AddressInfo).port}`,
+      identityName,
+      tokenFile: join(directory, 'token'),
+      anchorsPem: () => authority.anchorPem,
+      clock,
+    });
+    try {
+      // A back-off that goes on doubling would have come to pauses of two to four seconds.
+      const endMs = performance.now() + 6000;
+      while (performance.now() < endMs) await assert.rejects(certify(web));
+      const pauses = connectsMs.slice(1).map((atMs, index) => atMs - (connectsMs[index] ?? 0));
+      assert.ok(pauses.length >= 5 && Math.max(...pauses) < 1700, `${pauses.map(Math.round)}`);
+    } finally {
+      close();
+      broken.close();
+    }
+  });
 
   it('holds a key and chain for a wanted identity, that nobody else has seen', async () => {
     const told = nextCertificate();

@@ -18,6 +18,8 @@ import { createCertificateRequest } from '#lib/x509/csr.ts';
 import { checkChain, identityMismatch, parseCertificates } from '#lib/x509/verify.ts';
 
 const DEADLINE_MS = 10_000;
+/** Calls fail while the channel waits; who calls has a back-off already, and a longer one here would come on top. */
+const RECONNECT_MAX_MS = 1000;
 /** Set by the identity service beside a refusal; its absence means that the service was not reached. */
 const RULE_METADATA = 'nodemesh-rule';
 
@@ -52,6 +54,7 @@ export function createCertifier(options: CertifierOptions): Certifier {
     // No certificate: this is how one is got.
     material: () => ({ certificate: undefined, anchorsPem: options.anchorsPem() }),
     messageBytesMax: 256 * 1024,
+    reconnectMaxMs: RECONNECT_MAX_MS,
   });
   const client = new IdentityClient(options.identityAddress, channel.credentials, channel.options);
   return {
