@@ -5,7 +5,7 @@
 
 import { MeshError } from '#lib/core/errors.ts';
 import { connectPackets, PacketSocket, readSealed, sealedCopy } from '#lib/net/descriptor-passing.ts';
-import { close, EAGAIN, EBADF, errnoText, syscallError } from '#lib/net/native.ts';
+import { close, EAGAIN, EBADF, ECONNRESET, EPIPE, errnoText, syscallError } from '#lib/net/native.ts';
 import {
   BLOB_BYTES_MAX,
   decodePacket,
@@ -173,11 +173,14 @@ class SocketKeeperClient implements KeeperClient {
     const sent = this.#socket.send([encodeHeader(type, key.length, number), key, rest], fd);
     // EBADF speaks of the descriptor to be sent: nothing has left.
     if (sent === -EBADF) throw syscallError('sendmsg', sent, `handing descriptor ${fd} to the keeper`);
-    if (sent < 0) throw this.#failure('cannot be told', sent);
+    // After EPIPE the keeper's reason to close may still be there to be read.
+    if (sent < 0 && sent !== -EPIPE) throw this.#failure('cannot be told', sent);
   }
 
   #receive(): Packet {
-    const received = this.#socket.receive();
+    let received = this.#socket.receive();
+    // It closed with a request of ours unread; what it said before comes after this error.
+    if (received === -ECONNRESET) received = this.#socket.receive();
     if (typeof received === 'number') throw this.#failure('does not answer', received);
     const [fd, ...more] = received.descriptors;
     const packet =

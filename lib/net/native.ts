@@ -28,7 +28,9 @@ export const EINTR = 4;
 export const EBADF = 9;
 export const EAGAIN = 11;
 export const EEXIST = 17;
+export const EPIPE = 32;
 export const EADDRINUSE = 98;
+export const ECONNRESET = 104;
 
 const F_DUPFD_CLOEXEC = 1030;
 /** Numbers of bpf(2). */
