@@ -12,9 +12,9 @@ export const scale = {
     loadMs: pick(60_000, 300_000),
   },
   controlPlane: {
-    lifetimeMs: pick(80_000, 600_000),
+    lifetimeMs: pick(100_000, 600_000),
     /** From "ready" until identity goes: a little before the first renewals. */
-    nearRenewalMs: pick(45_000, 370_000),
+    nearRenewalMs: pick(58_000, 370_000),
     identityAwayMs: pick(20_000, 120_000),
     destinationAwayMs: pick(20_000, 300_000),
   },
