@@ -1,40 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node's agent: wiring only. Control thread here, proxy workers in threads of their own.
 
-import { existsSync, fstatSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, fstatSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { createLibbpfLoader } from '#lib/bpf/libbpf-loader.ts';
 import { systemClock } from '#lib/core/clock.ts';
 import { errnoName, errorMessage } from '#lib/core/errors.ts';
 import { createMeshChannel } from '#lib/grpc/client.ts';
+import { connectKeeper } from '#lib/keeper/client.ts';
 import { createLog } from '#lib/log/pino.ts';
 import { MetricRegistry } from '#lib/metrics/registry.ts';
 import type { MetricDefinition } from '#lib/metrics/model.ts';
 import { DescriptorTable } from '#lib/net/descriptor-table.ts';
 import { checked, close, dup } from '#lib/net/native.ts';
+import { listens } from '#lib/net/socket-facts.ts';
 import { peerUid } from '#lib/net/peer-uid.ts';
 import { ownVersion } from '#lib/version/own-version.ts';
 import { identityOf } from '#lib/x509/names.ts';
-import { serveCni } from '../cni-plugin/logic/server.ts';
+import { type CniServer, serveCni } from '../cni-plugin/logic/server.ts';
 import { createAdmin } from './admin/admin.ts';
 import { loadAgentConfig } from './config.ts';
 import { createCertificates } from './node/certificates.ts';
 import { connectDestination } from './node/destination-client.ts';
 import { createDiscovery } from './node/discovery.ts';
 import { createDiskLists } from './node/disk-lists.ts';
-import { createEnrolment } from './node/enrolment.ts';
+import { createEnrolment, type Sandbox } from './node/enrolment.ts';
+import { createHandOver, takeKept, whileHolding } from './node/hand-over.ts';
+import { createKeeper } from './node/keeper.ts';
+import { createKeptListeners } from './node/kept-listeners.ts';
 import { createNodeStream } from './node/node-stream.ts';
 import { openPodNamespace } from './node/pod-namespace.ts';
 import { createProxyWorkers } from './node/proxy-workers.ts';
 import { createRedirection } from './node/redirection.ts';
 import { nodeMetrics } from './node/node-metrics.ts';
+import { encodeSnapshot, type Snapshot } from './node/snapshot.ts';
+import { nodeWorkload } from './node/workload-conversion.ts';
+import { createSelfCheck } from './node/self-check.ts';
 import { limitLog } from './proxy/accept/limited-log.ts';
 import { proxyFamilies } from './proxy/metrics/families.ts';
 
 const VERSION = ownVersion();
 const MAINTAIN_MS = 60_000;
+const KEEPER_TIMEOUT_MS = 1_000;
+/** Destinations that a later agent is told of; 1000 cost the control thread about 7 ms at most once a second. */
+const DESTINATIONS_KEPT_MAX = 2_000;
+/** How long the role is claimed later than could be, for pods of an earlier agent to be served first. */
+const SETTLE_MS = 5_000;
+const SETTLE_POLL_MS = 10;
+const STANDBY_POLL_MS = 200;
 /** Descriptors that one worker may hold through FFI. */
 const DESCRIPTORS_MAX = 16_384;
 
@@ -48,8 +64,36 @@ mkdirSync(config.runDir, { recursive: true, mode: 0o700 });
 mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
 const lists = createDiskLists({ runDir: config.runDir, stateDir: config.stateDir, log });
 
+// Until this agent holds the role an earlier one may still run, and what both could write is left to that one.
+lists.setActive(false);
+const keeper = createKeeper({
+  ...common,
+  connect: () => connectKeeper(join(config.runDir, 'keeper.sock'), { timeoutMs: KEEPER_TIMEOUT_MS }),
+  snapshot: () =>
+    encodeSnapshot({
+      writtenAtMs: clock.wallMs(),
+      workloads: nodeStream.workloads,
+      namespaces,
+      sandboxes: enrolment.sandboxes,
+      pods: enrolment.podIndices,
+      certificates: certificates.held(),
+      destinations: discovery.known(DESTINATIONS_KEPT_MAX),
+    }),
+  onRole: (role) => handOver.change(role),
+  onForgotten: () => void enrolment.repairListeners(),
+});
+const keptListeners = createKeptListeners({
+  keeper,
+  listens,
+  closeDescriptor: (fd) => void close(fd),
+  log,
+});
+const earlier = takeKept(keeper, keptListeners, () => false, log);
+let namespaces = earlier?.namespaces;
+
 const certificates = createCertificates({
   ...common,
+  restored: earlier?.certificates ?? [],
   identityAddress: config.identityAddress,
   identityName: config.identityName,
   tokenFile: config.identityTokenFile,
@@ -86,6 +130,8 @@ const discovery = createDiscovery({
   client: destination.destination,
   nodeName: config.nodeName,
   localPods: (ip) => enrolment.podOfAddress(ip),
+  restored: earlier?.destinations ?? [],
+  changed: () => keeper.touch(),
 });
 const workers = createProxyWorkers({
   clock,
@@ -126,28 +172,68 @@ const workers = createProxyWorkers({
   discover: (key, target, deliver) => discovery.subscribe(key, target, deliver),
   metricDefined: (worker, definition) => metrics.define(worker, definition as MetricDefinition),
   podMetrics: async (uid) => metrics.render(uid),
+  applicationRefused: (uid) => redirection.refreshListeners(uid),
 });
-certificates.onChange((certificate) => workers.setCertificate(certificate));
+certificates.onChange((certificate) => {
+  workers.setCertificate(certificate);
+  keeper.touch();
+});
 certificates.onAnchors((pem) => workers.setAnchors(pem));
 
+/** Asked for when the list for the CNI plugin is written. */
+const wantedPods = (): string[] => enrolment.pods.filter(({ wanted }) => wanted).map(({ uid }) => uid);
 const enrolment = createEnrolment({
   ...common,
   redirection,
   workers,
-  certificates,
+  certificates: {
+    want: (identity) => certificates.want(identity),
+    ready: async (identity) => certificates.ready(identity),
+    drop: (identity) => {
+      certificates.drop(identity);
+      workers.dropCertificate(identity);
+    },
+  },
   openNamespace: openPodNamespace,
+  listeners: keptListeners,
   reporter: {
     report: (...report) => {
       nodeStream.report(...report);
-      lists.setEnrolledPods(enrolment.pods.filter(({ phase }) => phase === 'enrolled').map(({ uid }) => uid));
+      keeper.touch();
+      lists.podsChanged(wantedPods);
       discovery.localPodsChanged();
       if (!sweptOnce) setImmediate(sweep);
     },
   },
-  sandboxesChanged: (sandboxes) => lists.setSandboxes(sandboxes),
+  sandboxesChanged: (sandboxes) => {
+    namespacePaths = new Map(sandboxes.map(({ uid, netnsPath }) => [uid, netnsPath]));
+    lists.setSandboxes(sandboxes);
+    keeper.touch();
+  },
   podForgotten: () => undefined,
   leaveGraceMs: config.leaveGraceMs,
   leaveLimitMs: config.leaveLimitMs,
+});
+let namespacePaths: ReadonlyMap<string, string> = new Map();
+const reportCheck = (uid: string, state: 'failed' | 'enrolled', reason: string, message: string): void => {
+  const pod = enrolment.pods.find((other) => other.uid === uid);
+  if (pod?.phase === 'enrolled') nodeStream.report(uid, state, pod.generation, reason, message);
+};
+const selfCheck = createSelfCheck({
+  ...common,
+  redirection: whileHolding(redirection, () => keeper.role === 'holder'),
+  pods: () =>
+    enrolment.pods
+      .filter(({ phase }) => phase === 'enrolled')
+      .map(({ uid, namespace, name }) => ({
+        uid,
+        name: `${namespace}/${name}`,
+        netnsPath: namespacePaths.get(uid),
+      })),
+  failed: (uid, message) => reportCheck(uid, 'failed', 'SelfCheck', message),
+  recovered: (uid) => reportCheck(uid, 'enrolled', 'Enrolled', 'the self-check finds nothing wrong any more'),
+  inodeOf: (path) => statSync(path, { bigint: true, throwIfNoEntry: false })?.ino,
+  intervalMs: config.selfCheckIntervalMs,
 });
 nodeMetrics(metrics, {
   nodeName: config.nodeName,
@@ -155,18 +241,26 @@ nodeMetrics(metrics, {
   redirection,
   enrolment,
   workers,
+  selfCheck,
+  discovery,
+  keeper,
+  keptListeners,
 });
 
-const sandboxes = lists.readSandboxes();
+enrolment.setEarlier(lists.earlier);
+const sandboxes = lists.readSandboxes() ?? earlier?.sandboxes;
 let snapshotSeen = false;
 /** A pod that left the mesh while no agent was there is closed until its redirection is ended. */
 let sweptOnce = false;
 const sweep = (): void => {
-  if (!snapshotSeen || !enrolment.settled || stopping) return;
+  if (!snapshotSeen || !enrolment.settled || stopping || keeper.role !== 'holder') return;
+  // At once after a start: what an earlier agent left may have been hurt since.
+  if (!sweptOnce) void selfCheck.run();
   sweptOnce = true;
   // Without the list of an earlier agent, a living pod that nobody claims is not known to have opted out.
   const swept = redirection.sweep(sandboxes === undefined ? 'dead' : 'all');
   if (swept > 0) log.info({ pods: swept }, 'ended the redirection of pods that are gone');
+  keptListeners.sweep();
 };
 let stopping = false;
 const nodeStream = createNodeStream({
@@ -176,33 +270,73 @@ const nodeStream = createNodeStream({
   cluster: config.cluster,
   version: VERSION,
   features: [],
+  restored: earlier?.workloads ?? [],
   token: async () => {
     await certificates.ready(ownIdentity);
     return readFileSync(config.destinationTokenFile, 'utf8');
   },
   handlers: {
-    onWorkload: (workload) => enrolment.setWorkload(workload),
-    onRemoved: (uid) => enrolment.removeWorkload(uid),
+    onWorkload: (workload) => {
+      enrolment.setWorkload(workload);
+      lists.podsChanged(wantedPods);
+      keeper.touch();
+    },
+    onRemoved: (uid) => {
+      enrolment.removeWorkload(uid);
+      keeper.touch();
+    },
     onWithdrawn: (uid) => enrolment.withdrawn(uid),
     onSnapshotEnd: () => {
       if (snapshotSeen) return;
       snapshotSeen = true;
+      lists.forgetEarlierPods();
       log.info({ pods: enrolment.pods.length }, 'destination has told all workloads of the node');
       setImmediate(sweep);
     },
     onNamespaces: (names) => {
+      namespaces = names;
+      keeper.touch();
       enrolment.setNamespaces(names);
       lists.setNamespaces(names);
     },
     onState: () => undefined,
   },
 });
-enrolment.restore((sandboxes ?? []).filter(({ netnsPath }) => existsSync(netnsPath)));
+/** Sandboxes that another agent of this node has heard of, and what it left for them. */
+const restore = (known: readonly Sandbox[], left: Snapshot | undefined): void => {
+  const indices = new Map(left?.pods.map(({ uid, podIndex }) => [uid, podIndex]));
+  enrolment.restore(
+    known.filter(({ netnsPath }) => existsSync(netnsPath)),
+    indices,
+  );
+};
+const catchUp = (): void => {
+  const here = new Set(enrolment.pods.filter(({ identity }) => identity !== '').map(({ uid }) => uid));
+  const left = takeKept(keeper, keptListeners, (uid) => here.has(uid), log);
+  restore(lists.readSandboxes() ?? [], left);
+};
+
+if (earlier !== undefined) {
+  log.info(
+    { pods: earlier.pods.length, ageMs: clock.wallMs() - earlier.writtenAtMs },
+    'serving from what an earlier agent knew until the control plane answers',
+  );
+  for (const workload of earlier.workloads) enrolment.setWorkload(nodeWorkload(workload));
+  if (namespaces !== undefined) enrolment.setNamespaces(namespaces);
+}
+restore(sandboxes ?? [], earlier);
 
 await workers.ready;
-const cni = await serveCni(join(config.runDir, 'cni.sock'), enrolment, log, {
-  tombstones: join(config.runDir, 'tombstones'),
-});
+// The pods of the earlier agent first: whoever claims the role serves them.
+for (const deadline = clock.nowMs() + SETTLE_MS; !enrolment.settled && clock.nowMs() < deadline; )
+  await sleep(SETTLE_POLL_MS);
+const openCni = async (): Promise<CniServer> =>
+  serveCni(join(config.runDir, 'cni.sock'), enrolment, log, {
+    tombstones: join(config.runDir, 'tombstones'),
+  });
+let cni = await openCni();
+keeper.hold();
+nodeStream.setReporting(true);
 const admin = await createAdmin({
   host: config.nodeIps[0] ?? '127.0.0.1',
   port: config.metricsPort,
@@ -211,20 +345,33 @@ const admin = await createAdmin({
   metrics: async () => metrics.render(),
   notReady: () => {
     if (certificates.get(ownIdentity) === undefined) return `no certificate of ${ownIdentity} so far`;
-    return snapshotSeen ? undefined : 'destination has not told the workloads of this node so far';
+    if (snapshotSeen || earlier !== undefined) return undefined;
+    return 'destination has not told the workloads of this node so far';
   },
   state: () => ({
     version: VERSION,
     instance: nodeStream.instanceId,
+    role: keeper.role,
     connected: nodeStream.connected,
+    keeper: { connected: keeper.connected, failures: keeper.failures, lastSnapshot: keeper.lastSnapshot },
     pods: enrolment.pods,
     workersReplaced: workers.replaced,
     discovery: discovery.streams,
     kernel: Object.fromEntries(redirection.counters()),
+    selfCheck: selfCheck.state,
   }),
+  selfCheck: async () => selfCheck.run(),
+  clock,
   log,
 });
+// An earlier agent gives the port up last: what it has heard of until then is taken over once more.
+void Promise.race([admin.bound, sleep(SETTLE_MS)]).then(() => {
+  if (keeper.role !== 'holder') return;
+  catchUp();
+  lists.setActive(true);
+});
 const maintenance = setInterval(() => {
+  if (keeper.role !== 'holder') return;
   redirection.maintain();
   sweep();
 }, MAINTAIN_MS);
@@ -232,13 +379,9 @@ log.info({ version: VERSION, workers: config.workers }, 'the agent serves');
 // With NODE_COMPILE_CACHE: a start that finds everything there needs no TypeScript compiler, 25 MB a thread.
 flushCompileCache();
 
-const stop = async (signal: string): Promise<void> => {
-  if (stopping) return;
-  stopping = true;
-  log.info({ signal, graceMs: config.drainGraceMs }, 'the agent drains; pods stay redirected');
-  clearInterval(maintenance);
-  // The CNI socket stays to the end too: pods start meanwhile, and a successor puts its own in its place.
-  await workers.drain(config.drainGraceMs);
+const end = async (): Promise<void> => {
+  // Last words first: what the next agent finds.
+  keeper.close();
   await cni.close();
   nodeStream.close();
   discovery.close();
@@ -250,14 +393,63 @@ const stop = async (signal: string): Promise<void> => {
   lists.flush();
   await admin.close();
 };
-for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-  process.on(signal, () => {
-    stop(signal).then(
-      () => process.exit(0),
-      (error: unknown) => {
-        log.error({ error: errorMessage(error) }, 'the agent did not stop in order');
-        process.exit(1);
+let ending: Promise<void> | undefined;
+const exit = (): void => {
+  ending ??= end().then(
+    () => process.exit(0),
+    (error: unknown) => {
+      log.error({ error: errorMessage(error) }, 'the agent did not stop in order');
+      process.exit(1);
+    },
+  );
+};
+const handOver = createHandOver({
+  parts: [
+    {
+      name: 'CNI socket',
+      giveUp: async () => cni.close(),
+      take: async () => {
+        cni = await openCni();
       },
-    );
-  });
-}
+    },
+    {
+      name: 'pods',
+      giveUp: () => enrolment.setActive(false),
+      take: () => {
+        catchUp();
+        enrolment.setActive(true);
+      },
+    },
+    { name: 'listeners', giveUp: () => workers.stopAccepting(), take: () => workers.resume() },
+    {
+      name: 'reports',
+      giveUp: () => nodeStream.setReporting(false),
+      take: () => nodeStream.setReporting(true),
+    },
+    { name: 'lists', giveUp: () => lists.setActive(false), take: () => lists.setActive(true) },
+    { name: 'port', giveUp: async () => admin.release(), take: async () => admin.take() },
+  ],
+  drain: async () => {
+    const begun = clock.nowMs();
+    await workers.drain(config.drainGraceMs);
+    // Not told to end yet: the role may come back.
+    while (!stopping && clock.nowMs() - begun < config.drainGraceMs) await sleep(STANDBY_POLL_MS);
+  },
+  done: exit,
+  failed: (part, error) => log.error({ part, error: errorMessage(error) }, 'a hand-over is incomplete'),
+  log,
+});
+
+const stop = async (signal: string): Promise<void> => {
+  if (stopping) return;
+  stopping = true;
+  log.info({ signal, graceMs: config.drainGraceMs }, 'the agent drains; pods stay redirected');
+  keeper.retire();
+  clearInterval(maintenance);
+  // A successor mends from now on.
+  selfCheck.close();
+  // The CNI socket stays to the end too: pods start meanwhile, and a successor puts its own in its place.
+  await workers.drain(config.drainGraceMs);
+  exit();
+};
+for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void stop(signal));

@@ -1,26 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
 // Two small files, neither with secrets: the sandboxes that the runtime has announced (a restarted agent takes
-// them over), and the enrolled namespaces and pods (the CNI shim reads them while the agent is away). Both are
-// replaced atomically and written at most once per turn.
+// them over), and the enrolled namespaces and pods (the CNI plugin reads them while the agent is away). Both are
+// replaced atomically and written at most once per turn. The second must outlive a power cut, so it is synced; that
+// happens off this thread, and what could not be written is tried again.
 
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  fsyncSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
+import { type Clock, systemClock, type Timer } from '#lib/core/clock.ts';
 import { errnoName, errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
+import { encodeEnrolledList, type ReadList, readEnrolledList } from '../../cni-plugin/logic/enrolled-list.ts';
 import type { Sandbox } from './enrolment.ts';
 
 export interface DiskLists {
   /** Undefined if there is no list, or none that can be read. */
   readSandboxes(): readonly Sandbox[] | undefined;
   setSandboxes(sandboxes: readonly Sandbox[]): void;
+  /** The list of the mesh as it was found. */
+  readonly earlier: ReadList;
   setNamespaces(names: readonly string[]): void;
-  setEnrolledPods(uids: readonly string[]): void;
+  /** Which pods shall be in the mesh; asked when the list is written. */
+  podsChanged(wanted: () => readonly string[]): void;
+  /** Destination has told every pod of the node: those that only the earlier list names are gone. */
+  forgetEarlierPods(): void;
+  /** Of two agents of one node, one writes; true at first. What was set meanwhile is written once it is true again. */
+  setActive(active: boolean): void;
   /** Writes what is outstanding. */
   flush(): void;
+  /** How often a list could not be written. */
+  readonly failures: number;
 }
 
 export const ENROLLED_LIST = 'enrolled';
 const SANDBOX_LIST = 'sandboxes.json';
+const RETRY_MS = 5_000;
+/** What a killed agent left half-written; one that lives is done with it by then. */
+const STALE_MS = 60_000;
 
 export interface DiskListsOptions {
   /** Gone after a reboot, as the sandboxes are. */
@@ -28,49 +54,115 @@ export interface DiskListsOptions {
   /** Kept over a reboot: no pod of an enrolled namespace may start outside the mesh then. */
   readonly stateDir: string;
   readonly log: Log;
+  readonly clock?: Clock;
 }
 
-export function createDiskLists({ runDir, stateDir, log }: DiskListsOptions): DiskLists {
+let instances = 0;
+
+export function createDiskLists({ runDir, stateDir, log, clock = systemClock }: DiskListsOptions): DiskLists {
   const enrolledPath = join(stateDir, ENROLLED_LIST);
   const sandboxPath = join(runDir, SANDBOX_LIST);
+  // Two agents may write beside each other for a moment.
+  const beside = `${enrolledPath}.${process.pid}-${instances++}-${clock.wallMs()}.new`;
+  removeStale(stateDir, clock);
+  const earlier = readEnrolledList(enrolledPath);
+  if (earlier.state === 'damaged') {
+    log.error(
+      { path: enrolledPath, reason: earlier.reason },
+      'the list of the mesh cannot be read; unknown pods wait until destination has told the namespaces',
+    );
+  }
   let sandboxes: readonly Sandbox[] | undefined;
-  // What an earlier agent knew stays in force until destination has spoken.
-  const earlier = readLines(enrolledPath);
-  let namespaces = earlier.filter((line) => line.startsWith('ns ')).map((line) => line.slice(3));
-  let pods = earlier.filter((line) => line.startsWith('pod ')).map((line) => line.slice(4));
+  // What an earlier agent knew stays in force until destination has spoken. A damaged list stays as it is until
+  // then: so the plugin goes on holding back what might be of the mesh.
+  let namespaces: readonly string[] | undefined = earlier.state === 'whole' ? earlier.namespaces : undefined;
+  let earlierPods: readonly string[] = earlier.state === 'whole' ? earlier.pods : [];
+  let wantedPods: () => readonly string[] = () => [];
   let enrolledDirty = false;
   let scheduled = false;
+  let active = true;
+  let writing = false;
+  let failures = 0;
+  let retry: Timer | undefined;
 
-  const replace = (path: string, text: string): void => {
+  const failed = (path: string, error: unknown): void => {
+    failures++;
+    log.error(
+      { path, error: errorMessage(error) },
+      'a list cannot be written and is tried again; free space or permissions are missing',
+    );
+    retry ??= clock.after(RETRY_MS, () => {
+      retry = undefined;
+      schedule();
+    });
+  };
+
+  const enrolledText = (): string =>
+    encodeEnrolledList({
+      namespaces: namespaces ?? [],
+      pods: [...new Set([...earlierPods, ...wantedPods()])],
+    });
+  const nothingToSay = (): boolean => earlier.state === 'damaged' && namespaces === undefined;
+
+  const writeEnrolled = async (): Promise<void> => {
+    if (writing || !enrolledDirty || nothingToSay()) return;
+    writing = true;
+    enrolledDirty = false;
     try {
-      writeFileSync(`${path}.new`, text, { mode: 0o600 });
-      renameSync(`${path}.new`, path);
+      const file = await open(beside, 'w', 0o600);
+      try {
+        await file.writeFile(enrolledText());
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+      // `flush` may have written a newer one meanwhile.
+      if (writing) renameSync(beside, enrolledPath);
+      else rmSync(beside, { force: true });
+      const folder = await open(stateDir);
+      try {
+        await folder.sync();
+      } finally {
+        await folder.close();
+      }
     } catch (error) {
-      log.error(
-        { path, error: errorMessage(error) },
-        'a list cannot be written; free space or permissions are missing',
-      );
+      enrolledDirty = true;
+      failed(enrolledPath, error);
+      return;
+    } finally {
+      writing = false;
     }
+    if (enrolledDirty) schedule();
   };
-  const flush = (): void => {
-    scheduled = false;
-    if (enrolledDirty) {
-      enrolledDirty = false;
-      const lines = [...namespaces.map((name) => `ns ${name}`), ...pods.map((uid) => `pod ${uid}`)];
-      replace(enrolledPath, lines.map((line) => `${line}\n`).join(''));
-    }
-    if (sandboxes !== undefined) {
-      replace(sandboxPath, `${JSON.stringify(sandboxes)}\n`);
+
+  const writeSandboxes = (): void => {
+    if (sandboxes === undefined) return;
+    try {
+      writeFileSync(`${sandboxPath}.new`, `${JSON.stringify(sandboxes)}\n`, { mode: 0o600 });
+      renameSync(`${sandboxPath}.new`, sandboxPath);
       sandboxes = undefined;
+    } catch (error) {
+      failed(sandboxPath, error);
     }
   };
+
   const schedule = (): void => {
-    if (scheduled) return;
+    if (scheduled || !active) return;
     scheduled = true;
-    setImmediate(flush);
+    setImmediate(() => {
+      scheduled = false;
+      if (!active) return;
+      writeSandboxes();
+      void writeEnrolled();
+    });
+  };
+  const enrolledChanged = (): void => {
+    enrolledDirty = true;
+    schedule();
   };
 
   return {
+    earlier,
     readSandboxes() {
       const text = readText(sandboxPath);
       if (text === undefined) return undefined;
@@ -92,16 +184,55 @@ export function createDiskLists({ runDir, stateDir, log }: DiskListsOptions): Di
     },
     setNamespaces(next) {
       namespaces = [...next];
-      enrolledDirty = true;
+      enrolledChanged();
+    },
+    podsChanged(wanted) {
+      wantedPods = wanted;
+      enrolledChanged();
+    },
+    forgetEarlierPods() {
+      earlierPods = [];
+      enrolledChanged();
+    },
+    setActive(next) {
+      active = next;
       schedule();
     },
-    setEnrolledPods(next) {
-      pods = [...next];
-      enrolledDirty = true;
-      schedule();
+    flush() {
+      if (!active) return;
+      writeSandboxes();
+      retry?.cancel();
+      if ((!enrolledDirty && !writing) || nothingToSay()) return;
+      writing = false;
+      enrolledDirty = false;
+      try {
+        const path = `${beside}.last`;
+        const fd = openSync(path, 'w', 0o600);
+        try {
+          writeFileSync(fd, enrolledText());
+          fsyncSync(fd);
+        } finally {
+          closeSync(fd);
+        }
+        renameSync(path, enrolledPath);
+      } catch (error) {
+        failed(enrolledPath, error);
+        retry?.cancel();
+      }
     },
-    flush,
+    get failures() {
+      return failures;
+    },
   };
+}
+
+function removeStale(stateDir: string, clock: Clock): void {
+  for (const name of readdirSync(stateDir)) {
+    if (!name.startsWith(`${ENROLLED_LIST}.`)) continue;
+    const path = join(stateDir, name);
+    const age = clock.wallMs() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0);
+    if (age > STALE_MS) rmSync(path, { force: true });
+  }
 }
 
 function readText(path: string): string | undefined {
@@ -112,9 +243,6 @@ function readText(path: string): string | undefined {
     throw error;
   }
 }
-
-const readLines = (path: string): string[] =>
-  (readText(path) ?? '').split('\n').filter((line) => line !== '');
 
 function isSandbox(value: unknown): value is Sandbox {
   if (typeof value !== 'object' || value === null) return false;

@@ -5,6 +5,7 @@ import { beforeEach, describe, it } from 'node:test';
 import { seededRandom, VirtualClock } from '#lib/core/clock.ts';
 import { MeshError } from '#lib/core/errors.ts';
 import { type LogLine, recordingLog } from '#lib/core/log.ts';
+import type { ListenerHandle } from '../proxy/model.ts';
 import type { CniPod } from '../../cni-plugin/logic/node.ts';
 import { createEnrolment, type Enrolment, type NodeWorkload, type Sandbox } from './enrolment.ts';
 
@@ -44,6 +45,7 @@ const cniPod = (uid: string, containerId = `c-${uid}`): CniPod => ({
   containerId,
   netnsPath: `/run/netns/${uid}`,
   ifname: 'eth0',
+  network: 'pods',
   namespace: 'shop',
   name: `web-${uid}`,
   uid,
@@ -59,6 +61,12 @@ describe('enrolment', () => {
   let clock: VirtualClock;
   let enrolment: Enrolment;
   let events: string[];
+  let dead: Set<number>;
+  /** Listeners that an earlier agent left, by pod. */
+  let left: Map<string, ListenerHandle[]>;
+  let handed: Map<string, readonly ListenerHandle[]>;
+  let indices: number[];
+  let slotsPrepared: (number | undefined)[];
   let open: Set<number>;
   let certificate: Promise<unknown>;
   let refuse: Error | undefined;
@@ -71,6 +79,11 @@ describe('enrolment', () => {
   beforeEach(() => {
     clock = new VirtualClock();
     events = [];
+    dead = new Set();
+    left = new Map();
+    handed = new Map();
+    indices = [];
+    slotsPrepared = [];
     open = new Set();
     certificate = Promise.resolve();
     refuse = undefined;
@@ -98,6 +111,8 @@ describe('enrolment', () => {
         preparePod(pod) {
           if (refuse !== undefined) throw refuse;
           events.push(`prepare ${pod.uid}`);
+          indices.push(pod.podIndex);
+          slotsPrepared.push(pod.slots);
           return {
             setListener: (direction, family, slot) => events.push(`listener ${direction} ${family} ${slot}`),
             clearListener: () => undefined,
@@ -106,15 +121,18 @@ describe('enrolment', () => {
               events.push(`arm ${armed.uid} ${armed.addresses.join(' ')}`);
             },
             abandon: () => events.push(`abandon ${pod.uid}`),
+            letGo: () => events.push(`let go ${pod.uid}`),
             close: () => events.push(`disarm ${pod.uid}`),
           };
         },
       },
       workers: {
-        setPod: (pod) =>
+        setPod: (pod, listeners) => {
+          handed.set(pod.uid, listeners);
           events.push(
             `worker ${pod.uid} generation ${pod.generation}${pod.leaving === true ? ' leaving' : ''}`,
-          ),
+          );
+        },
         removePod: (uid) => {
           events.push(`worker-remove ${uid}`);
           return Promise.resolve();
@@ -136,9 +154,21 @@ describe('enrolment', () => {
           fd,
           families: [4, 6],
           openListener: take,
+          listens: (fd) => !dead.has(fd),
+          differs: () => undefined,
           closeDescriptor: (closing) => assert.ok(open.delete(closing), 'closed twice'),
           close: () => assert.ok(open.delete(fd), 'closed twice'),
         };
+      },
+      listeners: {
+        adopt(uid) {
+          const found = left.get(uid) ?? [];
+          left.delete(uid);
+          return found;
+        },
+        giveBack: (uid, listeners) => void left.set(uid, [...listeners]),
+        keep: (uid, { direction, family, slot }) => events.push(`keep ${uid} ${direction} ${family} ${slot}`),
+        forget: (uid) => events.push(`forget ${uid}`),
       },
       sandboxesChanged: (sandboxes) => {
         saved = sandboxes;
@@ -351,6 +381,104 @@ describe('enrolment', () => {
     assert.ok(!events.includes('drop'));
     await enrolment.removePod('c-b', 'b');
     assert.equal(events.filter((event) => event === 'drop').length, 1);
+  });
+
+  const ofEarlier = (uid: string, slots: number, first: number): ListenerHandle[] => {
+    let fd = first;
+    const handles: ListenerHandle[] = [];
+    for (const direction of ['inbound', 'outbound'] as const)
+      for (let slot = 0; slot < slots; slot++)
+        for (const family of [4, 6] as const) handles.push({ direction, family, slot, fd: fd++ });
+    for (const handle of handles) open.add(handle.fd);
+    left.set(uid, handles);
+    return handles;
+  };
+  const sandboxOf = (uid: string): Sandbox => {
+    const { containerId, namespace, name, netnsPath, addresses } = cniPod(uid);
+    return { containerId, uid, namespace, name, netnsPath, addresses };
+  };
+
+  it("adopts an earlier agent's listeners and number of a pod, as many slots as there are", async () => {
+    const earlier = ofEarlier('a', 4, 500);
+    enrolment.setWorkload(workloadOf('a'));
+    enrolment.restore([sandboxOf('a')], new Map([['a', 4711]]));
+    await settle();
+    assert.equal(reports().at(-1), 'report a enrolled 1 Enrolled');
+    assert.deepEqual(handed.get('a'), earlier);
+    assert.deepEqual(indices, [4711]);
+    assert.deepEqual(slotsPrepared, [4]);
+    assert.deepEqual(enrolment.podIndices, [{ uid: 'a', podIndex: 4711 }]);
+    assert.equal(events.filter((event) => event.startsWith('keep a')).length, 16);
+  });
+
+  it('makes the listeners that an earlier agent did not leave', async () => {
+    const earlier = ofEarlier('a', 2, 500).filter(
+      ({ slot, direction }) => slot === 1 || direction === 'inbound',
+    );
+    left.set('a', earlier);
+    enrolment.setWorkload(workloadOf('a'));
+    enrolment.restore([sandboxOf('a')]);
+    await settle();
+    assert.equal(handed.get('a')?.length, 8);
+    assert.equal(handed.get('a')?.filter((one) => earlier.includes(one)).length, 6);
+  });
+
+  it('does not lose adopted listeners when the kernel refuses: the next attempt has them', async () => {
+    const earlier = ofEarlier('a', 2, 500);
+    refuse = new MeshError('MESH_BPF_LOAD', 'no');
+    enrolment.setWorkload(workloadOf('a'));
+    enrolment.restore([sandboxOf('a')], new Map([['a', 4711]]));
+    await settle();
+    assert.ok(earlier.every(({ fd }) => open.has(fd)));
+    assert.ok(!events.includes('forget a'));
+    refuse = undefined;
+    clock.advance(2_000);
+    await settle();
+    assert.deepEqual(handed.get('a'), earlier);
+    assert.deepEqual(indices, [4711]);
+  });
+
+  it('stands by: serves on, writes nothing to the kernel, lets go of pods that are removed', async () => {
+    for (const uid of ['a', 'b']) {
+      enrolment.setWorkload(workloadOf(uid));
+      await enrolment.addPod(cniPod(uid));
+    }
+    saved = [];
+    enrolment.setActive(false);
+    const before = events.length;
+    enrolment.setWorkload(workloadOf('a', { generation: 2 }));
+    await settle();
+    enrolment.removeWorkload('b');
+    await settle();
+    const since = events.slice(before);
+    assert.ok(since.includes('worker a generation 2'));
+    assert.ok(since.includes('let go b'));
+    assert.ok(since.includes('worker-remove b'));
+    assert.deepEqual(
+      since.filter((event) => /^(arm|disarm|listener|prepare)/.test(event)),
+      [],
+    );
+    assert.deepEqual(saved, []);
+    enrolment.setActive(true);
+    await settle();
+    assert.equal(events.filter((event) => event.startsWith('arm a')).length, 2);
+  });
+
+  it('replaces listeners that were shut down, and no others', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a'));
+    const before = handed.get('a') ?? [];
+    assert.equal(enrolment.repairListeners(), 0);
+    const shut = before[3];
+    assert.ok(shut);
+    dead.add(shut.fd);
+    assert.equal(enrolment.repairListeners(), 1);
+    const after = handed.get('a') ?? [];
+    assert.deepEqual(
+      after.map((one, at) => one === before[at]),
+      before.map((_one, at) => at !== 3),
+    );
+    assert.ok(!open.has(shut.fd));
   });
 
   it('counts as settled once every known sandbox is where its workload wants it', async () => {

@@ -14,8 +14,10 @@
 import type { Clock, Random, Timer } from '#lib/core/clock.ts';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
-import type { CniAddOutcome, CniNode, CniPod } from '../../cni-plugin/logic/node.ts';
+import type { ReadList } from '../../cni-plugin/logic/enrolled-list.ts';
+import type { CniAddOutcome, CniCheckOutcome, CniNode, CniPod } from '../../cni-plugin/logic/node.ts';
 import type { ListenerHandle, WorkerPod } from '../proxy/model.ts';
+import type { ListenerKeeper } from './kept-listeners.ts';
 import type { PodNamespace } from './pod-namespace.ts';
 import type { ProxyWorkers } from './proxy-workers.ts';
 import type { PodRedirection, RedirectedPod, Redirection } from './redirection-types.ts';
@@ -51,6 +53,9 @@ export interface Sandbox {
   readonly name: string;
   readonly netnsPath: string;
   readonly addresses: readonly string[];
+  /** The attachment, as the runtime names it; absent if nobody added the pod by CNI here. */
+  readonly network?: string;
+  readonly ifname?: string;
 }
 
 export interface EnrolmentOptions {
@@ -64,6 +69,8 @@ export interface EnrolmentOptions {
   readonly reporter: EnrolmentReporter;
   /** Enters namespaces and makes listeners (agent/node/pod-namespace.ts). */
   readonly openNamespace: (path: string, addresses: readonly string[]) => PodNamespace;
+  /** Listeners of earlier agents, and for later ones. */
+  readonly listeners: ListenerKeeper;
   /** Called when the set of sandboxes changed, to keep it on disk. */
   readonly sandboxesChanged: (sandboxes: readonly Sandbox[]) => void;
   readonly podForgotten: (uid: string) => void;
@@ -79,7 +86,7 @@ export interface EnrolmentOptions {
 interface Enrolled {
   readonly namespace: PodNamespace;
   readonly redirection: PodRedirection;
-  readonly listeners: readonly ListenerHandle[];
+  listeners: readonly ListenerHandle[];
   readonly podIndex: number;
   readonly startedAtSeconds: number;
   readonly identity: string;
@@ -115,6 +122,8 @@ export interface PodView {
   readonly namespace: string;
   readonly name: string;
   readonly phase: EnrolmentPhase;
+  /** Destination says that the pod shall be in the mesh. */
+  readonly wanted: boolean;
   readonly reason: string;
   readonly generation: number;
   readonly addresses: readonly string[];
@@ -125,10 +134,22 @@ export interface Enrolment extends CniNode {
   setWorkload(workload: NodeWorkload): void;
   removeWorkload(uid: string): void;
   setNamespaces(names: readonly string[]): void;
+  /** What was in the mesh before; in force for pods that destination has not named. */
+  setEarlier(list: ReadList): void;
   /** Destination's answer to the report that a pod is leaving. */
   withdrawn(uid: string): void;
-  /** Takes over the sandboxes that an earlier agent knew. */
-  restore(sandboxes: readonly Sandbox[]): void;
+  /** Takes over the sandboxes that an earlier agent knew, and the numbers under which the kernel knows their pods. */
+  restore(sandboxes: readonly Sandbox[], podIndices?: ReadonlyMap<string, number>): void;
+  /** What a later agent needs for `restore`. */
+  readonly sandboxes: readonly Sandbox[];
+  readonly podIndices: readonly { readonly uid: string; readonly podIndex: number }[];
+  /**
+   * False: another agent has the node. Nothing is written to the kernel then, pods that are there stay served with
+   * their configuration as it changes, those that go are let go of. True again: all is brought to what it should be.
+   */
+  setActive(active: boolean): void;
+  /** Puts new listeners in the place of those that do not listen any more; how many. */
+  repairListeners(): number;
   /** Uid of the enrolled pod that owns `ip`. */
   podOfAddress(ip: string): string | undefined;
   readonly pods: readonly PodView[];
@@ -143,9 +164,50 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
   const records = new Map<string, PodRecord>();
   const byAddress = new Map<string, string>();
   let namespaces = new Set<string>();
+  /** By an earlier agent's list; if that is damaged, any pod is of the mesh until destination has spoken. */
+  let earlierPods = new Set<string>();
+  let anyPod = false;
   // Not from 1: a voucher of an earlier agent, still in a backlog, must not name one of our pods.
   let nextPodIndex = 1 + Math.floor(options.random() * 2 ** 31);
+  /** Of an earlier agent's pods that are not enrolled here so far. */
+  const keptIndices = new Map<string, number>();
+  let active = true;
   let closed = false;
+
+  const indexFor = (uid: string): number => {
+    const kept = keptIndices.get(uid);
+    keptIndices.delete(uid);
+    if (kept !== undefined) return kept;
+    const used = new Set([
+      ...keptIndices.values(),
+      ...[...records.values()].map((record) => record.enrolled?.podIndex),
+    ]);
+    while (used.has(nextPodIndex)) nextPodIndex++;
+    return nextPodIndex++;
+  };
+
+  /** The pod's listeners for every slot: those of an earlier agent, new ones where it left none. */
+  const openListeners = (
+    uid: string,
+    namespace: PodNamespace,
+    adopted: readonly ListenerHandle[],
+    slots: number,
+    opened: ListenerHandle[],
+  ): void => {
+    for (const direction of ['inbound', 'outbound'] as const) {
+      for (let slot = 0; slot < slots; slot++) {
+        for (const family of namespace.families) {
+          const kept = adopted.find(
+            (one) => one.direction === direction && one.slot === slot && one.family === family,
+          );
+          const listener = kept ?? { direction, family, slot, fd: namespace.openListener(family) };
+          opened.push(listener);
+          options.listeners.keep(uid, listener);
+        }
+      }
+    }
+    for (const one of adopted) if (!opened.includes(one)) namespace.closeDescriptor(one.fd);
+  };
 
   /** Pods of one account share its certificate: the last one to leave drops it. */
   const identityUses = new Map<string, number>();
@@ -196,11 +258,10 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     options.reporter.report(record.uid, phase, record.workload?.pod.generation ?? 0, reason, message);
   };
 
+  const allSandboxes = (): Sandbox[] =>
+    [...records.values()].flatMap((record) => (record.sandbox === undefined ? [] : [record.sandbox]));
   const sandboxesChanged = (): void => {
-    if (closed) return;
-    options.sandboxesChanged(
-      [...records.values()].flatMap((record) => (record.sandbox === undefined ? [] : [record.sandbox])),
-    );
+    if (!closed && active) options.sandboxesChanged(allSandboxes());
   };
 
   /** Runs a step after the pod's earlier ones; its failure is the caller's, not the next step's. */
@@ -210,11 +271,17 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     await turn;
   };
 
-  const redirected = (workload: NodeWorkload, namespace: PodNamespace, podIndex: number): RedirectedPod => ({
+  const redirected = (
+    workload: NodeWorkload,
+    namespace: PodNamespace,
+    podIndex: number,
+    slots?: number,
+  ): RedirectedPod => ({
     uid: workload.pod.uid,
     podIndex,
     netnsFd: namespace.fd,
     addresses: workload.pod.addresses,
+    slots,
     ...workload.redirection,
   });
 
@@ -227,6 +294,8 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     let namespace: PodNamespace | undefined;
     let redirection: PodRedirection | undefined;
     const listeners: ListenerHandle[] = [];
+    let adopted: readonly ListenerHandle[] = [];
+    let podIndex: number | undefined;
     try {
       await withDeadline(options.certificates.ready(identity), CERTIFICATE_WAIT_MS, clock, () => {
         return new MeshError(
@@ -240,17 +309,14 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       });
       const withAddresses = addressed(workload, sandbox);
       namespace = options.openNamespace(sandbox.netnsPath, withAddresses.pod.addresses);
-      const podIndex = nextPodIndex++;
-      redirection = options.redirection.preparePod(redirected(withAddresses, namespace, podIndex));
-      for (const direction of ['inbound', 'outbound'] as const) {
-        for (let slot = 0; slot < options.redirection.slots; slot++) {
-          for (const family of namespace.families) {
-            const fd = namespace.openListener(family);
-            listeners.push({ direction, family, slot, fd });
-            redirection.setListener(direction, family, slot, fd);
-          }
-        }
-      }
+      podIndex = indexFor(record.uid);
+      adopted = options.listeners.adopt(record.uid);
+      // A pod's slots are as many as it was enrolled with: the kernel's choice by hash stays the same.
+      const slots = Math.max(0, ...adopted.map(({ slot }) => slot + 1)) || options.redirection.slots;
+      openListeners(record.uid, namespace, adopted, slots, listeners);
+      redirection = options.redirection.preparePod(redirected(withAddresses, namespace, podIndex, slots));
+      for (const { direction, family, slot, fd } of listeners)
+        redirection.setListener(direction, family, slot, fd);
       const startedAtSeconds = clock.wallMs() / 1000;
       const enrolled: Enrolled = {
         namespace,
@@ -273,7 +339,14 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       setPhase(record, 'enrolled', 'Enrolled', `${identity} is in the mesh`);
     } catch (error) {
       redirection?.abandon();
-      for (const listener of listeners) namespace?.closeDescriptor(listener.fd);
+      if (adopted.length > 0) {
+        // Connections wait in them, and their vouchers name the pod by its number.
+        options.listeners.giveBack(record.uid, listeners);
+        if (podIndex !== undefined) keptIndices.set(record.uid, podIndex);
+      } else {
+        for (const listener of listeners) namespace?.closeDescriptor(listener.fd);
+        options.listeners.forget(record.uid);
+      }
       await options.workers.removePod(record.uid);
       namespace?.close();
       releaseIdentity(identity);
@@ -288,6 +361,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
   const update = (record: PodRecord, enrolled: Enrolled, workload: NodeWorkload): void => {
     const { namespace, podIndex, startedAtSeconds, listeners } = enrolled;
     options.workers.setPod({ ...workload.pod, netnsFd: namespace.fd, podIndex, startedAtSeconds }, listeners);
+    if (!active) return;
     try {
       enrolled.redirection.arm(redirected(workload, namespace, podIndex));
     } catch (error) {
@@ -357,16 +431,18 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     cancelLeaving(record);
     record.enrolled = undefined;
     for (const [address, uid] of byAddress) if (uid === record.uid) byAddress.delete(address);
-    enrolled.redirection.close();
+    if (active) enrolled.redirection.close();
+    else enrolled.redirection.letGo();
     await options.workers.removePod(record.uid);
     for (const listener of enrolled.listeners) enrolled.namespace.closeDescriptor(listener.fd);
+    options.listeners.forget(record.uid);
     enrolled.namespace.close();
     releaseIdentity(enrolled.identity);
     log.info({ pod: who(record), uid: record.uid }, 'pod left the mesh');
   };
 
   const scheduleRetry = (record: PodRecord): void => {
-    if (closed || record.retry !== undefined) return;
+    if (closed || !active || record.retry !== undefined) return;
     const base = Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** record.attempts++);
     record.retry = clock.after(base * (0.5 + options.random() / 2), () => {
       record.retry = undefined;
@@ -380,6 +456,12 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     inTurn(record, async () => {
       const { workload, enrolled } = record;
       if (workload === undefined || record.sandbox === undefined) return;
+      if (!active) {
+        // Whatever else is to be done about it is the other agent's.
+        if (enrolled !== undefined && workload.enrol)
+          update(record, enrolled, addressed(workload, record.sandbox));
+        return;
+      }
       if (workload.enrol && enrolled === undefined) {
         await enrol(record);
       } else if (!workload.enrol && enrolled !== undefined) {
@@ -417,25 +499,35 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     });
   };
 
-  return {
+  const enrolment: Enrolment = {
     async addPod(pod: CniPod): Promise<CniAddOutcome> {
       if (pod.uid === '') return { outcome: 'passed', reason: 'the runtime names no pod uid (K8S_POD_UID)' };
       const record = recordOf(pod.uid);
-      const { containerId, uid, namespace, name, netnsPath, addresses } = pod;
+      const { containerId, uid, namespace, name, netnsPath, addresses, network, ifname } = pod;
       const before = record.sandbox;
+      if (before?.containerId === containerId && (before.ifname ?? ifname) !== ifname) {
+        return { outcome: 'passed', reason: `the pod is attached by ${before.ifname ?? '?'} already` };
+      }
       if (before !== undefined && before.containerId !== containerId)
         await inTurn(record, async () => leave(record));
-      record.sandbox = { containerId, uid, namespace, name, netnsPath, addresses };
+      record.sandbox = { containerId, uid, namespace, name, netnsPath, addresses, network, ifname };
       sandboxesChanged();
       await waitForWorkload(record);
+      const gone: CniAddOutcome = {
+        outcome: 'try-again',
+        reason: `the sandbox of pod ${namespace}/${name} was removed meanwhile`,
+      };
+      if (record.sandbox?.containerId !== containerId) return gone;
       const { workload } = record;
       if (workload === undefined) {
-        if (!namespaces.has(namespace)) {
+        if (!anyPod && !namespaces.has(namespace) && !earlierPods.has(uid)) {
           return { outcome: 'passed', reason: `pod ${namespace}/${name} is not known to the mesh so far` };
         }
         return {
           outcome: 'try-again',
-          reason: `pod ${namespace}/${name} is of an enrolled namespace and destination has not named it yet`,
+          reason: anyPod
+            ? `the list of enrolled namespaces is damaged and destination has not told them yet, nor pod ${namespace}/${name}`
+            : `pod ${namespace}/${name} is to be enrolled and destination has not named it yet`,
         };
       }
       if (!workload.enrol) {
@@ -444,7 +536,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       }
       try {
         await inTurn(record, async () => enrol(record));
-        return { outcome: 'enrolled' };
+        return record.sandbox?.containerId === containerId ? { outcome: 'enrolled' } : gone;
       } catch (error) {
         return {
           outcome: 'try-again',
@@ -452,14 +544,54 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
         };
       }
     },
-    async removePod(containerId, uid) {
+    async checkPod({ containerId, uid, netnsPath, addresses }): Promise<CniCheckOutcome> {
+      const record = records.get(uid);
+      if (record?.workload?.enrol !== true) return { outcome: 'sound' };
+      // A step under way may be the one that makes it sound.
+      await record.queue;
+      const broken = (reason: string): CniCheckOutcome => ({
+        outcome: 'broken',
+        reason: `pod ${who(record)} ${reason}`,
+      });
+      if (record.sandbox !== undefined && record.sandbox.containerId !== containerId)
+        return broken(`has another sandbox by now: ${record.sandbox.containerId}`);
+      if (record.enrolled === undefined)
+        return broken(`is not in the mesh: ${record.reason || 'it is on its way'}`);
+      const difference = record.enrolled.namespace.differs(netnsPath, addresses);
+      return difference === undefined ? { outcome: 'sound' } : broken(difference);
+    },
+    async keepOnly(network, attachments) {
+      const kept = new Set(attachments.map(({ containerId, ifname }) => `${containerId} ${ifname}`));
+      const stale = [...records.values()].flatMap(({ sandbox }) =>
+        sandbox?.network === network && !kept.has(`${sandbox.containerId} ${sandbox.ifname ?? ''}`)
+          ? [sandbox]
+          : [],
+      );
+      const results = await Promise.allSettled(
+        stale.map(async ({ containerId, uid }) => enrolment.removePod(containerId, uid)),
+      );
+      if (stale.length > 0)
+        log.info({ network, pods: stale.length }, 'let go of pods that the runtime has not any more');
+      const failed = results.flatMap((result) =>
+        result.status === 'rejected' ? [errorMessage(result.reason)] : [],
+      );
+      if (failed.length > 0)
+        throw new MeshError(
+          'MESH_CNI_TRY_AGAIN',
+          `${failed.length} pods stay: ${failed.slice(0, 3).join('; ')}`,
+        );
+    },
+    async removePod(containerId, uid, ifname = '') {
       const record =
         records.get(uid) ??
         [...records.values()].find((candidate) => candidate.sandbox?.containerId === containerId);
       if (record?.sandbox === undefined || record.sandbox.containerId !== containerId) return;
+      // Another interface of the pod goes, by which it is not attached to the mesh.
+      if (ifname !== '' && (record.sandbox.ifname ?? ifname) !== ifname) return;
       record.retry?.cancel();
       record.retry = undefined;
       record.sandbox = undefined;
+      keptIndices.delete(uid);
       sandboxesChanged();
       await inTurn(record, async () => leave(record));
       forgetIfEmpty(record);
@@ -479,10 +611,20 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       record.workload = undefined;
       record.retry?.cancel();
       record.retry = undefined;
-      forgetIfEmpty(record);
+      // The runtime's word about its sandbox goes to the other agent.
+      if (!active) record.sandbox = undefined;
+      if (!active) void inTurn(record, async () => leave(record)).then(() => forgetIfEmpty(record));
+      else forgetIfEmpty(record);
+    },
+    setEarlier(list) {
+      anyPod = list.state === 'damaged';
+      if (list.state !== 'whole') return;
+      namespaces = new Set(list.namespaces);
+      earlierPods = new Set(list.pods);
     },
     setNamespaces(names) {
       namespaces = new Set(names);
+      anyPod = false;
     },
     withdrawn(uid) {
       const record = records.get(uid);
@@ -491,12 +633,63 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       leaving.withdrawnAtMs = clock.nowMs();
       checkLeaving(record, leaving, options.leaveGraceMs);
     },
-    restore(sandboxes) {
+    restore(sandboxes, podIndices) {
+      for (const [uid, podIndex] of podIndices ?? []) keptIndices.set(uid, podIndex);
       for (const sandbox of sandboxes) {
         const record = recordOf(sandbox.uid);
         record.sandbox ??= sandbox;
         reconcile(record);
       }
+    },
+    get sandboxes() {
+      return allSandboxes();
+    },
+    get podIndices() {
+      const kept = [...keptIndices].map(([uid, podIndex]) => ({ uid, podIndex }));
+      for (const { uid, enrolled } of records.values())
+        if (enrolled !== undefined) kept.push({ uid, podIndex: enrolled.podIndex });
+      return kept;
+    },
+    setActive(next) {
+      if (active === next) return;
+      active = next;
+      for (const record of records.values()) {
+        record.retry?.cancel();
+        record.retry = undefined;
+        if (!active) continue;
+        // The other agent may have written something else.
+        if (record.enrolled !== undefined) record.enrolled.generation = -1;
+        reconcile(record);
+      }
+    },
+    repairListeners() {
+      let repaired = 0;
+      for (const record of records.values()) {
+        const { enrolled, workload } = record;
+        if (enrolled === undefined || workload === undefined || record.sandbox === undefined) continue;
+        const { namespace, redirection } = enrolled;
+        const dead = enrolled.listeners.filter(({ fd }) => !namespace.listens(fd));
+        if (dead.length === 0) continue;
+        repaired += dead.length;
+        enrolled.listeners = enrolled.listeners.map((listener) => {
+          if (!dead.includes(listener)) return listener;
+          const { direction, family, slot } = listener;
+          const fresh = { direction, family, slot, fd: namespace.openListener(family) };
+          redirection.setListener(direction, family, slot, fresh.fd);
+          options.listeners.keep(record.uid, fresh);
+          return fresh;
+        });
+        const { podIndex, startedAtSeconds, listeners } = enrolled;
+        const { pod } = addressed(workload, record.sandbox);
+        const leaving = record.leaving !== undefined;
+        options.workers.setPod(
+          { ...pod, netnsFd: namespace.fd, podIndex, startedAtSeconds, leaving },
+          listeners,
+        );
+        for (const { fd } of dead) namespace.closeDescriptor(fd);
+        log.warn({ pod: who(record), listeners: dead.length }, 'dead listeners of a pod were replaced');
+      }
+      return repaired;
     },
     podOfAddress: (ip) => byAddress.get(ip),
     get pods() {
@@ -505,6 +698,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
         namespace: record.workload?.pod.namespace ?? record.sandbox?.namespace ?? '',
         name: record.workload?.pod.name ?? record.sandbox?.name ?? '',
         phase: record.phase,
+        wanted: record.workload?.enrol === true,
         reason: record.reason,
         generation: record.workload?.pod.generation ?? 0,
         addresses: record.workload?.pod.addresses ?? record.sandbox?.addresses ?? [],
@@ -530,6 +724,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       }
     },
   };
+  return enrolment;
 }
 
 /** The workload's addresses, or the CNI result's while the pod's status is not written yet. */

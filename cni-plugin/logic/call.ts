@@ -4,6 +4,7 @@
 
 import { canonicalIp } from '#lib/core/addresses.ts';
 import { CniError, cniCode, newestVersion } from './errors.ts';
+import { parseExactly } from './exact-json.ts';
 
 /** What came from the container runtime, as the shim carries it. */
 export interface CniRequest {
@@ -14,8 +15,17 @@ export interface CniRequest {
 
 export type JsonObject = { readonly [key: string]: unknown };
 
+export interface Attachment {
+  readonly containerId: string;
+  readonly ifname: string;
+}
+
 export interface CniConfig {
   readonly cniVersion: string;
+  /** The network's name; empty if the configuration has none. */
+  readonly network: string;
+  /** What GC shall keep; undefined if the runtime says nothing of it. */
+  readonly validAttachments: readonly Attachment[] | undefined;
   /** The object of the previous plugin's result as it came; undefined if there is none. */
   readonly prevResult: JsonObject | undefined;
   readonly socket: string;
@@ -30,8 +40,18 @@ export interface CniConfig {
 export const commands = ['ADD', 'DEL', 'CHECK', 'GC', 'STATUS', 'VERSION'] as const;
 export type CniCommand = (typeof commands)[number];
 
-/** Versions that know chained plugins; older ones have no prevResult. */
+/** Versions that know chained plugins, oldest first; older ones have no prevResult. */
 export const supportedVersions: readonly string[] = ['0.3.0', '0.3.1', '0.4.0', '1.0.0', newestVersion];
+
+/** Since when the specification has a command; ADD and DEL were always there. */
+const commandSince: Readonly<Partial<Record<CniCommand, string>>> = {
+  CHECK: '0.4.0',
+  GC: '1.1.0',
+  STATUS: '1.1.0',
+};
+
+/** Well-known fields that ask for what a plugin without addresses of its own cannot do. */
+const unsupportedFields = ['ipam', 'ipMasq'] as const;
 
 export const defaults = {
   socket: '/run/nodemesh/cni.sock',
@@ -67,32 +87,21 @@ export function spokenVersion(stdin: string): string {
   }
 }
 
-export function parseConfig(stdin: string): CniConfig {
-  let config: unknown;
-  try {
-    config = JSON.parse(stdin);
-  } catch (error) {
-    throw new CniError(
-      cniCode.decode,
-      `the network configuration is no JSON: ${error instanceof Error ? error.message : 'unreadable'}`,
-    );
-  }
-  if (!isObject(config)) throw new CniError(cniCode.decode, 'the network configuration is no JSON object');
+/**
+ * DEL needs no more of the configuration than that it can be read: it must succeed for pods whose configuration has
+ * been changed since.
+ */
+export function parseConfig(stdin: string, command: CniCommand): CniConfig {
+  const config = decodeConfig(stdin);
+  const lenient = command === 'DEL';
   const cniVersion = config['cniVersion'] ?? '0.1.0';
   if (typeof cniVersion !== 'string') throw new CniError(cniCode.decode, 'cniVersion is no text');
-  if (!supportedVersions.includes(cniVersion)) {
-    throw new CniError(
-      cniCode.incompatibleVersion,
-      `cniVersion ${JSON.stringify(cniVersion)} is not supported`,
-      {
-        details: `use one of ${supportedVersions.join(', ')}`,
-      },
-    );
-  }
+  if (!lenient) requireVersion(cniVersion, command);
   const prevResult = config['prevResult'] ?? undefined;
   if (prevResult !== undefined && !isObject(prevResult)) {
     throw new CniError(cniCode.decode, 'prevResult is no JSON object');
   }
+  if (command === 'ADD' || command === 'CHECK') refuseUnsupported(config);
   const exclude = config['excludeNamespaces'] ?? [];
   if (!Array.isArray(exclude) || !exclude.every((name): name is string => typeof name === 'string')) {
     throw new CniError(cniCode.config, 'excludeNamespaces is no list of texts');
@@ -115,6 +124,8 @@ export function parseConfig(stdin: string): CniConfig {
   };
   return {
     cniVersion,
+    network: typeof config['name'] === 'string' ? config['name'] : '',
+    validAttachments: command === 'GC' ? attachmentsOf(config) : undefined,
     prevResult,
     socket: text('socket'),
     enrolledList: text('enrolledList'),
@@ -125,11 +136,78 @@ export function parseConfig(stdin: string): CniConfig {
   };
 }
 
-/** CNI_CONTAINERID, as the specification limits it. */
+/** The configuration as an object, whatever is in it. */
+export function decodeConfig(stdin: string): JsonObject {
+  let config: unknown;
+  try {
+    config = JSON.parse(stdin);
+  } catch (error) {
+    throw new CniError(
+      cniCode.decode,
+      `the network configuration is no JSON: ${error instanceof Error ? error.message : 'unreadable'}`,
+    );
+  }
+  if (!isObject(config)) throw new CniError(cniCode.decode, 'the network configuration is no JSON object');
+  return config;
+}
+
+function requireVersion(cniVersion: string, command: CniCommand): void {
+  const at = supportedVersions.indexOf(cniVersion);
+  if (at < 0) {
+    throw new CniError(
+      cniCode.incompatibleVersion,
+      `cniVersion ${JSON.stringify(cniVersion.slice(0, 80))} is not supported`,
+      { details: `use one of ${supportedVersions.join(', ')}` },
+    );
+  }
+  const since = commandSince[command];
+  if (since !== undefined && at < supportedVersions.indexOf(since)) {
+    throw new CniError(cniCode.incompatibleVersion, `cniVersion ${cniVersion} does not know ${command}`, {
+      details: `${command} came with ${since}`,
+    });
+  }
+}
+
+function refuseUnsupported(config: JsonObject): void {
+  for (const field of unsupportedFields) {
+    const value = config[field] ?? false;
+    if (value === false) continue;
+    throw new CniError(
+      cniCode.unsupportedField,
+      `the field ${field} is not supported: ${JSON.stringify(value).slice(0, 200)}`,
+      {
+        details:
+          'addresses are the work of the plugin before; remove the field from the entry of nodemesh-cni',
+      },
+    );
+  }
+}
+
+/** libcni writes an empty list as null, and the list also under the name that the tagged 1.1.0 text has. */
+function attachmentsOf(config: JsonObject): Attachment[] | undefined {
+  const key = ['cni.dev/valid-attachments', 'cni.dev/attachments'].find((name) => name in config);
+  if (key === undefined) return undefined;
+  const list = config[key] ?? [];
+  if (!Array.isArray(list)) throw new CniError(cniCode.decode, `${key} is no list`);
+  return list.map((entry: unknown) => {
+    const { containerID, ifname } = isObject(entry) ? entry : {};
+    if (typeof containerID !== 'string' || typeof ifname !== 'string') {
+      // To go on without the entry would take a living pod out of the mesh.
+      throw new CniError(cniCode.decode, `${key} has an entry without containerID and ifname`);
+    }
+    return { containerId: containerID, ifname };
+  });
+}
+
+/** As the specification limits it; the length is that of a file name. */
+export const isContainerId = (id: string): boolean =>
+  id.length <= 250 && /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/.test(id);
+
+/** CNI_CONTAINERID. */
 export function requireContainerId(env: ReadonlyMap<string, string>): string {
   const id = env.get('CNI_CONTAINERID') ?? '';
   if (id === '') throw new CniError(cniCode.environment, 'CNI_CONTAINERID is not set');
-  if (id.length > 250 || !/^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/.test(id)) {
+  if (!isContainerId(id)) {
     throw new CniError(
       cniCode.environment,
       `CNI_CONTAINERID ${JSON.stringify(id.slice(0, 80))} is no container id`,
@@ -194,16 +272,28 @@ export const isExcluded = (config: CniConfig, namespace: string): boolean =>
   namespace === config.namespace ||
   config.excludeNamespaces.includes(namespace);
 
-/** The result that a chained plugin hands on: the previous one, in the configuration's version. */
-export function passedResult(config: CniConfig): string {
-  return `${JSON.stringify({ ...requirePrevResult(config), cniVersion: config.cniVersion })}\n`;
+/** The result that a chained plugin hands on: the previous one as it came, with a version if it has none. */
+export function passedResult(stdin: string): string {
+  const { cniVersion, prevResult } = parseExactly(stdin) as { cniVersion: string; prevResult: JsonObject };
+  return `${JSON.stringify('cniVersion' in prevResult ? prevResult : { cniVersion, ...prevResult })}\n`;
 }
 
 export function requirePrevResult(config: CniConfig): JsonObject {
-  if (config.prevResult !== undefined) return config.prevResult;
-  throw new CniError(cniCode.config, 'prevResult is missing', {
-    details: 'nodemesh-cni must stand after the plugin that makes the interface',
-  });
+  const { prevResult } = config;
+  if (prevResult === undefined) {
+    throw new CniError(cniCode.config, 'prevResult is missing', {
+      details: 'nodemesh-cni must stand after the plugin that makes the interface',
+    });
+  }
+  const version = prevResult['cniVersion'] ?? config.cniVersion;
+  if (typeof version !== 'string' || !supportedVersions.includes(version)) {
+    throw new CniError(
+      cniCode.config,
+      `prevResult is of cniVersion ${JSON.stringify(version).slice(0, 80)}, which is not supported`,
+      { details: `the plugin before must answer in one of ${supportedVersions.join(', ')}` },
+    );
+  }
+  return prevResult;
 }
 
 /** The pod's own addresses in a result, without prefix lengths: those of interfaces on the host's side are left out. */

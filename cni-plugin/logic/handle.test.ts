@@ -3,24 +3,31 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { handleCni } from './handle.ts';
-import type { CniAddOutcome, CniNode, CniPod } from './node.ts';
+import type { CniAddOutcome, CniCheckOutcome, CniNode, CniPod } from './node.ts';
 
 const args = 'IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-1;K8S_POD_UID=u-1';
 
 function fakeNode(outcome: CniAddOutcome | Error = { outcome: 'enrolled' }) {
   const added: CniPod[] = [];
   const removed: string[] = [];
+  const kept: unknown[] = [];
+  const health: { now: CniCheckOutcome } = { now: { outcome: 'sound' } };
   const node: CniNode = {
     addPod: (pod) => {
       added.push(pod);
       return outcome instanceof Error ? Promise.reject(outcome) : Promise.resolve(outcome);
     },
+    checkPod: () => Promise.resolve(health.now),
     removePod: (containerId, uid) => {
       removed.push(`${containerId} ${uid}`);
       return Promise.resolve();
     },
+    keepOnly: (network, attachments) => {
+      kept.push([network, attachments]);
+      return Promise.resolve();
+    },
   };
-  return { added, removed, node };
+  return { added, removed, kept, health, node };
 }
 
 // A namespace of any kind that is not this process's network namespace: the check compares inodes.
@@ -76,6 +83,7 @@ describe('CNI ADD', () => {
         containerId: 'c-1',
         netnsPath: OTHER_NETNS,
         ifname: 'eth0',
+        network: 'k8s',
         namespace: 'shop',
         name: 'web-1',
         uid: 'u-1',
@@ -97,6 +105,34 @@ describe('CNI ADD', () => {
       });
     });
   }
+
+  it('changes nothing in the result, not even a number that no double holds, nor its version', async () => {
+    const previous = `{"cniVersion":"0.4.0","ips":[],"x":[12345678901234567890,1.0,{"__proto__":1}],"a":null}`;
+    const stdin = `{"cniVersion":"1.0.0","name":"k8s","prevResult":${previous}}`;
+    const answer = await handleCni({ env: env('ADD'), stdin }, fakeNode().node);
+    assert.equal(answer.stdout, `${previous}\n`);
+  });
+
+  it('refuses a result of a version that it does not know', async () => {
+    const prevResult = { cniVersion: '0.2.0', ip4: { ip: '10.0.0.2/8' } };
+    assert.equal(await codeOf({ env: env('ADD'), stdin: config({ prevResult }) }), 7);
+  });
+
+  it('refuses fields that ask for addresses, naming key and value', async () => {
+    for (const [more, text] of [
+      [{ ipam: { type: 'host-local' } }, /ipam.*host-local/],
+      [{ ipMasq: true }, /ipMasq.*true/],
+    ] as const) {
+      const request = { env: env('ADD'), stdin: config(more) };
+      assert.equal(await codeOf(request), 2);
+      assert.match((await handleCni(request, fakeNode().node)).stdout, text);
+    }
+    const answer = await handleCni(
+      { env: env('ADD'), stdin: config({ ipMasq: false, args: { x: 1 } }) },
+      fakeNode().node,
+    );
+    assert.equal(answer.code, 0);
+  });
 
   it('refuses versions without chained plugins and unknown ones with code 1', async () => {
     for (const cniVersion of ['0.2.0', '2.0.0', '1.0', undefined]) {
@@ -219,6 +255,84 @@ describe('CNI DEL', () => {
   it('needs a container id', async () => {
     assert.equal(await codeOf({ env: env('DEL', { CNI_CONTAINERID: '' }), stdin: config() }), 4);
   });
+
+  it('succeeds though the configuration has become unusable', async () => {
+    const { node, removed } = fakeNode();
+    for (const more of [{ cniVersion: '9.0.0' }, { excludeNamespaces: 7 }, { prevResult: 7 }]) {
+      assert.equal((await handleCni({ env: env('DEL'), stdin: config(more) }, node)).code, 0);
+    }
+    assert.equal(removed.length, 3);
+  });
+});
+
+describe('CNI CHECK', () => {
+  it('is content with a pod that is as it shall be', async () => {
+    assert.deepEqual(await handleCni({ env: env('CHECK'), stdin: config() }, fakeNode().node), {
+      code: 0,
+      stdout: '',
+    });
+  });
+
+  it('says what is wrong with a pod', async () => {
+    const { node, health } = fakeNode();
+    health.now = { outcome: 'broken', reason: 'not redirected' };
+    const request = { env: env('CHECK'), stdin: config() };
+    assert.equal(await codeOf(request, node), 11);
+    assert.match((await handleCni(request, node)).stdout, /not redirected/);
+    const elsewhere = env('CHECK', { CNI_ARGS: 'K8S_POD_NAMESPACE=kube-system' });
+    assert.equal((await handleCni({ env: elsewhere, stdin: config() }, node)).code, 0);
+  });
+
+  it('needs what ADD needs', async () => {
+    for (const name of ['CNI_CONTAINERID', 'CNI_NETNS', 'CNI_IFNAME']) {
+      const request = { env: env('CHECK', { [name]: '' }), stdin: config() };
+      assert.equal(await codeOf(request), 4);
+      assert.match((await handleCni(request, fakeNode().node)).stdout, new RegExp(name));
+    }
+    assert.equal(await codeOf({ env: env('CHECK'), stdin: config({ prevResult: undefined }) }), 7);
+  });
+});
+
+describe('CNI GC', () => {
+  const gc = (more: object) => ({
+    env: env('GC'),
+    stdin: config({ cniVersion: '1.1.0', prevResult: undefined, ...more }),
+  });
+  const valid = [{ containerID: 'c-1', ifname: 'eth0' }];
+
+  it('keeps the attachments that the runtime names, of this network', async () => {
+    const { node, kept } = fakeNode();
+    for (const more of [
+      { 'cni.dev/valid-attachments': valid, 'cni.dev/attachments': valid },
+      { 'cni.dev/attachments': valid },
+      { 'cni.dev/valid-attachments': [] },
+      { 'cni.dev/valid-attachments': null },
+    ]) {
+      assert.deepEqual(await handleCni(gc(more), node), { code: 0, stdout: '' });
+    }
+    const one = [{ containerId: 'c-1', ifname: 'eth0' }];
+    assert.deepEqual(kept, [
+      ['k8s', one],
+      ['k8s', one],
+      ['k8s', []],
+      ['k8s', []],
+    ]);
+  });
+
+  it('takes no list, or one that it cannot read, never for an empty one', async () => {
+    const { node, kept } = fakeNode();
+    assert.equal((await handleCni(gc({}), node)).code, 0);
+    for (const list of [7, 'c-1', [{ containerID: 'c-1' }], [null]]) {
+      assert.equal(await codeOf(gc({ 'cni.dev/valid-attachments': list }), node), 6);
+    }
+    assert.deepEqual(kept, []);
+  });
+
+  it('reports what could not be removed', async () => {
+    const { node } = fakeNode();
+    const failing = { ...node, keepOnly: () => Promise.reject(new Error('busy')) };
+    assert.equal(await codeOf(gc({ 'cni.dev/valid-attachments': [] }), failing), 11);
+  });
 });
 
 describe('the other CNI commands', () => {
@@ -238,11 +352,21 @@ describe('the other CNI commands', () => {
     }
   });
 
-  it('answers CHECK, GC and STATUS with silence', async () => {
-    for (const command of ['CHECK', 'GC', 'STATUS']) {
-      const answer = await handleCni({ env: env(command), stdin: config() }, fakeNode().node);
-      assert.deepEqual(answer, { code: 0, stdout: '' }, command);
+  it('answers STATUS with silence', async () => {
+    const stdin = config({ cniVersion: '1.1.0', prevResult: undefined });
+    assert.deepEqual(await handleCni({ env: env('STATUS'), stdin }, fakeNode().node), {
+      code: 0,
+      stdout: '',
+    });
+  });
+
+  it('refuses commands that the version does not have with code 1', async () => {
+    for (const [command, version] of [
+      ['CHECK', '0.3.1'],
+      ['GC', '1.0.0'],
+      ['STATUS', '1.0.0'],
+    ] as const) {
+      assert.equal(await codeOf({ env: env(command), stdin: config({ cniVersion: version }) }), 1);
     }
-    assert.equal(await codeOf({ env: env('CHECK', { CNI_NETNS: '' }), stdin: config() }), 4);
   });
 });

@@ -3,9 +3,11 @@
 // kernels: what becomes of the pod is CniNode's work, how the call came here is server.ts's.
 
 import { statSync } from 'node:fs';
-import { errorMessage, MeshError } from '#lib/core/errors.ts';
+import { MeshError } from '#lib/core/errors.ts';
 import {
+  type CniConfig,
   type CniRequest,
+  decodeConfig,
   isExcluded,
   parseCommand,
   parseConfig,
@@ -19,18 +21,16 @@ import {
   spokenVersion,
   supportedVersions,
 } from './call.ts';
-import { type CniAnswer, CniError, cniCode, errorAnswer, success } from './errors.ts';
-import type { CniNode } from './node.ts';
+import { answerOf, type CniAnswer, CniError, cniCode, success } from './errors.ts';
+import type { CniNode, CniPod } from './node.ts';
 
 /** Never throws: whatever goes wrong is an answer that the runtime understands. */
 export async function handleCni(request: CniRequest, node: CniNode): Promise<CniAnswer> {
   try {
     return await answer(request, node);
   } catch (error) {
-    const version = spokenVersion(request.stdin);
-    if (error instanceof CniError) return errorAnswer(error.cniCode, error.message, version);
-    // The pod's state is not known: the runtime tears the sandbox down and tries again.
-    return errorAnswer(cniCode.tryAgain, errorMessage(error), version);
+    // What is not named here leaves the pod's state unknown: the runtime tears the sandbox down and tries again.
+    return answerOf(error, spokenVersion(request.stdin), cniCode.tryAgain);
   }
 }
 
@@ -42,37 +42,50 @@ async function answer({ env, stdin }: CniRequest, node: CniNode): Promise<CniAns
       stdout: `${JSON.stringify({ cniVersion: spokenVersion(stdin), supportedVersions })}\n`,
     };
   }
-  const config = parseConfig(stdin);
+  if (command === 'DEL') {
+    // Comes several times, also with an empty CNI_NETNS, without prevResult, with a configuration changed since.
+    decodeConfig(stdin);
+    await node.removePod(requireContainerId(env), podArguments(env).uid, env.get('CNI_IFNAME') ?? '');
+    return success;
+  }
+  const config = parseConfig(stdin, command);
   switch (command) {
     case 'ADD': {
-      const containerId = requireContainerId(env);
-      const netnsPath = requireNetns(env);
-      const ifname = requireIfname(env);
-      const addresses = resultAddresses(requirePrevResult(config));
-      const pod = podArguments(env);
+      const pod = podOf(env, config);
       // Without a pod's name it is no pod of Kubernetes.
-      if (pod.namespace === '' || isExcluded(config, pod.namespace)) {
-        return { code: 0, stdout: passedResult(config) };
+      if (pod.namespace !== '' && !isExcluded(config, pod.namespace)) {
+        requireForeignNamespace(pod.netnsPath);
+        const added = await node.addPod(pod);
+        if (added.outcome === 'try-again') throw new CniError(cniCode.tryAgain, added.reason);
       }
-      requireForeignNamespace(netnsPath);
-      const added = await node.addPod({ containerId, netnsPath, ifname, addresses, ...pod });
-      if (added.outcome === 'try-again') throw new CniError(cniCode.tryAgain, added.reason);
-      return { code: 0, stdout: passedResult(config) };
+      return { code: 0, stdout: passedResult(stdin) };
     }
-    case 'DEL':
-      // Comes several times, also with an empty CNI_NETNS and without prevResult.
-      await node.removePod(requireContainerId(env), podArguments(env).uid);
+    case 'CHECK': {
+      const pod = podOf(env, config);
+      if (pod.namespace === '' || isExcluded(config, pod.namespace)) return success;
+      const checked = await node.checkPod(pod);
+      if (checked.outcome === 'broken') throw new CniError(cniCode.tryAgain, checked.reason);
       return success;
-    case 'CHECK':
-      requireContainerId(env);
-      requireNetns(env);
-      requireIfname(env);
-      requirePrevResult(config);
-      return success;
+    }
     case 'GC':
+      // No list is not an empty list: without it nothing is known to be stale.
+      if (config.validAttachments !== undefined) await node.keepOnly(config.network, config.validAttachments);
+      return success;
     case 'STATUS':
+      // Whoever reaches this has loaded its lists; neither control plane nor DNS matters for ADD to be answered.
       return success;
   }
+}
+
+function podOf(env: CniRequest['env'], config: CniConfig): CniPod {
+  return {
+    containerId: requireContainerId(env),
+    netnsPath: requireNetns(env),
+    ifname: requireIfname(env),
+    network: config.network,
+    addresses: resultAddresses(requirePrevResult(config)),
+    ...podArguments(env),
+  };
 }
 
 /** The plugin must never be led to redirect the node itself. */

@@ -9,12 +9,12 @@ import { type Clock, systemClock, type Timer } from '#lib/core/clock.ts';
 import { errnoName, errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { peerUid as kernelPeerUid } from '#lib/net/peer-uid.ts';
-import type { CniRequest } from './call.ts';
+import { type CniRequest, isContainerId } from './call.ts';
 import { type CniAnswer, cniCode, errorAnswer } from './errors.ts';
 import { decodeRequest, encodeReply, FrameReader, REQUEST_BYTES_MAX } from './frame.ts';
 import { handleCni } from './handle.ts';
 import type { CniNode } from './node.ts';
-import { takeTombstones } from './tombstones.ts';
+import { removeTombstone, takeTombstones } from './tombstones.ts';
 
 export interface CniServerOptions {
   readonly clock?: Clock;
@@ -66,6 +66,15 @@ export async function serveCni(
       log.warn({ error: errorMessage(error) }, 'garbage on the CNI socket');
       return errorAnswer(cniCode.decode, errorMessage(error));
     }
+    const containerId = request.env.get('CNI_CONTAINERID') ?? '';
+    // A note of an earlier sandbox with this id must not be taken for one of the sandbox that comes now.
+    if (
+      options.tombstones !== undefined &&
+      request.env.get('CNI_COMMAND') === 'ADD' &&
+      isContainerId(containerId)
+    ) {
+      removeTombstone(options.tombstones, containerId);
+    }
     const started = clock.nowMs();
     let late: Timer | undefined;
     const tooLate = new Promise<CniAnswer>((resolve) => {
@@ -77,7 +86,7 @@ export async function serveCni(
     late?.cancel();
     const fields = {
       command: request.env.get('CNI_COMMAND'),
-      containerId: request.env.get('CNI_CONTAINERID'),
+      containerId,
       args: request.env.get('CNI_ARGS'),
       ms: Math.round(clock.nowMs() - started),
     };

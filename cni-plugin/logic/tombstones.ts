@@ -7,15 +7,24 @@ import { join } from 'node:path';
 import { errnoName, errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 
+/** More are not left, nor taken in one go: what no note tells, the agent's reconciliation finds. */
+export const TOMBSTONES_MAX = 4096;
+
 /** Best effort, as in the shim: DEL must succeed. */
 export function leaveTombstone(folder: string, containerId: string, uid: string): string | undefined {
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
+    if (readdirSync(folder).length >= TOMBSTONES_MAX) return 'there are too many';
     writeFileSync(join(folder, containerId), uid, { mode: 0o600 });
     return undefined;
   } catch (error) {
     return errorMessage(error);
   }
+}
+
+/** For a container id that is added (again): what the note told is over. */
+export function removeTombstone(folder: string, containerId: string): void {
+  rmSync(join(folder, containerId), { force: true });
 }
 
 /** Hands every note to `remove` and deletes it afterwards, so that a failure leaves it for the next time. */
@@ -26,7 +35,7 @@ export async function takeTombstones(
 ): Promise<void> {
   let names: string[];
   try {
-    names = readdirSync(folder);
+    names = readdirSync(folder).slice(0, TOMBSTONES_MAX);
   } catch (error) {
     if (errnoName(error) !== 'ENOENT') {
       log.warn({ folder, error: errorMessage(error) }, 'tombstones cannot be read');
@@ -36,10 +45,13 @@ export async function takeTombstones(
   for (const containerId of names) {
     const path = join(folder, containerId);
     try {
-      await remove(containerId, readFileSync(path, 'utf8').slice(0, 256));
+      const uid = readFileSync(path, 'utf8').slice(0, 256);
+      await remove(containerId, uid);
       rmSync(path, { force: true });
       log.info({ containerId }, 'a pod was removed while the agent was away');
     } catch (error) {
+      // An ADD of the same id took it back meanwhile.
+      if (errnoName(error) === 'ENOENT') continue;
       log.warn(
         { containerId, error: errorMessage(error) },
         'a removal noted while away failed and is tried again',

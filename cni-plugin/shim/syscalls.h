@@ -11,6 +11,7 @@
 enum { NR_READ = 0, NR_WRITE = 1, NR_CLOSE = 3, NR_CLOCK_GETTIME = 228, NR_EXIT_GROUP = 231 };
 enum { NR_SOCKET = 41, NR_CONNECT = 42, NR_SENDTO = 44, NR_RECVFROM = 45, NR_SETSOCKOPT = 54 };
 enum { NR_OPENAT = 257, NR_MKDIRAT = 258, NR_PPOLL = 271, NR_CLOCK_NANOSLEEP = 230 };
+enum { NR_GETSOCKOPT = 55, NR_GETDENTS64 = 217, NR_UNLINKAT = 263 };
 
 static long syscall6(long nr, long a, long b, long c, long d, long e, long f) {
   long result;
@@ -35,6 +36,7 @@ __asm__(".globl _start\n"
 enum { NR_READ = 63, NR_WRITE = 64, NR_CLOSE = 57, NR_CLOCK_GETTIME = 113, NR_EXIT_GROUP = 94 };
 enum { NR_SOCKET = 198, NR_CONNECT = 203, NR_SENDTO = 206, NR_RECVFROM = 207, NR_SETSOCKOPT = 208 };
 enum { NR_OPENAT = 56, NR_MKDIRAT = 34, NR_PPOLL = 73, NR_CLOCK_NANOSLEEP = 115 };
+enum { NR_GETSOCKOPT = 209, NR_GETDENTS64 = 61, NR_UNLINKAT = 35 };
 
 static long syscall6(long nr, long a, long b, long c, long d, long e, long f) {
   register long x8 __asm__("x8") = nr;
@@ -63,7 +65,7 @@ __asm__(".globl _start\n"
 enum { E_INTR = 4, E_AGAIN = 11, E_NOENT = 2, E_CONNREFUSED = 111 };
 enum { AT_FDCWD_ = -100, O_RDONLY_ = 0, O_WRONLY_ = 1, O_CREAT_ = 0100, O_TRUNC_ = 01000, O_CLOEXEC_ = 02000000 };
 enum { AF_UNIX_ = 1, SOCK_STREAM_ = 1, SOCK_CLOEXEC_ = 02000000 };
-enum { SOL_SOCKET_ = 1, SO_SNDTIMEO_ = 21, MSG_DONTWAIT_ = 0x40, MSG_NOSIGNAL_ = 0x4000 };
+enum { SOL_SOCKET_ = 1, SO_PEERCRED_ = 17, SO_SNDTIMEO_ = 21, MSG_DONTWAIT_ = 0x40, MSG_NOSIGNAL_ = 0x4000 };
 enum { POLLIN_ = 1, POLLOUT_ = 4, CLOCK_MONOTONIC_ = 1 };
 
 struct kernel_time {
@@ -122,6 +124,10 @@ static long sys_open(const char *path, int flags, int mode) {
 static long sys_mkdir(const char *path, int mode) {
   return syscall6(NR_MKDIRAT, AT_FDCWD_, (long)path, mode, 0, 0, 0);
 }
+static long sys_unlink(const char *path) { return syscall6(NR_UNLINKAT, AT_FDCWD_, (long)path, 0, 0, 0, 0); }
+static long sys_entries(int fd, char *to, size_t size) {
+  return syscall6(NR_GETDENTS64, fd, (long)to, (long)size, 0, 0, 0);
+}
 static long sys_socket(void) { return syscall6(NR_SOCKET, AF_UNIX_, SOCK_STREAM_ | SOCK_CLOEXEC_, 0, 0, 0, 0); }
 static long sys_connect(int fd, const struct unix_address *to) {
   return syscall6(NR_CONNECT, fd, (long)to, sizeof *to, 0, 0, 0);
@@ -131,6 +137,13 @@ static long sys_send(int fd, const void *from, size_t length) {
 }
 static long sys_recv(int fd, void *to, size_t length) {
   return syscall6(NR_RECVFROM, fd, (long)to, (long)length, MSG_DONTWAIT_, 0, 0);
+}
+/** The uid of whoever listens on the other side; -1 if it cannot be had. */
+static long sys_peer_uid(int fd) {
+  uint32_t credentials[3] = {0, 0, 0};  // struct ucred: pid, uid, gid
+  uint32_t length = sizeof credentials;
+  long answer = syscall6(NR_GETSOCKOPT, fd, SOL_SOCKET_, SO_PEERCRED_, (long)credentials, (long)&length, 0);
+  return answer < 0 ? -1 : (long)credentials[1];
 }
 /** How long `connect` may block while the agent's backlog is full. */
 static long sys_connect_timeout(int fd, int64_t ms) {

@@ -10,8 +10,8 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { silentLog } from '#lib/core/log.ts';
 import { installCni, uninstallCni } from '#lib/cni-install/install.ts';
-import type { CniAddOutcome, CniPod } from '../../cni-plugin/logic/node.ts';
 import { type CniServer, serveCni } from '../../cni-plugin/logic/server.ts';
+import { fakeNode, listOf } from './fake-node.ts';
 import { type CniHost, cniAdd, cniAddresses, cniDel, readConflist } from '../../local/cni-chain.ts';
 
 const root = join(import.meta.dirname, '../..');
@@ -22,9 +22,8 @@ describe('the CNI chain', () => {
   let dir: string;
   let server: CniServer | undefined;
   let host: CniHost;
-  let outcome: CniAddOutcome = { outcome: 'enrolled' };
-  const added: CniPod[] = [];
-  const removed: string[] = [];
+  const fake = fakeNode();
+  const { added, removed } = fake;
   const call = {
     containerId: 'sandbox-1',
     netnsPath: `/run/netns/${names.pod}`,
@@ -33,21 +32,7 @@ describe('the CNI chain', () => {
   };
 
   const serve = () =>
-    serveCni(
-      join(dir, 'run/cni.sock'),
-      {
-        addPod: (pod) => {
-          added.push(pod);
-          return Promise.resolve(outcome);
-        },
-        removePod: (containerId, uid) => {
-          removed.push(`${containerId} ${uid}`);
-          return Promise.resolve();
-        },
-      },
-      silentLog,
-      { tombstones: join(dir, 'run/tombstones') },
-    );
+    serveCni(join(dir, 'run/cni.sock'), fake.node, silentLog, { tombstones: join(dir, 'run/tombstones') });
 
   before(async () => {
     // What a killed run left.
@@ -128,12 +113,12 @@ describe('the CNI chain', () => {
   });
 
   it('fails the pod with "try again" and takes the interface down', async () => {
-    outcome = { outcome: 'try-again', reason: 'no certificate yet' };
+    fake.outcome = { outcome: 'try-again', reason: 'no certificate yet' };
     await assert.rejects(cniAdd(host, await network(), call), (error: Error) => {
       assert.match(error.message, /nodemesh-cni, ADD: nodemesh: no certificate yet.*code 11/);
       return true;
     });
-    outcome = { outcome: 'enrolled' };
+    fake.outcome = { outcome: 'enrolled' };
     await cniDel(host, await network(), call, undefined);
     assert.doesNotMatch(interfaces(), /eth0/);
   });
@@ -146,7 +131,7 @@ describe('the CNI chain', () => {
     assert.equal(added.length, count);
     await cniDel(host, await network(), call, result);
     assert.deepEqual(readdirSync(join(dir, 'run/tombstones')), ['sandbox-1']);
-    writeFileSync(join(dir, 'run/enrolled'), 'ns shop\n');
+    writeFileSync(join(dir, 'run/enrolled'), listOf('ns shop'));
     await assert.rejects(cniAdd(host, await network(), call), /code 11/);
     await cniDel(host, await network(), call, undefined);
 
