@@ -70,6 +70,7 @@ describe('enrolment', () => {
   let open: Set<number>;
   let certificate: Promise<unknown>;
   let refuse: Error | undefined;
+  let difference: string | undefined;
   let refuseArm: Error | undefined;
   let lines: LogLine[];
   let saved: readonly Sandbox[];
@@ -87,6 +88,7 @@ describe('enrolment', () => {
     open = new Set();
     certificate = Promise.resolve();
     refuse = undefined;
+    difference = undefined;
     refuseArm = undefined;
     lines = [];
     saved = [];
@@ -155,7 +157,7 @@ describe('enrolment', () => {
           families: [4, 6],
           openListener: take,
           listens: (fd) => !dead.has(fd),
-          differs: () => undefined,
+          differs: () => difference,
           closeDescriptor: (closing) => assert.ok(open.delete(closing), 'closed twice'),
           close: () => assert.ok(open.delete(fd), 'closed twice'),
         };
@@ -381,6 +383,88 @@ describe('enrolment', () => {
     assert.ok(!events.includes('drop'));
     await enrolment.removePod('c-b', 'b');
     assert.equal(events.filter((event) => event === 'drop').length, 1);
+  });
+
+  it('holds back by the list of an earlier agent until destination has named pod or namespaces', async () => {
+    const held = async (uid: string): Promise<string> => {
+      const outcome = enrolment.addPod(cniPod(uid));
+      clock.advance(2_000);
+      const { outcome: word } = await outcome;
+      await enrolment.removePod(`c-${uid}`, uid);
+      return word;
+    };
+    assert.equal(await held('a'), 'passed');
+    enrolment.setEarlier({ state: 'missing' });
+    assert.equal(await held('a'), 'passed');
+    enrolment.setEarlier({ state: 'whole', namespaces: [], pods: ['a'] });
+    assert.equal(await held('a'), 'try-again');
+    assert.equal(await held('b'), 'passed');
+    enrolment.setEarlier({ state: 'whole', namespaces: ['shop'], pods: [] });
+    assert.equal(await held('b'), 'try-again');
+    enrolment.setEarlier({ state: 'damaged', reason: 'it is not whole' });
+    enrolment.setNamespaces([]);
+    assert.equal(await held('b'), 'passed');
+    enrolment.setEarlier({ state: 'damaged', reason: 'it is not whole' });
+    assert.equal(await held('b'), 'try-again');
+  });
+
+  it('never answers an ADD for a sandbox that was removed or replaced while it waited', async () => {
+    const first = enrolment.addPod(cniPod('a', 'c-1'));
+    await enrolment.removePod('c-1', 'a');
+    const second = enrolment.addPod(cniPod('a', 'c-2'));
+    enrolment.setWorkload(workloadOf('a'));
+    clock.advance(2_000);
+    assert.equal((await first).outcome, 'try-again');
+    assert.deepEqual(await second, { outcome: 'enrolled' });
+    assert.equal(saved[0]?.containerId, 'c-2');
+  });
+
+  it('leaves the pod in the mesh when a further interface of it comes and goes', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a'));
+    const before = events.length;
+    const further = { ...cniPod('a'), ifname: 'net1', addresses: ['192.0.2.7'] };
+    assert.equal((await enrolment.addPod(further)).outcome, 'passed');
+    await enrolment.removePod('c-a', 'a', 'net1');
+    assert.equal(events.length, before);
+    assert.deepEqual(saved[0]?.addresses, ['10.0.0.7', 'fd00::7']);
+    await enrolment.removePod('c-a', 'a', 'eth0');
+    assert.equal(open.size, 0);
+  });
+
+  it('checks a pod: in the mesh, in that namespace, by that sandbox', async () => {
+    assert.deepEqual(await enrolment.checkPod(cniPod('a')), { outcome: 'sound' });
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a'));
+    assert.deepEqual(await enrolment.checkPod(cniPod('a')), { outcome: 'sound' });
+    assert.match(JSON.stringify(await enrolment.checkPod(cniPod('a', 'c-9'))), /another sandbox/);
+    difference = 'is meshed in another namespace';
+    assert.match(JSON.stringify(await enrolment.checkPod(cniPod('a'))), /another namespace/);
+    difference = undefined;
+    refuse = new MeshError('MESH_BPF_LOAD', 'no');
+    enrolment.setWorkload(workloadOf('b'));
+    await enrolment.addPod(cniPod('b'));
+    assert.match(JSON.stringify(await enrolment.checkPod(cniPod('b'))), /not in the mesh.*MESH_BPF_LOAD/);
+  });
+
+  it('keeps, of a network, only the attachments that the runtime still has', async () => {
+    for (const uid of ['a', 'b', 'c']) {
+      enrolment.setWorkload(workloadOf(uid));
+      await enrolment.addPod({ ...cniPod(uid), network: uid === 'c' ? 'other' : 'pods' });
+    }
+    await enrolment.keepOnly('pods', [
+      { containerId: 'c-a', ifname: 'eth0' },
+      { containerId: 'c-b', ifname: 'net1' },
+    ]);
+    assert.deepEqual(
+      saved.map(({ uid }) => uid),
+      ['a', 'c'],
+    );
+    await enrolment.keepOnly('other', []);
+    assert.deepEqual(
+      saved.map(({ uid }) => uid),
+      ['a'],
+    );
   });
 
   const ofEarlier = (uid: string, slots: number, first: number): ListenerHandle[] => {
