@@ -156,6 +156,12 @@ export const agentSettings = {
     asDurationMs,
     'About how often the kernel is compared with what should be, and mended.',
   ),
+  hostProc: setting(
+    'NODEMESH_HOST_PROC',
+    '/proc',
+    asText,
+    "A /proc that shows the node's processes: running pods that nobody announced are found there.",
+  ),
   leaveGraceMs: setting(
     'NODEMESH_LEAVE_GRACE',
     '30s',

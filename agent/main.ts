@@ -28,9 +28,11 @@ import { connectDestination } from './node/destination-client.ts';
 import { createDiscovery } from './node/discovery.ts';
 import { createDiskLists } from './node/disk-lists.ts';
 import { createEnrolment, type Sandbox } from './node/enrolment.ts';
+import { processView } from './node/find-namespace.ts';
 import { createHandOver, takeKept, whileHolding } from './node/hand-over.ts';
 import { createKeeper } from './node/keeper.ts';
 import { createKeptListeners } from './node/kept-listeners.ts';
+import { createNamespaceSearch } from './node/namespace-search.ts';
 import { createNodeStream } from './node/node-stream.ts';
 import { openPodNamespace } from './node/pod-namespace.ts';
 import { createProxyWorkers } from './node/proxy-workers.ts';
@@ -211,8 +213,18 @@ const enrolment = createEnrolment({
     keeper.touch();
   },
   podForgotten: () => undefined,
+  sandboxMissing: () => search.wake(),
   leaveGraceMs: config.leaveGraceMs,
   leaveLimitMs: config.leaveLimitMs,
+});
+const search = createNamespaceSearch({
+  ...common,
+  view: processView(config.hostProc),
+  missing: () => enrolment.missing,
+  placed: () => enrolment.found,
+  found: (uid, netnsPath) => enrolment.setFound(uid, netnsPath),
+  notFound: (uid) => enrolment.setNotFound(uid),
+  gone: (uid) => enrolment.setFoundGone(uid),
 });
 let namespacePaths: ReadonlyMap<string, string> = new Map();
 const reportCheck = (uid: string, state: 'failed' | 'enrolled', reason: string, message: string): void => {
@@ -384,6 +396,7 @@ const end = async (): Promise<void> => {
   keeper.close();
   await cni.close();
   nodeStream.close();
+  search.close();
   discovery.close();
   destination.close();
   await workers.close();

@@ -175,6 +175,7 @@ describe('enrolment', () => {
       sandboxesChanged: (sandboxes) => {
         saved = sandboxes;
       },
+      sandboxMissing: () => events.push('missing'),
       leaveGraceMs: 30_000,
       leaveLimitMs: 120_000,
       podForgotten: (uid) => events.push(`forgotten ${uid}`),
@@ -372,6 +373,65 @@ describe('enrolment', () => {
     assert.equal(open.size, 0);
     await pass(600_000);
     assert.equal(reports().at(-1), 'report a leaving 2 Leaving');
+  });
+
+  const running = (change: Parameters<typeof workloadOf>[1] = {}): NodeWorkload => {
+    const workload = workloadOf('a', change);
+    return { ...workload, pod: { ...workload.pod, addresses: ['10.0.0.7'] } };
+  };
+
+  it('a running pod that nobody announced is looked for, enrolled where it was found, and never kept on disk', async () => {
+    enrolment.setWorkload(running());
+    assert.ok(events.includes('missing'));
+    assert.deepEqual(enrolment.missing, [{ uid: 'a', addresses: ['10.0.0.7'] }]);
+    assert.equal(enrolment.settled, false);
+    enrolment.setNotFound('a');
+    enrolment.setNotFound('a');
+    assert.equal(enrolment.settled, true);
+    enrolment.setFound('a', '/proc/7/ns/net');
+    await settle();
+    assert.deepEqual(reports(), ['report a pending 1 NoSandbox', 'report a enrolled 1 Enrolled']);
+    assert.deepEqual(enrolment.missing, []);
+    assert.deepEqual(saved, []);
+    enrolment.removeWorkload('a');
+    await settle();
+    assert.equal(open.size, 0);
+    assert.deepEqual(enrolment.pods, []);
+  });
+
+  it('a found pod whose processes are gone is let go of, and looked for again', async () => {
+    enrolment.setWorkload(running());
+    enrolment.setFound('a', '/proc/7/ns/net');
+    await settle();
+    events = [];
+    enrolment.setFoundGone('a');
+    await settle();
+    assert.ok(events.includes('disarm a'));
+    assert.ok(events.includes('missing'));
+    assert.equal(open.size, 0);
+  });
+
+  it('DEL of a found pod removes it, ADD takes its place', async () => {
+    enrolment.setWorkload(running());
+    enrolment.setFound('a', '/proc/7/ns/net');
+    await settle();
+    await enrolment.removePod('c-a', 'a');
+    assert.equal(open.size, 0);
+    enrolment.setFound('a', '/proc/7/ns/net');
+    await settle();
+    assert.deepEqual(await enrolment.addPod(cniPod('a')), { outcome: 'enrolled' });
+    assert.equal(open.size, 9);
+    assert.equal(saved.length, 1);
+  });
+
+  it('a pod without an address, or one that has a sandbox, is not looked for', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    assert.ok(!events.includes('missing'));
+    enrolment.setWorkload(running({ enrol: false, generation: 2 }));
+    assert.deepEqual(enrolment.missing, []);
+    enrolment.setFound('a', '/proc/7/ns/net');
+    await settle();
+    assert.ok(!events.some((event) => event.startsWith('prepare')));
   });
 
   it('keeps the certificate that two pods of one account share until both are gone', async () => {
