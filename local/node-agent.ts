@@ -2,7 +2,7 @@
 // The agent of one local node through crashes, restarts and upgrades: one that is current, and earlier ones that serve
 // what they still have. Each runs under build/agent-parent. Knows nothing of what agents say to each other.
 
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { errnoName, MeshError } from '#lib/core/errors.ts';
 import type { SupervisedProgram } from './supervise.ts';
@@ -104,8 +104,14 @@ export class NodeAgent {
   /** Every agent of the node, at once and for good. */
   async #stop(): Promise<void> {
     const programs = [...this.programs()];
+    const pids = programs.flatMap(([, { pid }]) => (pid === undefined ? [] : [pid]));
     this.#current = undefined;
     await Promise.all(programs.map(([, program]) => program.retire('SIGKILL')));
+    // Each dies with its parent, a moment later.
+    await this.#until(
+      () => pids.every((pid) => !existsSync(`/proc/${pid}`)) || undefined,
+      `${this.#options.name} does not end`,
+    );
   }
 
   #start(): void {

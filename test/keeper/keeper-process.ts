@@ -4,7 +4,7 @@
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -109,6 +109,7 @@ export class KeeperScene {
 
   constructor(name: string) {
     this.#netns = `nm-kp-${name}-${process.pid}`;
+    removeOfKilledRuns();
     execFileSync('ip', ['netns', 'add', this.#netns]);
     execFileSync('ip', ['-n', this.#netns, 'link', 'set', 'lo', 'up']);
     this.#netnsFd = openNamespace(`/run/netns/${this.#netns}`);
@@ -177,6 +178,14 @@ export class KeeperScene {
     closeNamespace(this.#netnsFd);
     execFileSync('ip', ['netns', 'del', this.#netns]);
     rmSync(this.dir, { recursive: true });
+  }
+}
+
+function removeOfKilledRuns(): void {
+  for (const line of execFileSync('ip', ['netns', 'list'], { encoding: 'utf8' }).split('\n')) {
+    const match = /^(nm-kp-(?:keeper|many|hostile|strict)-(\d+))\b/.exec(line);
+    if (match?.[1] === undefined || existsSync(`/proc/${match[2]}`)) continue;
+    execFileSync('ip', ['netns', 'del', match[1]]);
   }
 }
 
