@@ -30,6 +30,7 @@ describe('admin', () => {
       metrics: () => metrics(),
       notReady: () => (ready ? undefined : 'no certificate'),
       state: () => ({ pods: new Map([['uid', { generation: 7n }]]) }),
+      selfCheck: () => Promise.resolve({ repairs: new Map([['a', 1]]) }),
       peerUid: (socket) => uid ?? peerUid(socket),
       log: silentLog,
     });
@@ -78,6 +79,14 @@ describe('admin', () => {
     assert.equal(status, 200);
     assert.deepEqual(JSON.parse(text), { pods: { uid: { generation: '7' } } });
     assert.equal((await get({ socketPath }, '/metrics')).status, 404);
+  });
+
+  test('a self-check runs on POST, on the Unix socket only', async () => {
+    assert.deepEqual(JSON.parse((await get({ socketPath }, '/self-check', 'POST')).text), {
+      repairs: { a: 1 },
+    });
+    assert.equal((await get({ socketPath }, '/self-check')).status, 405);
+    assert.equal((await get({ port: admin.port }, '/self-check', 'POST')).status, 404);
   });
 
   test('the Unix socket answers nobody but root, whatever the modes say', async () => {

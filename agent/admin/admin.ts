@@ -19,6 +19,8 @@ export interface AdminOptions {
   readonly notReady: () => string | undefined;
   /** State for `GET /state` on the Unix socket; plain data, without keys. */
   readonly state: () => unknown;
+  /** Runs the self-check for `POST /self-check` on the Unix socket; the answer is its outcome. */
+  readonly selfCheck?: () => Promise<unknown>;
   /** The uid on the other side of the Unix socket (lib/net/peer-uid.ts). */
   readonly peerUid: (socket: Socket) => number | undefined;
   readonly log: Log;
@@ -119,8 +121,21 @@ function nodeRequests(options: AdminOptions): RequestListener {
 }
 
 function localRequests(options: AdminOptions): RequestListener {
+  const selfCheck = async (response: ServerResponse, run: () => Promise<unknown>): Promise<void> => {
+    try {
+      answer(response, 200, `${JSON.stringify(await run(), plainValue, 2)}\n`, 'application/json');
+    } catch (error) {
+      options.log.error({ error: errorMessage(error) }, 'the self-check failed');
+      answer(response, 500, '');
+    }
+  };
   return (request, response) => {
     request.resume();
+    if (pathOf(request.url) === '/self-check' && options.selfCheck !== undefined) {
+      if (request.method === 'POST') void selfCheck(response, options.selfCheck);
+      else answer(response, 405, '');
+      return;
+    }
     if (pathOf(request.url) !== '/state') {
       answer(response, 404, '');
       return;

@@ -44,6 +44,8 @@ export interface Discovery {
   subscribe(key: string, target: DiscoveryTarget, deliver: (destination: Destination) => void): Subscription;
   /** A pod of this node was enrolled or left: `localPodUid` of endpoints may differ. */
   localPodsChanged(): void;
+  /** Look-ups that were not made because of the limit. */
+  readonly refused: number;
   /** Streams that are open or paused, for metrics. */
   readonly streams: { readonly profiles: number; readonly services: number };
   close(): void;
@@ -91,6 +93,7 @@ class StreamingDiscovery implements Discovery {
   readonly #profiles = new Map<string, ProfileLookup>();
   readonly #services = new Map<string, SharedService>();
   readonly #dirty = new Set<ProfileLookup>();
+  refused = 0;
   #closed = false;
 
   constructor(options: DiscoveryOptions) {
@@ -105,6 +108,7 @@ class StreamingDiscovery implements Discovery {
     const name = `${target.namespace}|${formatSocketAddress(target.ip, target.port)}`;
     const lookup = this.#profiles.get(name) ?? this.#openProfile(name, target);
     if (lookup === undefined) {
+      this.refused++;
       this.#options.log.warn(
         { key, lookupsMax: this.#max },
         'too many destinations are in use at once; this one is not resolved',

@@ -7,6 +7,8 @@ import { renderLabels, type MetricFamily } from '#lib/metrics/model.ts';
 import type { Enrolment, EnrolmentPhase } from './enrolment.ts';
 import type { ProxyWorkers } from './proxy-workers.ts';
 import type { Redirection } from './redirection-types.ts';
+import type { SelfCheck } from './self-check.ts';
+import type { Discovery } from './discovery.ts';
 
 export interface NodeMetricsSources {
   readonly nodeName: string;
@@ -14,6 +16,8 @@ export interface NodeMetricsSources {
   readonly redirection: Pick<Redirection, 'counters'>;
   readonly enrolment: Pick<Enrolment, 'pods'>;
   readonly workers: Pick<ProxyWorkers, 'replaced'>;
+  readonly selfCheck: Pick<SelfCheck, 'state'>;
+  readonly discovery: Pick<Discovery, 'refused'>;
 }
 
 const phases: readonly EnrolmentPhase[] = ['pending', 'enrolled', 'failed', 'leaving', 'left'];
@@ -61,6 +65,34 @@ export function nodeMetrics(registry: MetricRegistry, sources: NodeMetricsSource
       [...sources.redirection.counters()]
         .filter(([reason]) => reason !== LEVEL)
         .map(([reason, value]) => ({ labels: renderLabels({ ...node, reason }), value })),
+  );
+  one(
+    counter(
+      'nodemesh_discovery_refused_total',
+      'Destinations not resolved because the node follows too many.',
+    ),
+    () => sources.discovery.refused,
+  );
+  const byCheck = (values: ReadonlyMap<string, number>) =>
+    [...values].map(([check, value]) => ({ labels: renderLabels({ ...node, check }), value }));
+  registry.collect(
+    counter('nodemesh_self_check_repairs_total', 'Differences between kernel and agent that were mended.'),
+    () => byCheck(sources.selfCheck.state.repairs),
+  );
+  registry.collect(
+    gauge('nodemesh_self_check_failures', 'Differences that stand because the agent cannot mend them.'),
+    () => byCheck(sources.selfCheck.state.failures),
+  );
+  one(
+    gauge(
+      'nodemesh_self_check_last_run_timestamp_seconds',
+      'When the last self-check ended; 0 before the first.',
+    ),
+    () => (sources.selfCheck.state.lastRunAtMs ?? 0) / 1000,
+  );
+  one(
+    gauge('nodemesh_self_check_duration_seconds', 'How long the last self-check took.'),
+    () => sources.selfCheck.state.durationMs / 1000,
   );
 }
 

@@ -82,6 +82,7 @@ describe('proxy workers', () => {
   let spawned: FakeWorker[];
   let workers: ProxyWorkers;
   let swept: number;
+  let refused: string[];
   let open: Map<number, number>;
   let discoveries: Map<string, { deliver: (destination: Destination) => void; closed: boolean }>;
   const worker = (index: number): FakeWorker => {
@@ -96,6 +97,7 @@ describe('proxy workers', () => {
     clock = new VirtualClock();
     spawned = [];
     swept = 0;
+    refused = [];
     open = new Map();
     discoveries = new Map();
     workers = createProxyWorkers({
@@ -130,9 +132,41 @@ describe('proxy workers', () => {
       },
       metricDefined: () => undefined,
       podMetrics: (uid) => Promise.resolve(`metrics of ${uid}`),
+      applicationRefused: (uid) => refused.push(uid),
       clock,
       log: silentLog,
     });
+  });
+
+  it('says at most once a second, for all workers together, that an application refused', () => {
+    workers.setPod(pod, listeners);
+    worker(0).say({ type: 'application-refused', uid: 'a' });
+    worker(1).say({ type: 'application-refused', uid: 'a' });
+    worker(1).say({ type: 'application-refused', uid: 'unknown' });
+    assert.deepEqual(refused, ['a']);
+    clock.advance(999);
+    workers.setPod(pod, listeners);
+    worker(0).say({ type: 'application-refused', uid: 'a' });
+    clock.advance(1);
+    worker(0).say({ type: 'application-refused', uid: 'a' });
+    assert.deepEqual(refused, ['a', 'a']);
+  });
+
+  it('takes a dropped certificate from all workers, and gives it to no successor', () => {
+    const certificate = { identity: 'id', chainPem: '', keyPem: '', notAfterMs: 0 } as unknown as Parameters<
+      ProxyWorkers['setCertificate']
+    >[0];
+    workers.setCertificate(certificate);
+    workers.dropCertificate('id');
+    workers.dropCertificate('never there');
+    for (const index of [0, 1])
+      assert.deepEqual(worker(index).sent.at(-1), { type: 'certificate-dropped', identity: 'id' });
+    worker(0).emit('exit', 1);
+    clock.advance(100);
+    assert.deepEqual(
+      worker(2).sent.filter(({ type }) => type === 'certificate'),
+      [],
+    );
   });
 
   it('divides the slots of a pod between the workers, as duplicates', () => {

@@ -26,13 +26,14 @@ const START_GRACE_MS = 10_000;
 /** CNI DEL waits this long for the workers' word that they hold nothing of the pod. */
 const POD_GONE_MS = 2_000;
 const RESTART_DELAY_MS = 100;
+const REFUSED_LOOK_MS = 1_000;
 
 export type WorkerPort = Pick<Worker, 'postMessage' | 'on' | 'terminate'>;
 
 export interface ProxyWorkersOptions {
   readonly count: number;
   readonly spawn: (start: WorkerStart) => WorkerPort;
-  readonly start: Omit<WorkerStart, 'workerIndex' | 'anchorsPem' | 'beats' | 'descriptors'>;
+  readonly start: Omit<WorkerStart, 'workerIndex' | 'workers' | 'anchorsPem' | 'beats' | 'descriptors'>;
   readonly anchorsPem: string;
   /** Duplicates a descriptor for a worker, which closes it. */
   readonly duplicate: (fd: number) => number;
@@ -48,6 +49,8 @@ export interface ProxyWorkersOptions {
   ) => { close(): void };
   readonly metricDefined: (workerIndex: number, definition: unknown) => void;
   readonly podMetrics: (uid: string) => Promise<string>;
+  /** A pod's application refused; at most once a second for each. */
+  readonly applicationRefused: (uid: string) => void;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -61,6 +64,8 @@ export interface ProxyWorkers {
   /** Connections of the pod in all workers; Infinity if one does not answer. */
   connectionsOf(uid: string, closeIdle: boolean): Promise<number>;
   setCertificate(certificate: Certificate): void;
+  /** Nobody needs it any more, the key least of all. */
+  dropCertificate(identity: string): void;
   setAnchors(pem: string): void;
   /** Another agent accepts on the same listeners from now on; connections that are open stay. */
   stopAccepting(): void;
@@ -77,6 +82,7 @@ export interface ProxyWorkers {
 }
 
 interface PodState {
+  refusedAtMs: number;
   pod: WorkerPod;
   listeners: readonly ListenerHandle[];
 }
@@ -207,6 +213,13 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       case 'metric':
         options.metricDefined(worker.index, message.definition);
         break;
+      case 'application-refused': {
+        const state = pods.get(message.uid);
+        if (state === undefined || clock.nowMs() - state.refusedAtMs < REFUSED_LOOK_MS) break;
+        state.refusedAtMs = clock.nowMs();
+        options.applicationRefused(message.uid);
+        break;
+      }
       case 'pod-metrics-wanted':
         options.podMetrics(message.uid).then(
           (text) => send(worker, { type: 'pod-metrics', ticket: message.ticket, text }),
@@ -235,7 +248,14 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       wants: new Set(),
       handed: [],
       ended: false,
-      port: options.spawn({ ...options.start, workerIndex: index, anchorsPem, beats, descriptors }),
+      port: options.spawn({
+        ...options.start,
+        workerIndex: index,
+        workers: count,
+        anchorsPem,
+        beats,
+        descriptors,
+      }),
     };
     workers[index] = worker;
     worker.port.on('message', (message: FromWorker) => onMessage(worker, message));
@@ -302,7 +322,11 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     replaced,
     setPod(pod, listeners) {
       const known = pods.get(pod.uid)?.listeners ?? [];
-      const state = { pod, listeners };
+      const state = {
+        pod,
+        listeners,
+        refusedAtMs: pods.get(pod.uid)?.refusedAtMs ?? Number.NEGATIVE_INFINITY,
+      };
       pods.set(pod.uid, state);
       const fresh = listeners.filter((listener) => !known.includes(listener));
       for (const worker of workers) sendPod(worker, state, fresh);
@@ -353,6 +377,9 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     setCertificate(certificate) {
       certificates.set(certificate.identity, certificate);
       broadcast({ type: 'certificate', certificate });
+    },
+    dropCertificate(identity) {
+      if (certificates.delete(identity)) broadcast({ type: 'certificate-dropped', identity });
     },
     setAnchors(pem) {
       anchorsPem = pem;

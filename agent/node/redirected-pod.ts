@@ -52,6 +52,8 @@ export interface RedirectedPodHandle extends PodRedirection {
   refreshListeners(): void;
   /** Compares the kernel with what should be, and mends; `noted` are the pod's keys among the listening ports. */
   check(noted: readonly Buffer[]): Difference[];
+  /** Of its network namespace. */
+  inode(): bigint;
   /** Lets go of everything here, while the pod stays redirected. */
   release(): void;
 }
@@ -259,6 +261,7 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
       attached.slots.delete(at);
     },
     check,
+    inode: () => fstatSync(pod.netnsFd, { bigint: true }).ino,
     arm: (next) => {
       pod = next;
       const first = !armed || unwatch === undefined;

@@ -91,7 +91,7 @@ export interface KernelRedirection extends Redirection {
   /** Compares what belongs to the node, and mends. */
   checkNode(): Difference[];
   /** Pods by uid with their check. */
-  podChecks(): { readonly uid: string; readonly check: () => Difference[] }[];
+  podChecks(): { readonly uid: string; readonly inode: () => bigint; readonly check: () => Difference[] }[];
   /** Removes entries of handshakes that nobody finishes, a piece at each `next`, and corrects the counts. */
   checkInflight(): Generator<undefined, Difference[]>;
 }
@@ -378,6 +378,7 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
       const noted = notedPorts();
       return [...uids].map(([uid, handle]) => ({
         uid,
+        inode: () => handle.inode(),
         check: () => handle.check(noted.get(handle.cookie) ?? []),
       }));
     },

@@ -15,7 +15,7 @@ function setUp() {
   const now = {
     node: [] as Difference[],
     pod: [] as Difference[],
-    problem: undefined as string | undefined,
+    inode: 7n as bigint | undefined,
     nodeChecks: 0,
     gone: false,
   };
@@ -29,11 +29,12 @@ function setUp() {
         yield undefined;
         return [];
       },
-      podChecks: () => [{ uid: 'u1', check: () => now.pod }],
+      podChecks: () => [{ uid: 'u1', inode: () => 7n, check: () => now.pod }],
     },
-    pods: () => (now.gone ? [] : [{ uid: 'u1', name: 'shop/web', namespaceProblem: () => now.problem }]),
+    pods: () => (now.gone ? [] : [{ uid: 'u1', name: 'shop/web', netnsPath: '/run/netns/web' }]),
     failed: (uid, message) => told.push(`failed ${uid} ${message}`),
     recovered: (uid) => told.push(`recovered ${uid}`),
+    inodeOf: () => now.inode,
     intervalMs: 60_000,
     clock,
     random: () => 0.5,
@@ -99,11 +100,15 @@ describe('self-check', () => {
 
   it('leaves a pod alone whose namespace is another one than the path leads to', async () => {
     const { now, check } = setUp();
-    now.problem = 'another namespace';
+    now.inode = 8n;
     now.pod = [repaired];
     const state = await check.run();
-    assert.deepEqual(state.pods.get('u1')?.problems, ['pod-namespace: another namespace']);
+    assert.deepEqual(state.pods.get('u1')?.problems, [
+      'pod-namespace: /run/netns/web leads to another network namespace than the one that was enrolled',
+    ]);
     assert.equal(state.repairs.get('pod-link'), 0);
+    now.inode = undefined;
+    assert.equal((await check.run()).pods.get('u1')?.result, 'repaired');
   });
 
   it('forgets pods that are gone, and shows what is wrong with the node', async () => {

@@ -13,8 +13,8 @@ export interface CheckedPod {
   readonly uid: string;
   /** namespace/name */
   readonly name: string;
-  /** Why the path of its network namespace no longer leads to what we hold, or undefined. */
-  readonly namespaceProblem: () => string | undefined;
+  /** Where the container runtime keeps its network namespace, if that is known. */
+  readonly netnsPath: string | undefined;
 }
 
 export interface SelfCheckOptions {
@@ -25,6 +25,8 @@ export interface SelfCheckOptions {
   readonly failed: (uid: string, message: string) => void;
   /** It has none any more. */
   readonly recovered: (uid: string) => void;
+  /** The inode of a path; undefined if there is nothing. */
+  readonly inodeOf: (path: string) => bigint | undefined;
   readonly intervalMs: number;
   readonly clock: Clock;
   readonly random: Random;
@@ -145,13 +147,15 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
     if (isClosed()) return;
     judge(NODE, '', found);
     const pods = new Map(options.pods().map((pod) => [pod.uid, pod]));
-    for (const { uid, check } of await piece('pods', [], () => redirection.podChecks())) {
+    for (const { uid, inode, check } of await piece('pods', [], () => redirection.podChecks())) {
       const pod = pods.get(uid);
       if (pod === undefined) continue;
       const differences = await piece(pod.name, [], () => {
-        const problem = pod.namespaceProblem();
-        if (problem === undefined) return check();
-        return [{ check: 'pod-namespace' as const, repaired: false, message: problem }];
+        const there = pod.netnsPath === undefined ? undefined : options.inodeOf(pod.netnsPath);
+        /** Nothing there: the pod is on its way out, and CNI DEL or GC will say so. */
+        if (there === undefined || there === inode()) return check();
+        const message = `${pod.netnsPath} leads to another network namespace than the one that was enrolled`;
+        return [{ check: 'pod-namespace' as const, repaired: false, message }];
       });
       /** It may have left meanwhile: nobody wants to hear of it then. */
       if (!isClosed() && options.pods().some((other) => other.uid === uid)) judge(uid, pod.name, differences);

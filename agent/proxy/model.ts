@@ -113,6 +113,8 @@ export type ToWorker =
   /** New listeners for a pod known already (a slot moved to this worker). */
   | { readonly type: 'pod-removed'; readonly uid: string; readonly ticket: number }
   | { readonly type: 'certificate'; readonly certificate: Certificate }
+  /** No pod of this identity is left: its key goes. */
+  | { readonly type: 'certificate-dropped'; readonly identity: string }
   | { readonly type: 'anchors'; readonly pem: string }
   /** Answer and later changes of a discovery that this worker asked for. */
   | { readonly type: 'destination'; readonly key: string; readonly destination: Destination }
@@ -147,12 +149,16 @@ export type FromWorker =
   | { readonly type: 'pod-connections'; readonly ticket: number; readonly open: number }
   /** A new metric cell; see lib/metrics. */
   | { readonly type: 'metric'; readonly definition: unknown }
+  /** The application refused although its port counts as listening; at most once a second for a pod. */
+  | { readonly type: 'application-refused'; readonly uid: string }
   | { readonly type: 'pod-metrics-wanted'; readonly ticket: number; readonly uid: string }
   | { readonly type: 'drained' };
 
 /** `workerData` of a proxy worker. */
 export interface WorkerStart {
   readonly workerIndex: number;
+  /** How many there are; what a pod may use of the node is shared among them. 1 if absent. */
+  readonly workers?: number;
   readonly logLevel: string;
   readonly anchorsPem: string;
   readonly sameNode: 'carrier' | 'mtls';

@@ -32,6 +32,7 @@ setInterval(() => Atomics.add(beats, 0, 1), BEAT_MS);
 const worker = createProxyWorker({
   id: randomUUID(),
   anchorsPem: start.anchorsPem,
+  ...(start.workers === undefined ? {} : { workers: start.workers }),
   sameNode: start.sameNode,
   ...(start.controlPlaneNamespace === undefined
     ? {}

@@ -5,7 +5,7 @@ import { Worker } from 'node:worker_threads';
 import { VirtualClock } from '#lib/core/clock.ts';
 import { joinLabels, type MetricDefinition, type MetricFamily, renderLabels } from './model.ts';
 import { MetricRegistry } from './registry.ts';
-import { MetricStore } from './store.ts';
+import { MetricStore, REFUSED_FAMILY } from './store.ts';
 
 const families: readonly MetricFamily[] = [
   { name: 'requests_total', type: 'counter', help: 'Requests.' },
@@ -158,6 +158,26 @@ describe('metrics', () => {
     assert.equal(small.refused, 1);
     small.cell('requests_total', 'n="2"', '').add(1);
     assert.equal(small.refused, 1);
+  });
+
+  test('what the limit refuses is a series of its own, where the families have it', () => {
+    const values: Float64Array[] = [];
+    const store = new MetricStore({
+      id: 'counted',
+      families: [
+        { name: REFUSED_FAMILY, type: 'counter', help: '' },
+        { name: 'requests_total', type: 'counter', help: '' },
+      ],
+      send: (definition) => {
+        if (definition.kind === 'slab') values.push(new Float64Array(definition.buffer));
+      },
+      clock: new VirtualClock(),
+      seriesMax: 2,
+    });
+    store.cell('requests_total', 'n="1"', 'a');
+    store.cell('requests_total', 'n="2"', 'a');
+    store.cell('requests_total', 'n="3"', 'a');
+    assert.equal(values[0]?.[0], 2);
   });
 
   test('one owner uses up no more than its share', () => {

@@ -15,6 +15,9 @@ const SERIES_MAX = 100_000;
 /** What clients say becomes labels (a server name, an address that is dialled): one pod must not use up the room. */
 const OWNER_SERIES_MAX = 10_000;
 
+/** Counts series that were not made, if the families have it. */
+export const REFUSED_FAMILY = 'nodemesh_metric_series_refused_total';
+
 /** Where cells write whose series is gone. */
 const NOWHERE = new Float64Array(64);
 
@@ -88,12 +91,15 @@ export class MetricStore {
   #used = SLAB_CELLS;
   /** Series that were not made because of the limit. */
   refused = 0;
+  readonly #refusedCell: Cell | undefined;
 
   constructor(options: MetricStoreOptions) {
     this.#options = options;
     this.#families = new Map(options.families.map((family) => [family.name, family]));
     this.#seriesMax = options.seriesMax ?? SERIES_MAX;
     this.#ownerSeriesMax = options.ownerSeriesMax ?? OWNER_SERIES_MAX;
+    // Before anybody can use up the room, and held for ever.
+    if (this.#families.has(REFUSED_FAMILY)) this.#refusedCell = this.cell(REFUSED_FAMILY, '', '');
   }
 
   get size(): number {
@@ -110,6 +116,7 @@ export class MetricStore {
       const owned = this.#owned.get(owner) ?? 0;
       if (this.#series.size >= this.#seriesMax || owned >= this.#ownerSeriesMax) {
         this.refused++;
+        this.#refusedCell?.add(1);
         return new Cell(family, labels, owner, NOWHERE, 0);
       }
       const place = this.#place(cellsOf(family));

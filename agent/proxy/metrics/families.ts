@@ -3,6 +3,7 @@
 // own under nodemesh_. A worker's store and the control thread's registry are made with the same table.
 
 import type { MetricFamily } from '#lib/metrics/model.ts';
+import { REFUSED_FAMILY } from '#lib/metrics/store.ts';
 
 const LATENCY_BUCKETS_MS: readonly number[] = [1, 10, 100, 1000, 10_000].flatMap((decade) =>
   [1, 2, 3, 4, 5].map((step) => step * decade),
@@ -47,6 +48,7 @@ export const proxyFamilies: readonly MetricFamily[] = [
     help: 'When the counters of the process or of the pod began, in seconds since the epoch.',
     merge: 'max',
   },
+  counter(REFUSED_FAMILY, 'Series that are not counted because a pod or the worker has too many.'),
   counter(
     'nodemesh_connections_refused_total',
     'Connections closed by the agent before they were served, by reason.',

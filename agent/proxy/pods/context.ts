@@ -31,6 +31,8 @@ export interface WorkerContext {
   readonly failfastMs: number;
   /** How long a connection waits for the first answer about its destination. */
   readonly discoveryTimeoutMs: number;
+  /** Perhaps nothing listens there any more: the control thread looks again. */
+  applicationRefused(pod: PodState): void;
   /** A pod of this node by its number in kernel records. */
   podByIndex(index: number): PodState | undefined;
   podByUid(uid: string): PodState | undefined;
@@ -49,6 +51,7 @@ export type RefusalReason =
   | 'not_mesh'
   | 'kernel_record'
   | 'discovery'
+  | 'destinations'
   | 'closed';
 
 export function countRefusal(context: WorkerContext, pod: PodState, reason: RefusalReason): void {

@@ -27,6 +27,7 @@ import { SpareSockets } from './spare-sockets.ts';
 const BACKLOG = 4096;
 const KEEPALIVE_MS = 10_000;
 const SAMPLE_MS = 1_000;
+const REFUSED_TELL_MS = 1_000;
 const METRIC_SWEEP_MS = 60_000;
 const DRAIN_CHECK_MS = 100;
 /** Of a draining worker, HTTP connections without a request for this long are closed. */
@@ -37,6 +38,8 @@ const DEFAULT_DISCOVERY_TIMEOUT_MS = 10_000;
 export interface ProxyWorkerOptions {
   /** Unique among all lives of all workers: names the metric cells. */
   readonly id: string;
+  /** How many workers the node has. */
+  readonly workers?: number;
   readonly anchorsPem: string;
   readonly sameNode: 'carrier' | 'mtls';
   readonly controlPlaneNamespace?: string;
@@ -68,6 +71,8 @@ class Worker implements ProxyWorker {
   readonly #byIndex = new Map<number, PodState>();
   readonly #admin: PodAdmin;
   readonly #sampling: Timer[] = [];
+  /** When the control thread was last told that a pod's application refused. */
+  readonly #refusedAtMs = new Map<string, number>();
   #draining: Timer | null = null;
   #closed = false;
 
@@ -93,10 +98,11 @@ class Worker implements ProxyWorker {
       contexts,
       meshServer: new MeshTlsServer((identity) => contexts.contextOf(identity)),
       http: createHttpServer({ clock, random, log }),
-      destinations: new Destinations(post, clock),
+      destinations: new Destinations(post, clock, options.workers ?? 1),
       sameNode: options.sameNode,
       failfastMs: options.failfastMs ?? DEFAULT_FAILFAST_MS,
       discoveryTimeoutMs: options.discoveryTimeoutMs ?? DEFAULT_DISCOVERY_TIMEOUT_MS,
+      applicationRefused: (pod) => this.#applicationRefused(pod),
       podByIndex: (index) => this.#byIndex.get(index),
       podByUid: (uid) => this.#pods.get(uid),
       joinInbound: (pod, source, local) => joinInbound(this.#context, pod, source, local),
@@ -127,6 +133,9 @@ class Worker implements ProxyWorker {
         break;
       case 'certificate':
         this.#context.contexts.setCertificate(message.certificate);
+        break;
+      case 'certificate-dropped':
+        this.#context.contexts.dropCertificate(message.identity);
         break;
       case 'anchors':
         this.#context.contexts.setAnchors(message.pem);
@@ -165,6 +174,13 @@ class Worker implements ProxyWorker {
     await Promise.all(
       [...this.#pods.keys()].map((uid) => new Promise<void>((resolve) => this.#removePod(uid, resolve))),
     );
+  }
+
+  #applicationRefused({ uid }: PodState): void {
+    const now = this.#options.clock.nowMs();
+    if (now - (this.#refusedAtMs.get(uid) ?? Number.NEGATIVE_INFINITY) < REFUSED_TELL_MS) return;
+    this.#refusedAtMs.set(uid, now);
+    this.#options.post({ type: 'application-refused', uid });
   }
 
   #every(intervalMs: number, run: () => void): void {
@@ -223,6 +239,7 @@ class Worker implements ProxyWorker {
       return;
     }
     this.#pods.delete(uid);
+    this.#refusedAtMs.delete(uid);
     if (this.#byIndex.get(pod.pod.podIndex) === pod) this.#byIndex.delete(pod.pod.podIndex);
     const inUse = new Set([...this.#pods.values()].map((state) => state.pod.identity));
     this.#context.contexts.retain(inUse, this.#context.clock.wallMs());

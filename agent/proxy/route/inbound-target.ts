@@ -6,7 +6,7 @@ import { formatSocketAddress } from '#lib/core/addresses.ts';
 import type { Timer } from '#lib/core/clock.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import type { HttpEndpoint, HttpTarget } from '../exchange/types.ts';
-import { FAILURE_NONE } from '../failure.ts';
+import { FAILURE_CONNECT_REFUSED, FAILURE_NONE } from '../failure.ts';
 import { errorLabel } from '../metrics/error-labels.ts';
 import { EndpointHttpMetrics } from '../metrics/http-metrics.ts';
 import {
@@ -44,6 +44,7 @@ export function dialApplication(
   const timeoutMs = pod.pod.connectTimeoutInboundMs;
   const mark = clientMark(pod, client);
   dialTcp(context, pod, { ...server, timeoutMs, mark }, (failure, source) => {
+    if (failure === FAILURE_CONNECT_REFUSED) context.applicationRefused(pod);
     if (source !== null) {
       context.transports.track(
         source.socket,

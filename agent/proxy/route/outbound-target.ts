@@ -11,7 +11,7 @@ import { errorLabel } from '../metrics/error-labels.ts';
 import { EndpointHttpMetrics } from '../metrics/http-metrics.ts';
 import { DIRECTION_OUTBOUND, endpointLabels, targetLabels, type UpstreamTls } from '../metrics/labels.ts';
 import type { Destination, Endpoint } from '../model.ts';
-import { countOnce, type WorkerContext } from '../pods/context.ts';
+import { countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import type { SessionProtocol } from '../tls/transport-header.ts';
 import type { DestinationHandle } from './destinations.ts';
@@ -44,9 +44,10 @@ export class OutboundTarget implements HttpTarget {
     this.#pod = pod;
     this.ip = ip;
     this.port = port;
-    this.#handle = context.destinations.acquire(pod.pod.namespace, ip, port, (destination) =>
+    this.#handle = context.destinations.acquire(pod.uid, pod.pod.namespace, ip, port, (destination) =>
       this.#update(destination),
     );
+    if (this.#handle === undefined) countRefusal(context, pod, 'destinations');
     if (this.#handle?.current !== undefined) this.#update(this.#handle.current);
   }
 

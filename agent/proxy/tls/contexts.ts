@@ -38,6 +38,12 @@ export class TlsContexts {
     }
   }
 
+  /** The key goes too; connections keep the context that they began with. */
+  dropCertificate(identity: string): void {
+    this.#certificates.delete(identity);
+    this.#contexts.delete(identity);
+  }
+
   has(identity: string): boolean {
     return this.#certificates.has(identity);
   }
