@@ -2,9 +2,10 @@
 // The agent's two windows: on the node's address what a scraper and the kubelet ask (/metrics, /live, /ready), and on
 // a Unix socket (0600, in the agent's 0700 directory) what shows or changes more. Reads nothing itself.
 
-import { chmod, rm } from 'node:fs/promises';
+import { chmod, rename, rm, stat } from 'node:fs/promises';
 import { createServer, type RequestListener, type Server, type ServerResponse } from 'node:http';
 import type { ListenOptions, Socket } from 'node:net';
+import type { Clock, Timer } from '#lib/core/clock.ts';
 import { errnoName, errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 
@@ -23,23 +24,38 @@ export interface AdminOptions {
   readonly selfCheck?: () => Promise<unknown>;
   /** The uid on the other side of the Unix socket (lib/net/peer-uid.ts). */
   readonly peerUid: (socket: Socket) => number | undefined;
+  readonly clock: Clock;
   readonly log: Log;
 }
 
 export interface Admin {
-  /** The port that was bound. */
-  readonly port: number;
+  /** The port that was bound; undefined while another agent of this node has it. */
+  readonly port: number | undefined;
+  /** Resolves once the port is bound: an earlier agent has given up what it had to. */
+  readonly bound: Promise<void>;
+  /** Gives the port and the Unix socket's path to another agent of this node. */
+  release(): Promise<void>;
+  /** Takes both back. */
+  take(): Promise<void>;
   close(): Promise<void>;
 }
+
+/** An agent that hands the port over does so within its next beat. */
+const BIND_AGAIN_MS = 100;
+const BIND_WARN_MS = 10_000;
 
 /** Scrapes that run at the same time; more are told to come again. */
 const SCRAPES_MAX = 8;
 const CONNECTIONS_MAX = 256;
 
 export async function createAdmin(options: AdminOptions): Promise<Admin> {
-  const { host, port, socketPath } = options;
-  const node = limited(nodeRequests(options));
-  await listen(node, { host, port }, `${host} port ${port}`);
+  const { host, port, socketPath, clock, log } = options;
+  let node: Server | undefined;
+  let again: Timer | undefined;
+  let nowBound: () => void = () => undefined;
+  const bound = new Promise<void>((resolve) => {
+    nowBound = resolve;
+  });
   const local = limited(localRequests(options));
   local.on('connection', (socket: Socket) => {
     const uid = options.peerUid(socket);
@@ -47,21 +63,60 @@ export async function createAdmin(options: AdminOptions): Promise<Admin> {
     options.log.warn({ uid }, 'an admin caller that is not root was refused');
     socket.destroy();
   });
-  try {
-    // What an earlier agent left; the directory is ours alone.
-    await rm(socketPath, { force: true });
-    await listen(local, { path: socketPath }, socketPath);
-    await chmod(socketPath, 0o600);
-  } catch (error) {
-    node.close();
-    throw error;
-  }
-  const address = node.address();
+  // Bound beside its place and moved there: at its own end libuv unlinks the path that it bound, not a successor's.
+  const beside = `${socketPath}.${process.pid}`;
+  let inode = 0;
+  const bindLocal = async (): Promise<void> => {
+    await rm(beside, { force: true });
+    await listen(local, { path: beside }, socketPath);
+    await chmod(beside, 0o600);
+    inode = (await stat(beside)).ino;
+    await rename(beside, socketPath);
+  };
+  const releaseLocal = async (): Promise<void> => {
+    const there = await stat(socketPath).catch(() => undefined);
+    if (there?.ino === inode) await rm(socketPath, { force: true });
+    await closeServer(local);
+  };
+
+  const bindNode = async (sinceMs: number, warned: boolean): Promise<void> => {
+    const server = limited(nodeRequests(options));
+    try {
+      await listen(server, { host, port }, `${host} port ${port}`);
+      node = server;
+      nowBound();
+    } catch (error) {
+      if (!(error instanceof MeshError) || errnoName(error.cause) !== 'EADDRINUSE') throw error;
+      const warn = !warned && clock.nowMs() - sinceMs > BIND_WARN_MS;
+      if (warn) log.error({ error: errorMessage(error) }, 'metrics and probes of the node have no port yet');
+      again = clock.after(BIND_AGAIN_MS, () => {
+        bindNode(sinceMs, warned || warn).catch((failure: unknown) => {
+          log.error({ error: errorMessage(failure) }, 'metrics and probes of the node have no port');
+        });
+      });
+    }
+  };
+  const release = async (): Promise<void> => {
+    again?.cancel();
+    const server = node;
+    node = undefined;
+    await Promise.all([releaseLocal(), server === undefined ? undefined : closeServer(server)]);
+  };
+
+  await bindLocal();
+  await bindNode(clock.nowMs(), false);
   return {
-    port: address === null || typeof address === 'string' ? port : address.port,
-    async close() {
-      await Promise.all([node, local].map(closeServer));
+    get port() {
+      const address = node?.address();
+      return address === null || typeof address === 'string' ? undefined : address?.port;
     },
+    bound,
+    release,
+    async take() {
+      await bindLocal();
+      await bindNode(clock.nowMs(), false);
+    },
+    close: release,
   };
 }
 
@@ -186,6 +241,7 @@ async function listen(server: Server, where: ListenOptions, name: string): Promi
 
 async function closeServer(server: Server): Promise<void> {
   await new Promise<void>((resolve) => {
+    // Also of one that does not listen.
     server.close(() => resolve());
     server.closeAllConnections();
   });

@@ -14,6 +14,7 @@ export type { CertificatesOptions } from '#lib/identity-client/certificates.ts';
 export interface Certificates extends KeptCertificates {
   get(identity: string): Certificate | undefined;
   ready(identity: string): Promise<Certificate>;
+  held(): readonly Certificate[];
   onChange(listener: (certificate: Certificate) => void): () => void;
 }
 

@@ -20,6 +20,11 @@ export interface DiscoveryTarget {
   readonly port: number;
 }
 
+export interface KnownDestination {
+  readonly target: DiscoveryTarget;
+  readonly destination: Destination;
+}
+
 export interface Subscription {
   close(): void;
 }
@@ -36,6 +41,10 @@ export interface DiscoveryOptions {
   /** Streams that nobody uses are kept for this long. */
   readonly idleMs?: number;
   readonly lookupsMax?: number;
+  /** What an earlier agent knew: delivered until destination has answered here. */
+  readonly restored?: readonly KnownDestination[];
+  /** `known` has changed. */
+  readonly changed?: () => void;
   readonly endpointsMax?: number;
 }
 
@@ -44,10 +53,12 @@ export interface Discovery {
   subscribe(key: string, target: DiscoveryTarget, deliver: (destination: Destination) => void): Subscription;
   /** A pod of this node was enrolled or left: `localPodUid` of endpoints may differ. */
   localPodsChanged(): void;
+  /** Streams that are open or paused, for metrics. */
   /** Look-ups that were not made because of the limit. */
   readonly refused: number;
-  /** Streams that are open or paused, for metrics. */
   readonly streams: { readonly profiles: number; readonly services: number };
+  /** The last answers, no more than `max` of them, for a later agent. */
+  known(max: number): readonly KnownDestination[];
   close(): void;
 }
 
@@ -72,6 +83,8 @@ interface ProfileLookup extends Shared {
   readonly subscribers: Set<Subscriber>;
   profile: DestinationProfile | undefined;
   service: SharedService | undefined;
+  /** Of an earlier agent; until destination has answered. */
+  restored: Destination | undefined;
   /** The last delivered value, and its text to compare with. */
   destination: Destination | undefined;
   text: string;
@@ -93,11 +106,13 @@ class StreamingDiscovery implements Discovery {
   readonly #profiles = new Map<string, ProfileLookup>();
   readonly #services = new Map<string, SharedService>();
   readonly #dirty = new Set<ProfileLookup>();
+  readonly #restored: Map<string, KnownDestination>;
   refused = 0;
   #closed = false;
 
   constructor(options: DiscoveryOptions) {
     this.#options = options;
+    this.#restored = new Map((options.restored ?? []).map((one) => [nameOf(one.target), one]));
   }
 
   get streams(): Discovery['streams'] {
@@ -105,7 +120,7 @@ class StreamingDiscovery implements Discovery {
   }
 
   subscribe(key: string, target: DiscoveryTarget, deliver: (destination: Destination) => void): Subscription {
-    const name = `${target.namespace}|${formatSocketAddress(target.ip, target.port)}`;
+    const name = nameOf(target);
     const lookup = this.#profiles.get(name) ?? this.#openProfile(name, target);
     if (lookup === undefined) {
       this.refused++;
@@ -128,6 +143,17 @@ class StreamingDiscovery implements Discovery {
         this.#leave(lookup);
       },
     };
+  }
+
+  known(max: number): readonly KnownDestination[] {
+    const known = new Map<string, KnownDestination>();
+    for (const { target, destination } of this.#profiles.values()) {
+      if (known.size >= max) break;
+      if (destination !== undefined) known.set(nameOf(target), { target, destination });
+    }
+    // What nobody has asked for since the start may still be asked for after the next one.
+    for (const [name, one] of this.#restored) if (known.size < max && !known.has(name)) known.set(name, one);
+    return [...known.values()];
   }
 
   localPodsChanged(): void {
@@ -175,6 +201,7 @@ class StreamingDiscovery implements Discovery {
       idle: undefined,
       profile: undefined,
       service: undefined,
+      restored: this.#restored.get(name)?.destination,
       destination: undefined,
       text: '',
       close: () => {
@@ -185,6 +212,7 @@ class StreamingDiscovery implements Discovery {
       },
     };
     this.#profiles.set(name, lookup);
+    this.#restored.delete(name);
     return lookup;
   }
 
@@ -282,11 +310,26 @@ class StreamingDiscovery implements Discovery {
   }
 
   #refresh(lookup: ProfileLookup): void {
-    const destination = this.#destinationOf(lookup);
+    const answered = this.#destinationOf(lookup);
+    // Endpoints come a moment after the profile.
+    const complete = answered !== undefined && (answered.kind !== 'service' || answered.resolved);
+    if (complete) lookup.restored = undefined;
+    const destination = complete ? answered : (this.#localized(lookup.restored) ?? answered);
     const text = destination === undefined ? '' : JSON.stringify(destination);
     if (text === lookup.text) return;
     lookup.text = text;
     lookup.destination = destination;
+    this.#options.changed?.();
+  }
+
+  /** As it was, with the pods of this node as they are now. */
+  #localized(destination: Destination | undefined): Destination | undefined {
+    if (destination === undefined || destination.kind === 'unknown') return destination;
+    const { localPods } = this.#options;
+    const here = (endpoint: Endpoint): Endpoint => ({ ...endpoint, localPodUid: localPods(endpoint.ip) });
+    return destination.kind === 'endpoint'
+      ? { ...destination, endpoint: here(destination.endpoint) }
+      : { ...destination, endpoints: destination.endpoints.map(here) };
   }
 
   #destinationOf({ profile, service, target }: ProfileLookup): Destination | undefined {
@@ -306,6 +349,9 @@ class StreamingDiscovery implements Discovery {
     return { kind: 'endpoint', opaque, endpoint };
   }
 }
+
+const nameOf = (target: DiscoveryTarget): string =>
+  `${target.namespace}|${formatSocketAddress(target.ip, target.port)}`;
 
 function endpointsOf(destination: Destination | undefined): readonly Endpoint[] {
   if (destination === undefined || destination.kind === 'unknown') return [];

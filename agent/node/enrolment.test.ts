@@ -488,8 +488,10 @@ describe('enrolment', () => {
     await enrolment.removePod('c-a', 'a', 'net1');
     assert.equal(events.length, before);
     assert.deepEqual(saved[0]?.addresses, ['10.0.0.7', 'fd00::7']);
+    assert.equal(enrolment.pods[0]?.phase, 'enrolled');
     await enrolment.removePod('c-a', 'a', 'eth0');
     assert.equal(open.size, 0);
+    assert.equal(enrolment.pods[0]?.phase, 'pending');
   });
 
   it('checks a pod: in the mesh, in that namespace, by that sandbox', async () => {
@@ -505,6 +507,14 @@ describe('enrolment', () => {
     enrolment.setWorkload(workloadOf('b'));
     await enrolment.addPod(cniPod('b'));
     assert.match(JSON.stringify(await enrolment.checkPod(cniPod('b'))), /not in the mesh.*MESH_BPF_LOAD/);
+  });
+
+  it('enrols a new sandbox by its own addresses while the status still has those of the one before', async () => {
+    const workload = workloadOf('a');
+    enrolment.setWorkload({ ...workload, pod: { ...workload.pod, addresses: ['10.0.0.1'] } });
+    assert.deepEqual(await enrolment.addPod(cniPod('a')), { outcome: 'enrolled' });
+    assert.ok(events.includes('arm a 10.0.0.7 fd00::7'));
+    assert.equal(enrolment.podOfAddress('10.0.0.1'), undefined);
   });
 
   it('keeps, of a network, only the attachments that the runtime still has', async () => {

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { beforeEach, describe, it } from 'node:test';
 import { seededRandom, VirtualClock } from '#lib/core/clock.ts';
+import { MeshError } from '#lib/core/errors.ts';
 import { type LogLine, recordingLog } from '#lib/core/log.ts';
 import type { KeeperClient, KeptDescriptor, Role } from '#lib/keeper/client.ts';
 import { createKeeper, type Keeper } from './keeper.ts';
@@ -14,6 +15,7 @@ class FakeKeeper {
   blobs = 0;
   holder: FakeClient | undefined;
   up = true;
+  refuses = '';
   #descriptors = 1000;
 
   descriptor(): number {
@@ -37,7 +39,10 @@ class FakeClient implements KeeperClient {
   }
 
   #check(): void {
-    if (this.closed || !this.keeper.up) throw new Error('broken');
+    if (this.closed || !this.keeper.up) {
+      this.closed = true;
+      throw new MeshError('MESH_KEEPER_UNAVAILABLE', 'broken');
+    }
   }
 
   list() {
@@ -52,6 +57,7 @@ class FakeClient implements KeeperClient {
 
   put(key: string, _meta: Buffer, fd: number): void {
     this.#check();
+    if (this.keeper.refuses === key) throw new MeshError('MESH_KEEPER_REFUSED', 'full');
     this.keeper.entries.set(key, fd);
   }
 
@@ -97,14 +103,12 @@ class FakeClient implements KeeperClient {
 describe("the agent's side of the keeper", () => {
   let clock: VirtualClock;
   let keeper: FakeKeeper;
-  let closed: number[];
   let lines: LogLine[];
   const roles = new Map<Keeper, string[]>();
   const make = (): Keeper => {
     const heard: string[] = [];
     const made = createKeeper({
       connect: () => new FakeClient(keeper),
-      closeDescriptor: (fd) => closed.push(fd),
       snapshot: () => Buffer.from('snapshot'),
       onRole: (role) => heard.push(role),
       onForgotten: () => heard.push('forgotten'),
@@ -120,7 +124,6 @@ describe("the agent's side of the keeper", () => {
   beforeEach(() => {
     clock = new VirtualClock();
     keeper = new FakeKeeper();
-    closed = [];
     lines = [];
   });
 
@@ -225,6 +228,16 @@ describe("the agent's side of the keeper", () => {
     clock.advance(1000);
     assert.deepEqual([...keeper.entries.keys()], ['a/inbound/4/0']);
     assert.deepEqual(heard(agent), ['forgotten']);
+  });
+
+  it('what the keeper refuses is said and counted; the rest is kept, and the connection', () => {
+    const agent = make();
+    agent.hold();
+    keeper.refuses = 'b/inbound/4/0';
+    for (const key of ['a/inbound/4/0', 'b/inbound/4/0', 'c/inbound/4/0']) agent.put(key, 7);
+    assert.deepEqual([...keeper.entries.keys()], ['a/inbound/4/0', 'c/inbound/4/0']);
+    assert.equal(agent.connected, true);
+    assert.equal(agent.failures, 1);
   });
 
   it('a starting agent claims nothing and disturbs nobody', () => {

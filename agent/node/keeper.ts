@@ -7,7 +7,7 @@
 // Without a keeper the agent works on; only a restart costs connections then.
 
 import type { Clock, Random, Timer } from '#lib/core/clock.ts';
-import { errorMessage } from '#lib/core/errors.ts';
+import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import type { KeeperClient } from '#lib/keeper/client.ts';
 import { createBackOff } from './back-off.ts';
@@ -32,7 +32,6 @@ export interface Kept {
 export interface KeeperOptions {
   /** Throws while there is no keeper. */
   readonly connect: () => KeeperClient;
-  readonly closeDescriptor: (fd: number) => void;
   /** The snapshot as it is now; asked for at most once a second, by the holder. */
   readonly snapshot: () => Buffer;
   /** Another agent has taken the role, or given it back. */
@@ -76,6 +75,8 @@ class SelfHealingKeeper implements Keeper {
   readonly #options: KeeperOptions;
   readonly #backOff;
   readonly #wanted = new Map<string, number>();
+  /** Prefixes that were to be forgotten while there was no keeper to be told. */
+  #unsaid: string[] = [];
   #client: KeeperClient | undefined;
   #role: AgentRole = 'starting';
   #failures = 0;
@@ -124,7 +125,9 @@ class SelfHealingKeeper implements Keeper {
 
   remove(prefix: string): void {
     for (const key of this.#wanted.keys()) if (key.startsWith(prefix)) this.#wanted.delete(key);
-    if (this.#role !== 'standby') this.#attempt((client) => client.remove(prefix));
+    if (this.#role === 'standby') return;
+    if (this.#client === undefined) this.#unsaid.push(prefix);
+    else this.#attempt((client) => client.remove(prefix));
   }
 
   touch(): void {
@@ -135,7 +138,7 @@ class SelfHealingKeeper implements Keeper {
     if (this.#role === 'holder') return;
     this.#role = 'holder';
     this.#dirty = true;
-    this.#attempt((client) => this.#claim(client));
+    this.#attempt((client) => client.hold());
   }
 
   retire(): void {
@@ -168,7 +171,7 @@ class SelfHealingKeeper implements Keeper {
       this.#attempt((client) => {
         // Somebody else may have taken the role while the connection was away.
         if (client.beat() === 'other') this.#replaced();
-        else this.#claim(client);
+        else this.#tellAll(client);
       });
     }
     if (this.#client !== undefined) this.#timer = clock.after(BEAT_MS, () => this.#beat());
@@ -196,17 +199,21 @@ class SelfHealingKeeper implements Keeper {
     try {
       what(client);
     } catch (error) {
-      this.#lost(error);
+      if (client.closed || !(error instanceof MeshError)) {
+        this.#lost(error);
+        return;
+      }
+      // Only this was refused: a limit of the keeper's.
+      this.#failures++;
+      this.#options.log.warn({ error: errorMessage(error) }, 'the keeper did not take something');
     }
   }
 
-  /** Takes the role, and makes what the keeper holds what it shall hold. */
-  #claim(client: KeeperClient): void {
+  /** To a keeper that may know nothing, or what was before. */
+  #tellAll(client: KeeperClient): void {
     client.hold();
-    const { descriptors } = client.list();
-    for (const { fd } of descriptors) this.#options.closeDescriptor(fd);
-    for (const { key } of descriptors) if (!this.#wanted.has(key)) client.remove(key);
-    for (const [key, fd] of this.#wanted) client.put(key, NO_META, fd);
+    for (const prefix of this.#unsaid.splice(0)) client.remove(prefix);
+    for (const [key, fd] of this.#wanted) this.#attempt(() => client.put(key, NO_META, fd));
     this.#dirty = true;
   }
 
@@ -238,7 +245,7 @@ class SelfHealingKeeper implements Keeper {
     if (this.#role === 'holder') {
       // Its own limit was over (this process was stopped, or very busy): it has shut our listeners down.
       log.warn({}, 'the keeper had given this agent up; listeners are checked and kept anew');
-      this.#claim(client);
+      this.#tellAll(client);
       onForgotten();
       return;
     }
@@ -262,9 +269,9 @@ class SelfHealingKeeper implements Keeper {
   #writeSnapshot(client: KeeperClient): void {
     const { clock, snapshot } = this.#options;
     const begun = clock.nowMs();
+    this.#dirty = false;
     const bytes = snapshot();
     client.setBlob(bytes);
-    this.#dirty = false;
     this.lastSnapshot = { bytes: bytes.length, ms: clock.nowMs() - begun };
   }
 }

@@ -5,6 +5,8 @@
 import type { MetricRegistry } from '#lib/metrics/registry.ts';
 import { renderLabels, type MetricFamily } from '#lib/metrics/model.ts';
 import type { Enrolment, EnrolmentPhase } from './enrolment.ts';
+import type { Keeper } from './keeper.ts';
+import type { KeptListeners } from './kept-listeners.ts';
 import type { ProxyWorkers } from './proxy-workers.ts';
 import type { Redirection } from './redirection-types.ts';
 import type { SelfCheck } from './self-check.ts';
@@ -18,6 +20,8 @@ export interface NodeMetricsSources {
   readonly workers: Pick<ProxyWorkers, 'replaced'>;
   readonly selfCheck: Pick<SelfCheck, 'state'>;
   readonly discovery: Pick<Discovery, 'refused'>;
+  readonly keeper: Pick<Keeper, 'connected' | 'failures' | 'lastSnapshot' | 'role'>;
+  readonly keptListeners: Pick<KeptListeners, 'counts'>;
 }
 
 const phases: readonly EnrolmentPhase[] = ['pending', 'enrolled', 'failed', 'leaving', 'left'];
@@ -72,6 +76,29 @@ export function nodeMetrics(registry: MetricRegistry, sources: NodeMetricsSource
       'Destinations not resolved because the node follows too many.',
     ),
     () => sources.discovery.refused,
+  );
+  const { keeper, keptListeners } = sources;
+  one(gauge('nodemesh_keeper_connected', 'Whether the keeper holds the listeners for the next agent.'), () =>
+    keeper.connected ? 1 : 0,
+  );
+  one(
+    counter(
+      'nodemesh_keeper_failures_total',
+      'Connections to the keeper that failed, and what it did not take.',
+    ),
+    () => keeper.failures,
+  );
+  one(
+    gauge('nodemesh_keeper_snapshot_bytes', 'Size of the last snapshot for the next agent.'),
+    () => keeper.lastSnapshot.bytes,
+  );
+  one(
+    gauge('nodemesh_agent_holder', 'Whether this agent accepts and writes; 0: another one of the node does.'),
+    () => (keeper.role === 'holder' ? 1 : 0),
+  );
+  one(
+    counter('nodemesh_pods_adopted_total', 'Pods whose listeners were taken over from an earlier agent.'),
+    () => keptListeners.counts.adopted,
   );
   const byCheck = (values: ReadonlyMap<string, number>) =>
     [...values].map(([check, value]) => ({ labels: renderLabels({ ...node, check }), value }));

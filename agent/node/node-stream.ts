@@ -45,6 +45,8 @@ export interface NodeStreamOptions {
   readonly version: string;
   readonly features: readonly string[];
   /** Reads the token anew for each connection: it is rotated. */
+  /** What an earlier agent was told: confirmed, changed or removed by the first snapshot. */
+  readonly restored?: readonly Workload[];
   readonly token: () => string | Promise<string>;
   readonly handlers: NodeStreamHandlers;
   readonly clock: Clock;
@@ -56,6 +58,10 @@ export interface NodeStream extends EnrolmentReporter {
   /** One per agent process. */
   readonly instanceId: string;
   readonly connected: boolean;
+  /** As destination has told them, for a later agent. */
+  readonly workloads: readonly Workload[];
+  /** Whether this agent speaks for the node's pods: of two that stream side by side, one does. All is told anew then. */
+  setReporting(reporting: boolean): void;
   close(): void;
 }
 
@@ -87,8 +93,8 @@ class ReconnectingNodeStream implements NodeStream {
   readonly instanceId = randomUUID();
   readonly #options: NodeStreamOptions;
   readonly #backOff;
-  /** Generation by uid of what has been told. */
-  readonly #known = new Map<string, bigint>();
+  /** What has been told, by uid. */
+  readonly #known = new Map<string, Workload>();
   readonly #reports = new Map<string, CurrentReport>();
   #sequence = 0n;
   #call: ClientDuplexStream<FromNode, ToNode> | undefined;
@@ -97,16 +103,27 @@ class ReconnectingNodeStream implements NodeStream {
   #snapshot: Set<string> | undefined;
   #welcomed = false;
   #synced = false;
+  #reporting = false;
   #closed = false;
 
   constructor(options: NodeStreamOptions) {
     this.#options = options;
     this.#backOff = createBackOff(options.random);
+    for (const workload of options.restored ?? []) this.#known.set(workload.uid, workload);
     void this.#connect();
   }
 
   get connected(): boolean {
     return this.#welcomed;
+  }
+
+  get workloads(): readonly Workload[] {
+    return [...this.#known.values()];
+  }
+
+  setReporting(reporting: boolean): void {
+    this.#reporting = reporting;
+    this.#reportAll();
   }
 
   report(uid: string, phase: EnrolmentPhase, generation: number, reason: string, message: string): void {
@@ -120,7 +137,7 @@ class ReconnectingNodeStream implements NodeStream {
     }
     const report = { uid, state: states[phase], generation: BigInt(generation), reason, message };
     this.#reports.set(uid, report);
-    if (this.#synced) this.#send(report);
+    if (this.#synced && this.#reporting) this.#send(report);
   }
 
   close(): void {
@@ -216,8 +233,8 @@ class ReconnectingNodeStream implements NodeStream {
 
   #workload(workload: Workload): void {
     this.#snapshot?.add(workload.uid);
-    if (this.#known.get(workload.uid) === workload.generation) return;
-    this.#known.set(workload.uid, workload.generation);
+    if (this.#known.get(workload.uid)?.generation === workload.generation) return;
+    this.#known.set(workload.uid, workload);
     this.#options.handlers.onWorkload(nodeWorkload(workload));
   }
 
@@ -231,8 +248,13 @@ class ReconnectingNodeStream implements NodeStream {
     this.#snapshot = undefined;
     if (named !== undefined) for (const uid of this.#known.keys()) if (!named.has(uid)) this.#removed(uid);
     this.#synced = true;
-    for (const report of this.#reports.values()) this.#send(report);
+    this.#reportAll();
     this.#options.handlers.onSnapshotEnd();
+  }
+
+  #reportAll(): void {
+    if (!this.#synced || !this.#reporting) return;
+    for (const report of this.#reports.values()) this.#send(report);
   }
 
   #send(current: CurrentReport): void {

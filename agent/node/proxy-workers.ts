@@ -123,7 +123,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   const workers: WorkerState[] = [];
   const replaced = { exited: 0, silent: 0 };
   const drained = new Set<number>();
-  let whenDrained: (() => void) | undefined;
+  const whenDrained: (() => void)[] = [];
   let anchorsPem = options.anchorsPem;
   let ticket = 0;
   let drainGraceMs: number | undefined;
@@ -231,7 +231,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
         break;
       case 'drained':
         drained.add(worker.index);
-        if (drained.size === count) whenDrained?.();
+        if (drained.size === count) for (const done of whenDrained.splice(0)) done();
         break;
     }
   };
@@ -283,7 +283,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     for (const [id, gone] of waitingForGone) if (id.endsWith(`/${worker.index}`)) gone();
     if (drainGraceMs !== undefined) {
       drained.add(worker.index);
-      if (drained.size === count) whenDrained?.();
+      if (drained.size === count) for (const done of whenDrained.splice(0)) done();
     }
     if (closing) return;
     replaced.exited++;
@@ -403,7 +403,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       drained.clear();
       for (const worker of workers) if (worker.ended) drained.add(worker.index);
       const all = new Promise<void>((resolve) => {
-        whenDrained = resolve;
+        whenDrained.push(resolve);
       });
       broadcast({ type: 'drain', graceMs });
       if (drained.size < count) await all;

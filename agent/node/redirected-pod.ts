@@ -176,6 +176,12 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
     options.closed();
   }
 
+  function letGo(): void {
+    if (closed) return;
+    release();
+    options.closed();
+  }
+
   /** Whether the program hangs on this pod's namespace and is ours. */
   const linkHolds = (): boolean =>
     attached.link.target() === fstatSync(pod.netnsFd, { bigint: true }).ino &&
@@ -252,7 +258,10 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
     cookie,
     setListener: (direction, family, slot, fd) => {
       const at = slotKey(direction, family, slot);
-      attached.slots.update(at, u64(BigInt(fd)));
+      const there = attached.slots.lookup(at);
+      /** An adopted listener stands there already. */
+      if (there === undefined || readU64(there, 0) !== namespaces.socketCookie(fd))
+        attached.slots.update(at, u64(BigInt(fd)));
       listeners.set(at.toString('latin1'), { key: at, fd });
     },
     clearListener: (direction, family, slot) => {
@@ -281,11 +290,10 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
     refreshListeners,
     release,
     close,
+    letGo,
     abandon: () => {
-      if (!armedBefore) return close();
-      if (closed) return;
-      release();
-      options.closed();
+      if (armedBefore) letGo();
+      else close();
     },
   };
 }

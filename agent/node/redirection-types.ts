@@ -12,6 +12,8 @@ export interface RedirectedPod {
   readonly skipOutboundPorts: readonly PortRange[];
   readonly skipInboundPorts: readonly PortRange[];
   readonly skipSubnets: readonly string[];
+  /** Listener slots per direction, if the pod has others than the setting says: those of an earlier agent. */
+  readonly slots?: number | undefined;
 }
 
 /** One pod's redirection; `close` undoes everything. */
@@ -24,6 +26,8 @@ export interface PodRedirection {
   arm(pod: RedirectedPod): void;
   /** Enrolment failed: undoes the preparation, but a pod that an earlier agent left armed stays armed (and refuses). */
   abandon(): void;
+  /** Another agent has the pod: everything here is closed, and the pod stays steered. */
+  letGo(): void;
   close(): void;
 }
 

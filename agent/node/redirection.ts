@@ -314,7 +314,7 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
       const handle = createRedirectedPod({
         pod,
         cookie,
-        slots: options.slots,
+        slots: pod.slots ?? options.slots,
         folder: join(folder.pods, String(cookie)),
         maps,
         namespaces,

@@ -9,8 +9,8 @@
 import { createHash } from 'node:crypto';
 import { errorMessage } from '#lib/core/errors.ts';
 import { Workload } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
-import type { Certificate, Destination } from '../proxy/model.ts';
-import type { DiscoveryTarget } from './discovery.ts';
+import type { Certificate } from '../proxy/model.ts';
+import type { KnownDestination } from './discovery.ts';
 import type { Sandbox } from './enrolment.ts';
 
 const MAGIC = 'nodemesh-snapshot';
@@ -25,11 +25,6 @@ export interface KeptPod {
   readonly podIndex: number;
 }
 
-export interface KeptDestination {
-  readonly target: DiscoveryTarget;
-  readonly destination: Destination;
-}
-
 export interface Snapshot {
   readonly writtenAtMs: number;
   readonly workloads: readonly Workload[];
@@ -38,7 +33,7 @@ export interface Snapshot {
   readonly sandboxes: readonly Sandbox[];
   readonly pods: readonly KeptPod[];
   readonly certificates: readonly Certificate[];
-  readonly destinations: readonly KeptDestination[];
+  readonly destinations: readonly KnownDestination[];
 }
 
 /** Workloads as base64 of their wire form; the rest as it is. */

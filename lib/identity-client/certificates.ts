@@ -28,6 +28,8 @@ export interface CertificatesOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
+  /** Of an earlier process: those that still hold are used, as if just received, when they are wanted. */
+  readonly restored?: readonly Certificate[];
   readonly callsAtOnceMax?: number;
   readonly anchorsIntervalMs?: number;
 }
@@ -41,6 +43,8 @@ export interface Certificates {
   get(identity: string): Certificate | undefined;
   /** Resolves once there is a certificate; rejects if the identity is not wanted or dropped meanwhile. */
   ready(identity: string): Promise<Certificate>;
+  /** Every certificate in force. */
+  held(): readonly Certificate[];
   /** Tells of every new certificate. Returns the way to stop listening. */
   onChange(listener: (certificate: Certificate) => void): () => void;
   /** The trust anchors in force, PEM. */
@@ -75,18 +79,21 @@ export function createCertificates(options: CertificatesOptions): Certificates {
     runningMax: options.callsAtOnceMax ?? 8,
     waitingMax: 10_000,
   });
+  const restored = new Map((options.restored ?? []).map((one) => [one.identity, one]));
+  const usable = (certificate: Certificate): boolean =>
+    certificate.notAfterMs > clock.wallMs() && leadsToAnchor(certificate, anchorsPem, clock.wallMs());
   const isWanted = (entry: Entry): boolean => entries.get(entry.identity) === entry;
 
   const again = (entry: Entry, delayMs: number): void => {
     entry.timer?.cancel();
     entry.timer = clock.after(delayMs, () => void ask(entry));
   };
-  const publish = (entry: Entry, certificate: Certificate): void => {
+  const publish = (entry: Entry, certificate: Certificate, origin = 'certificate received'): void => {
     entry.certificate = certificate;
     entry.failures = 0;
     log.info(
       { identity: entry.identity, validUntil: new Date(certificate.notAfterMs).toISOString() },
-      'certificate received',
+      origin,
     );
     for (const waiter of entry.waiters.splice(0)) waiter.resolve(certificate);
     for (const listener of listeners) listener(certificate);
@@ -158,7 +165,10 @@ export function createCertificates(options: CertificatesOptions): Certificates {
         waiters: [],
       };
       entries.set(identity, entry);
-      void ask(entry);
+      const earlier = restored.get(identity);
+      restored.delete(identity);
+      if (earlier !== undefined && usable(earlier)) publish(entry, earlier, 'certificate taken over');
+      else void ask(entry);
     },
     drop(identity) {
       const entry = entries.get(identity);
@@ -174,6 +184,7 @@ export function createCertificates(options: CertificatesOptions): Certificates {
       if (certificate !== undefined) return Promise.resolve(certificate);
       return new Promise((resolve, reject) => entry.waiters.push({ resolve, reject }));
     },
+    held: () => [...entries.values()].flatMap((entry) => inForce(entry, clock) ?? []),
     onChange: (listener) => subscribe(listeners, listener),
     anchorsPem: () => anchorsPem,
     onAnchors: (listener) => subscribe(anchorListeners, listener),

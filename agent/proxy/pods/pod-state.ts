@@ -24,7 +24,7 @@ export interface TcpPermit {
 export class PodState {
   readonly uid: string;
   readonly spares: SpareSockets;
-  readonly listeners = new Map<Server, ListenerHandle['direction']>();
+  readonly listeners = new Map<Server, ListenerHandle>();
   /** Accepted and dialled ones. */
   readonly sockets = new Set<Socket>();
   readonly permits = new Set<TcpPermit>();
@@ -103,6 +103,14 @@ export class PodState {
     // The socket underneath lives on: these are duplicates.
     for (const server of this.listeners.keys()) server.close();
     this.listeners.clear();
+  }
+
+  dropListener({ direction, family, slot }: ListenerHandle): void {
+    for (const [server, other] of this.listeners) {
+      if (other.direction !== direction || other.family !== family || other.slot !== slot) continue;
+      server.close();
+      this.listeners.delete(server);
+    }
   }
 
   /** Closes everything; calls back when the last descriptor is closed. */

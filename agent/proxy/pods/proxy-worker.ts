@@ -143,6 +143,13 @@ class Worker implements ProxyWorker {
       case 'destination':
         this.#context.destinations.set(message.key, message.destination);
         break;
+      case 'pod-connections': {
+        const pod = this.#pods.get(message.uid);
+        if (pod !== undefined && message.closeIdle) this.#context.http.closeIdle(pod);
+        const open = pod?.sockets.size ?? 0;
+        this.#options.post({ type: 'pod-connections', ticket: message.ticket, open });
+        break;
+      }
       case 'stop-accepting':
         for (const pod of this.#pods.values()) pod.stopAccepting();
         break;
@@ -209,8 +216,11 @@ class Worker implements ProxyWorker {
     for (const listener of listeners) this.#listen(state, listener);
   }
 
-  #listen(pod: PodState, { direction, fd, family, slot }: ListenerHandle): void {
+  #listen(pod: PodState, handle: ListenerHandle): void {
     const { log } = this.#context;
+    const { direction, fd, family, slot } = handle;
+    // A dead one whose place this takes would keep the thread busy with its end.
+    pod.dropListener(handle);
     const server: Server = createServer({
       pauseOnConnect: true,
       allowHalfOpen: true,
@@ -228,7 +238,7 @@ class Worker implements ProxyWorker {
         'a listener of a pod failed',
       ),
     );
-    pod.listeners.set(server, direction);
+    pod.listeners.set(server, handle);
     server.listen({ fd }, BACKLOG);
   }
 
@@ -254,7 +264,8 @@ class Worker implements ProxyWorker {
    * the place of these once it is there; until then a client would hang in the backlog.
    */
   #drain(graceMs: number): void {
-    if (this.#draining !== null) return;
+    // Also anew: whoever asks again is told again.
+    this.#draining?.cancel();
     const { clock, http } = this.#context;
     http.drain();
     const begun = clock.nowMs();
