@@ -4,9 +4,13 @@ module nodemesh/test/tools
 
 go 1.26.0
 
-tool github.com/summerwind/h2spec/cmd/h2spec
+tool (
+	github.com/containernetworking/cni/cnitool
+	github.com/summerwind/h2spec/cmd/h2spec
+)
 
 require (
+	github.com/containernetworking/cni v1.3.0 // indirect
 	github.com/fatih/color v1.19.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/mattn/go-colorable v0.1.14 // indirect
