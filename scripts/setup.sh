@@ -53,6 +53,15 @@ fi
 
 mkdir -p build
 
+# --- Go, which only some tests need: it builds their foreign programs once --------------------------------
+# 1.21 and later fetch the version that test/tools/go.mod asks for by themselves.
+if [ "$mode" = full ] && { [ ! -x build/test-tools/cnitool ] || [ ! -x build/test-tools/h2spec ]; }; then
+  go=$(PATH="$PATH:/usr/local/go/bin:/usr/lib/go/bin" go env GOVERSION 2>/dev/null | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
+  [ "${go:-0}" -ge 21 ] ||
+    printf 'setup: %s; tests of the CNI chain and of HTTP/2 fail without it: install Go 1.26 from https://go.dev/dl (the package of Debian 12 is too old)\n' \
+      "$([ -n "$go" ] && echo "Go 1.$go is too old" || echo 'Go is missing')" >&2
+fi
+
 # --- one set-up at a time on this machine ---------------------------------------------------------------
 if [ -z "${SETUP_LOCKED:-}" ] && command -v flock >/dev/null; then
   lock=build/.setup.lock
