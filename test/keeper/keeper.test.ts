@@ -12,7 +12,8 @@ import { connectKeeper } from '#lib/keeper/client.ts';
 import { close } from '#lib/net/native.ts';
 import { eventually, KeeperProcess, KeeperScene, openDescriptors } from './keeper-process.ts';
 
-const SHORT_LIMIT_MS = 1500;
+/** Longer than a busy machine lets the owner of a listener wait for its turn. */
+const SHORT_LIMIT_MS = 3000;
 const NO_META = Buffer.alloc(0);
 const isUnavailable = (error: MeshError): boolean =>
   error.code === 'MESH_KEEPER_UNAVAILABLE' && error.retryable;
@@ -75,7 +76,7 @@ describe('the keeper', { timeout: 120_000 }, () => {
     );
     const tookMs = performance.now() - killed;
     assert.ok(tookMs > SHORT_LIMIT_MS / 2 && tookMs < SHORT_LIMIT_MS + 3000, `${tookMs} ms`);
-    if (!waiting.socket.closed) await once(waiting.socket, 'close');
+    await eventually('what waited ends', () => waiting.socket.closed);
     assert.equal(await scene.dial(port).outcome, 'ECONNREFUSED');
     assert.deepEqual(client.list(), { descriptors: [], blob: undefined });
     const { entries, blobBytes, holderAgeMs } = client.stats();
@@ -202,7 +203,7 @@ describe('the keeper', { timeout: 120_000 }, () => {
     // As when the whole machine is paused.
     owner.kill('SIGSTOP');
     keeper.child.kill('SIGSTOP');
-    await sleep(3 * SHORT_LIMIT_MS);
+    await sleep(2 * SHORT_LIMIT_MS);
     keeper.child.kill('SIGCONT');
     owner.kill('SIGCONT');
     await eventually('the keeper notices', () => keeper.said('held up'));

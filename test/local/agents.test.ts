@@ -108,6 +108,17 @@ describe("a local node's agent and keeper", { timeout: 280_000 }, () => {
     });
   });
 
+  test('an upgrade puts a second agent beside the first, which ends when the second is ready', async () => {
+    const pid = await node.agentPid();
+    const upgrade = node.upgradeAgent();
+    await eventually('both run', async () => (await node.agentPid()) !== pid && existsSync(`/proc/${pid}`));
+    assert.equal((await program('agent of node1 (earlier 1)'))?.pid, pid);
+    await upgrade;
+    assert.equal(existsSync(`/proc/${pid}`), false);
+    assert.equal(await program('agent of node1 (earlier 1)'), undefined);
+    await node.agentReady();
+  });
+
   test('the command line does the same', async () => {
     const run = (...args: string[]) =>
       spawnSync(MESH, ['local', ...args, '--name', NAME], { encoding: 'utf8', timeout: 120_000 });
