@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Channel, type ClientDuplexStream, type ServiceError, status } from '@grpc/grpc-js';
 import { DestinationClient, type Update } from '#lib/proto/gen/linkerd/destination.ts';
 import {
@@ -206,13 +207,14 @@ describe('node stream', () => {
     report(client, web, 1, { state: EnrolmentState.ENROLMENT_STATE_PENDING });
     report(client, web, 2);
     assert.equal(await secured(), true);
-    const condition = JSON.parse(
-      await readFile(join(cluster.folder, '.status', 'uid-web-1.json'), 'utf8'),
-    ) as {
-      condition: { status: string; observedGeneration: number };
+    // Endpoints follow the report at once; the file is written beside.
+    const { folder } = cluster;
+    const written = async (): Promise<{ status: string; observedGeneration: number }> => {
+      const text = await readFile(join(folder, '.status', 'uid-web-1.json'), 'utf8');
+      return (JSON.parse(text) as { condition: { status: string; observedGeneration: number } }).condition;
     };
-    assert.equal(condition.condition.status, 'True');
-    assert.equal(condition.condition.observedGeneration, Number(web.generation));
+    while ((await written()).status !== 'True') await delay(10);
+    assert.equal((await written()).observedGeneration, Number(web.generation));
     report(client, web, 3, { state: EnrolmentState.ENROLMENT_STATE_LEAVING });
     assert.equal(await secured(), false);
   });

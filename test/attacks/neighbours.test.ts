@@ -60,9 +60,8 @@ describe('neighbours', () => {
   });
   after(async () => mesh.down());
 
-  const get = (...more: readonly string[]): readonly string[] => [
-    ...['curl', '-sS', '-i', '--max-time', '10', ...more, `http://${guarded}:${HTTP}/`],
-  ];
+  const get = (...more: readonly string[]): readonly string[] =>
+    ['curl', '-sS', '-i', '--max-time', '10', more, `http://${guarded}:${HTTP}/`].flat();
 
   it('the meshed pod is let in under its identity', async () => {
     const answer = await mesh.exec('victim', get(), { ns: 'shop' });
@@ -96,20 +95,15 @@ describe('neighbours', () => {
   ] as const) {
     it(`a user that is not root gets nothing from ${socket}, not even where the file's mode lets it in`, async () => {
       const path = join(mesh.node('node1').layout.runDir, socket);
+      const user = `--reuid=${NOBODY} --regid=${NOBODY} --clear-groups --bounding-set=-all --inh-caps=-all`;
+      const request = 'http://agent/state';
       const asNobody = (target: string) =>
         spawnSync(
           'setpriv',
-          [
-            ...[
-              `--reuid=${NOBODY}`,
-              `--regid=${NOBODY}`,
-              '--clear-groups',
-              '--bounding-set=-all',
-              '--inh-caps=-all',
-            ],
-            ...['curl', '-sS', '--max-time', '10', '--unix-socket', target, 'http://agent/state'],
-          ],
-          { encoding: 'utf8' },
+          [...user.split(' '), 'curl', '-sS', '-m', '10', '--unix-socket', target, request],
+          {
+            encoding: 'utf8',
+          },
         );
       assert.match(asNobody(path).stderr, /Could not connect|Couldn't connect|Failed to connect/i);
       const door = `/run/at-near-${socket}`;
