@@ -14,8 +14,9 @@ alone := flock -o /run/lock/nodemesh-test.lock
 BENCH ?=
 CHECK ?=
 TESTS ?=
+FUZZ_TIME ?= 60
 
-.PHONY: help setup setup-lint demo test unit bpf-test cni-test local-test e2e faults soak lint fmt proto docs bench sweep bpf shim keeper agent-parent clean
+.PHONY: help setup setup-lint demo test unit bpf-test cni-test local-test e2e faults soak lint fmt proto docs bench fuzz sweep bpf shim keeper agent-parent clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +57,9 @@ docs: setup-lint ## writes the tables of docs/reference anew from the code
 
 bench: setup ## CPU per request against haproxy and nginx, CNI ADD, memory (BENCH=name for one of them)
 	@$(alone) env $(with) node bench/run.ts $(BENCH)
+
+fuzz: setup-lint ## feeds the parsers for FUZZ_TIME seconds; what it finds is kept in test/fuzz/corpus (no root)
+	@$(with) node test/fuzz/run.ts $(FUZZ_TIME)
 
 sweep: setup ## removes what killed runs left on this machine: namespaces, mounts, cgroups
 	@$(with) node scripts/sweep.ts

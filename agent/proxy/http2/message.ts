@@ -14,7 +14,7 @@ import {
   FLAG_TOO_LARGE,
   type HeaderList,
 } from './hpack/header-list.ts';
-import { FLAG_BAD_NAME, FLAG_BAD_VALUE, FLAG_CONNECTION_SPECIFIC } from './hpack/names.ts';
+import { FLAG_BAD_HOST, FLAG_BAD_NAME, FLAG_BAD_VALUE, FLAG_CONNECTION_SPECIFIC } from './hpack/names.ts';
 
 export type RequestFields = HeaderList;
 export type ResponseFields = HeaderList;
@@ -42,7 +42,7 @@ export const verdictTexts: readonly string[] = [
   'a value of a field is wrong',
   'a field belongs to HTTP/1 connections',
   'content-length is given twice or is not that of the body',
-  ':authority and host differ, or host is given twice',
+  ':authority and host differ, or host is no host or given twice',
 ];
 
 /** `l5d-orig-proto`: none, or minor version and, for a target in absolute form, ORIGIN_ABSOLUTE. */
@@ -50,12 +50,15 @@ export const ORIGIN_NONE = -1;
 export const ORIGIN_ABSOLUTE = 2;
 
 const PSEUDO = FLAG_PSEUDO_TWICE | FLAG_PSEUDO_LATE | FLAG_PSEUDO_OTHER;
-const TWICE = FLAG_HOST_TWICE | FLAG_LENGTH_TWICE | FLAG_ORIGIN_TWICE;
-const WRONG = PSEUDO | TWICE | FLAG_BAD_NAME | FLAG_BAD_VALUE | FLAG_CONNECTION_SPECIFIC | FLAG_TOO_LARGE;
+const HOST = FLAG_HOST_TWICE | FLAG_BAD_HOST;
+/** In any header section; what is wrong in trailers, too. */
+const WRONG = PSEUDO | FLAG_BAD_NAME | FLAG_BAD_VALUE | FLAG_CONNECTION_SPECIFIC | FLAG_TOO_LARGE;
+const WRONG_RESPONSE = WRONG | FLAG_LENGTH_TWICE | FLAG_ORIGIN_TWICE;
+const WRONG_REQUEST = WRONG_RESPONSE | HOST;
 
 /** RFC 9113 8.3.1, 8.5. A request without any authority is valid; nobody invents one. */
 export function validateRequest(list: HeaderList): number {
-  if ((list.flags & WRONG) !== 0) return whatIsWrong(list.flags);
+  if ((list.flags & WRONG_REQUEST) !== 0) return whatIsWrong(list.flags & WRONG_REQUEST);
   const { methodField, schemeField, authorityField, pathField, hostField } = list;
   if (methodField === null || list.statusField !== null) return BAD_PSEUDO;
   if (methodField.number === METHOD_CONNECT) {
@@ -75,7 +78,7 @@ export function validateRequest(list: HeaderList): number {
 
 /** RFC 9113 8.3.2. An interim response is valid, 101 is not (8.6). */
 export function validateResponse(list: HeaderList): number {
-  if ((list.flags & WRONG) !== 0) return whatIsWrong(list.flags);
+  if ((list.flags & WRONG_RESPONSE) !== 0) return whatIsWrong(list.flags & WRONG_RESPONSE);
   const { statusField } = list;
   if (statusField === null || statusField.number === 101) return BAD_PSEUDO;
   if (list.methodField !== null || list.schemeField !== null) return BAD_PSEUDO;
@@ -84,7 +87,7 @@ export function validateResponse(list: HeaderList): number {
 
 /** RFC 9113 8.1: no pseudo-header fields. That they end the stream is for who sees the frame. */
 export function validateTrailers(list: HeaderList): number {
-  if ((list.flags & (WRONG & ~TWICE)) !== 0) return whatIsWrong(list.flags & ~TWICE);
+  if ((list.flags & WRONG) !== 0) return whatIsWrong(list.flags & WRONG);
   if (list.methodField !== null || list.schemeField !== null || list.statusField !== null) return BAD_PSEUDO;
   return list.authorityField === null && list.pathField === null ? VALID : BAD_PSEUDO;
 }
@@ -95,7 +98,7 @@ function whatIsWrong(flags: number): number {
   if ((flags & PSEUDO) !== 0) return BAD_PSEUDO;
   if ((flags & FLAG_BAD_NAME) !== 0) return BAD_NAME;
   if ((flags & FLAG_CONNECTION_SPECIFIC) !== 0) return BAD_CONNECTION_FIELD;
-  if ((flags & FLAG_HOST_TWICE) !== 0) return BAD_HOST;
+  if ((flags & HOST) !== 0) return BAD_HOST;
   return (flags & FLAG_LENGTH_TWICE) !== 0 ? BAD_LENGTH : BAD_VALUE;
 }
 

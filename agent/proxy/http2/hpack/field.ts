@@ -6,6 +6,7 @@ import { hostCharacter, targetCharacter, tokenCharacter, valueCharacter } from '
 import { methodNames } from '../../http1/head.ts';
 import { METHOD_BYTES_MAX } from '../../http1/limits.ts';
 import {
+  FLAG_BAD_HOST,
   FLAG_BAD_VALUE,
   FLAG_CONNECTION_SPECIFIC,
   FLAG_NEVER_INDEXED,
@@ -99,7 +100,8 @@ export function fieldFromBytes(
       if (!consists(buffer, start, end, hostCharacter)) found |= FLAG_BAD_VALUE;
       break;
     case NAME_HOST:
-      if (start !== end && !consists(buffer, start, end, hostCharacter)) found |= FLAG_BAD_VALUE;
+      if (start !== end && !consists(buffer, start, end, hostCharacter)) found |= FLAG_BAD_HOST;
+      if (!isValue(buffer, start, end)) found |= FLAG_BAD_VALUE;
       break;
     case NAME_PATH:
       if (!consists(buffer, start, end, targetCharacter)) found |= FLAG_BAD_VALUE;

@@ -38,6 +38,8 @@ export const FLAG_NOT_IN_TRAILERS = 16;
 export const FLAG_PROXY_REQUEST = 32;
 /** Only a proxy may say it in a response: `l5d-proxy-error`, `l5d-proxy-connection`. */
 export const FLAG_PROXY_RESPONSE = 64;
+/** No host: wrong in a request, of no meaning in a response. */
+export const FLAG_BAD_HOST = 128;
 
 const N = FLAG_NOT_IN_TRAILERS;
 const C = FLAG_CONNECTION_SPECIFIC | FLAG_NOT_IN_TRAILERS;
