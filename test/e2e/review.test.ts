@@ -2,7 +2,6 @@
 // An agent that stops, or is stopped, while its pods run on: what they are offered meanwhile, and how soon again.
 
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
@@ -49,8 +48,7 @@ describe('an agent that ends', () => {
     );
     return run.stdout + run.stderr;
   };
-  const agentPid = (): number =>
-    Number(readFileSync(`${mesh.node('node1').layout.agentCgroup}/cgroup.procs`, 'utf8').trim());
+  const agentPid = (): Promise<number> => mesh.node('node1').agentPid();
   /** Nobody gets past policy meanwhile; meshed clients are served again, under their identity. */
   const untilServedAgain = async (): Promise<void> => {
     const deadline = performance.now() + AGAIN_MS;
@@ -69,10 +67,10 @@ describe('an agent that ends', () => {
   };
 
   it('killed: its pods are closed, never open, and served again by its successor', async () => {
-    const before = agentPid();
+    const before = await agentPid();
     process.kill(before, 'SIGKILL');
     await untilServedAgain();
-    assert.notEqual(agentPid(), before);
+    assert.notEqual(await agentPid(), before);
   });
 
   it('away while a pod leaves the mesh: its successor lets the pod go at once', async () => {
@@ -84,7 +82,7 @@ describe('an agent that ends', () => {
     );
     await mesh.waitReady();
     const address = (await mesh.pod('leaver', 'mesh')).status?.podIP ?? '';
-    process.kill(agentPid(), 'SIGKILL');
+    process.kill(await agentPid(), 'SIGKILL');
     await mesh.annotate('Pod', 'mesh', 'leaver', 'linkerd.io/inject=disabled');
     await untilServedAgain();
     const deadline = performance.now() + AGAIN_MS;
@@ -98,7 +96,7 @@ describe('an agent that ends', () => {
       ns: 'mesh',
     });
     const begun = performance.now();
-    const pid = agentPid();
+    const pid = await agentPid();
     // The stream is there once a second connection is answered.
     assert.match(await get('near', 'mesh', 'server'), /200 OK/);
     process.kill(pid, 'SIGTERM');
@@ -106,11 +104,11 @@ describe('an agent that ends', () => {
     while (performance.now() - begun < SHUTDOWN_GRACE_MS / 2) {
       for (const client of ['near', 'far']) assert.match(await get(client, 'mesh', 'server'), /200 OK/);
       answered++;
-      assert.equal(agentPid(), pid, 'it did not wait for the stream');
+      assert.equal(await agentPid(), pid, 'it did not wait for the stream');
     }
     assert.ok(answered > 0);
     await stream;
     await untilServedAgain();
-    assert.notEqual(agentPid(), pid);
+    assert.notEqual(await agentPid(), pid);
   });
 });
