@@ -17,10 +17,13 @@ import type { Log } from '#lib/core/log.ts';
 import type { ReadList } from '../../cni-plugin/logic/enrolled-list.ts';
 import type { CniAddOutcome, CniCheckOutcome, CniNode, CniPod } from '../../cni-plugin/logic/node.ts';
 import type { ListenerHandle, WorkerPod } from '../proxy/model.ts';
+import type { WantedPod } from './find-namespace.ts';
+import { createIdentityUses } from './identity-uses.ts';
 import type { ListenerKeeper } from './kept-listeners.ts';
 import type { PodNamespace } from './pod-namespace.ts';
 import type { ProxyWorkers } from './proxy-workers.ts';
 import type { PodRedirection, RedirectedPod, Redirection } from './redirection-types.ts';
+import { withDeadline } from './with-deadline.ts';
 
 /** CNI ADD waits this long for the node stream to name the pod. */
 const WORKLOAD_WAIT_MS = 2_000;
@@ -56,6 +59,8 @@ export interface Sandbox {
   /** The attachment, as the runtime names it; absent if nobody added the pod by CNI here. */
   readonly network?: string;
   readonly ifname?: string;
+  /** By its processes; nobody added the pod by CNI here, and nobody else will say that it is gone. */
+  readonly found?: true;
 }
 
 export interface EnrolmentOptions {
@@ -74,6 +79,8 @@ export interface EnrolmentOptions {
   /** Called when the set of sandboxes changed, to keep it on disk. */
   readonly sandboxesChanged: (sandboxes: readonly Sandbox[]) => void;
   readonly podForgotten: (uid: string) => void;
+  /** `missing` may have grown. */
+  readonly sandboxMissing: () => void;
   /** After the withdrawal a pod that opted out serves its mesh port for so long at least, */
   readonly leaveGraceMs: number;
   /** and its connections live for so long at most. */
@@ -110,6 +117,8 @@ interface PodRecord {
   phase: EnrolmentPhase;
   reason: string;
   attempts: number;
+  /** Its namespace was looked for at least once, and not found. */
+  searched: boolean;
   retry: Timer | undefined;
   /** The steps of this pod, one after the other. */
   queue: Promise<void>;
@@ -150,6 +159,13 @@ export interface Enrolment extends CniNode {
   setActive(active: boolean): void;
   /** Puts new listeners in the place of those that do not listen any more; how many. */
   repairListeners(): number;
+  /** Running pods that shall be enrolled and of whose sandboxes nothing is known; and those found nevertheless. */
+  readonly missing: readonly WantedPod[];
+  readonly found: readonly WantedPod[];
+  setFound(uid: string, netnsPath: string): void;
+  setNotFound(uid: string): void;
+  /** The namespace that was found has lost its last process. */
+  setFoundGone(uid: string): void;
   /** Uid of the enrolled pod that owns `ip`. */
   podOfAddress(ip: string): string | undefined;
   readonly pods: readonly PodView[];
@@ -209,22 +225,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     for (const one of adopted) if (!opened.includes(one)) namespace.closeDescriptor(one.fd);
   };
 
-  /** Pods of one account share its certificate: the last one to leave drops it. */
-  const identityUses = new Map<string, number>();
-  const useIdentity = (identity: string): void => {
-    const uses = identityUses.get(identity) ?? 0;
-    identityUses.set(identity, uses + 1);
-    if (uses === 0) options.certificates.want(identity);
-  };
-  const releaseIdentity = (identity: string): void => {
-    const uses = (identityUses.get(identity) ?? 0) - 1;
-    if (uses > 0) {
-      identityUses.set(identity, uses);
-      return;
-    }
-    identityUses.delete(identity);
-    options.certificates.drop(identity);
-  };
+  const identities = createIdentityUses(options.certificates);
 
   const recordOf = (uid: string): PodRecord => {
     let record = records.get(uid);
@@ -238,6 +239,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
         phase: 'pending',
         reason: '',
         attempts: 0,
+        searched: false,
         retry: undefined,
         queue: Promise.resolve(),
         waiting: [],
@@ -259,7 +261,10 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
   };
 
   const allSandboxes = (): Sandbox[] =>
-    [...records.values()].flatMap((record) => (record.sandbox === undefined ? [] : [record.sandbox]));
+    [...records.values()].flatMap(({ sandbox }) =>
+      // By a process number, which means nothing to a later agent: it looks for itself.
+      sandbox === undefined || sandbox.found === true ? [] : [sandbox],
+    );
   const sandboxesChanged = (): void => {
     if (!closed && active) options.sandboxesChanged(allSandboxes());
   };
@@ -290,7 +295,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     if (workload === undefined || sandbox === undefined || !workload.enrol || record.enrolled !== undefined)
       return;
     const identity = workload.pod.identity;
-    useIdentity(identity);
+    identities.use(identity);
     let namespace: PodNamespace | undefined;
     let redirection: PodRedirection | undefined;
     const listeners: ListenerHandle[] = [];
@@ -349,7 +354,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       }
       await options.workers.removePod(record.uid);
       namespace?.close();
-      releaseIdentity(identity);
+      identities.release(identity);
       const message = errorMessage(error);
       log.warn({ pod: who(record), uid: record.uid, error: message }, 'a pod cannot be enrolled');
       setPhase(record, 'failed', error instanceof MeshError ? error.code : 'MESH_NETNS', message);
@@ -437,7 +442,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     for (const listener of enrolled.listeners) enrolled.namespace.closeDescriptor(listener.fd);
     options.listeners.forget(record.uid);
     enrolled.namespace.close();
-    releaseIdentity(enrolled.identity);
+    identities.release(enrolled.identity);
     log.info({ pod: who(record), uid: record.uid }, 'pod left the mesh');
   };
 
@@ -446,7 +451,9 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     const base = Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** record.attempts++);
     record.retry = clock.after(base * (0.5 + options.random() / 2), () => {
       record.retry = undefined;
-      reconcile(record);
+      // The process may be another's by now: found anew.
+      if (record.enrolled === undefined && record.sandbox?.found === true) dropFound(record);
+      else reconcile(record);
     });
   };
 
@@ -484,6 +491,27 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     record.retry?.cancel();
     records.delete(record.uid);
     options.podForgotten(record.uid);
+  };
+
+  const isMissing = ({ sandbox, workload }: PodRecord): boolean =>
+    sandbox === undefined && workload?.enrol === true && workload.pod.addresses.length > 0;
+
+  const wanted = (chosen: (record: PodRecord) => boolean): WantedPod[] =>
+    [...records.values()].filter(chosen).map(({ uid, workload, sandbox }) => ({
+      uid,
+      addresses: workload?.pod.addresses ?? sandbox?.addresses ?? [],
+    }));
+
+  const dropFound = (record: PodRecord): void => {
+    if (record.sandbox?.found !== true) return;
+    record.sandbox = undefined;
+    inTurn(record, async () => leave(record)).then(
+      () => {
+        forgetIfEmpty(record);
+        if (isMissing(record)) options.sandboxMissing();
+      },
+      (error: unknown) => log.warn({ pod: who(record), error: errorMessage(error) }, 'a pod could not leave'),
+    );
   };
 
   const waitForWorkload = async (record: PodRecord): Promise<void> => {
@@ -553,7 +581,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
         outcome: 'broken',
         reason: `pod ${who(record)} ${reason}`,
       });
-      if (record.sandbox !== undefined && record.sandbox.containerId !== containerId)
+      if (record.sandbox !== undefined && !isSandbox(record.sandbox, containerId))
         return broken(`has another sandbox by now: ${record.sandbox.containerId}`);
       if (record.enrolled === undefined)
         return broken(`is not in the mesh: ${record.reason || 'it is on its way'}`);
@@ -585,7 +613,8 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       const record =
         records.get(uid) ??
         [...records.values()].find((candidate) => candidate.sandbox?.containerId === containerId);
-      if (record?.sandbox === undefined || record.sandbox.containerId !== containerId) return;
+      if (record?.sandbox === undefined) return;
+      if (!isSandbox(record.sandbox, containerId)) return;
       // Another interface of the pod goes, by which it is not attached to the mesh.
       if (ifname !== '' && (record.sandbox.ifname ?? ifname) !== ifname) return;
       record.retry?.cancel();
@@ -606,6 +635,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       for (const resume of waiting) resume();
       // A waiting CNI ADD enrols the pod itself and answers with the outcome.
       if (waiting.length === 0) reconcile(record);
+      if (isMissing(record)) options.sandboxMissing();
     },
     removeWorkload(uid) {
       const record = records.get(uid);
@@ -613,6 +643,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       record.workload = undefined;
       record.retry?.cancel();
       record.retry = undefined;
+      dropFound(record);
       // The runtime's word about its sandbox goes to the other agent.
       if (!active) record.sandbox = undefined;
       if (!active) void inTurn(record, async () => leave(record)).then(() => forgetIfEmpty(record));
@@ -663,6 +694,7 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
         if (record.enrolled !== undefined) record.enrolled.generation = -1;
         reconcile(record);
       }
+      if (active) options.sandboxMissing();
     },
     repairListeners() {
       let repaired = 0;
@@ -693,6 +725,32 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       }
       return repaired;
     },
+    get missing() {
+      return wanted(isMissing);
+    },
+    get found() {
+      return wanted(({ sandbox }) => sandbox?.found === true);
+    },
+    setFound(uid, netnsPath) {
+      const record = records.get(uid);
+      const pod = record?.workload?.pod;
+      // The runtime's word, or the user's, may have come meanwhile.
+      if (record === undefined || pod === undefined || !active || !isMissing(record)) return;
+      const { namespace, name, addresses } = pod;
+      record.sandbox = { containerId: '', uid, namespace, name, netnsPath, addresses, found: true };
+      log.info({ pod: who(record), uid, netnsPath }, 'a running pod was found by its processes');
+      reconcile(record);
+    },
+    setNotFound(uid) {
+      const record = records.get(uid);
+      if (record === undefined || record.searched || !isMissing(record)) return;
+      record.searched = true;
+      setPhase(record, 'pending', 'NoSandbox', 'no process of the pod is found on its node so far');
+    },
+    setFoundGone(uid) {
+      const record = records.get(uid);
+      if (record !== undefined) dropFound(record);
+    },
     podOfAddress: (ip) => byAddress.get(ip),
     get pods() {
       return [...records.values()].map((record) => ({
@@ -709,10 +767,10 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     },
     get settled() {
       return [...records.values()].every(
-        ({ sandbox, workload, enrolled, leaving }) =>
-          sandbox === undefined ||
-          leaving !== undefined ||
-          (workload !== undefined && workload.enrol === (enrolled !== undefined)),
+        (record) =>
+          (record.sandbox === undefined && (record.searched || !isMissing(record))) ||
+          record.leaving !== undefined ||
+          (record.sandbox !== undefined && record.workload?.enrol === (record.enrolled !== undefined)),
       );
     },
     close() {
@@ -729,25 +787,12 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
   return enrolment;
 }
 
+/** One that was found has no name of the runtime's. */
+const isSandbox = (sandbox: Sandbox, containerId: string): boolean =>
+  sandbox.containerId === containerId || sandbox.found === true;
+
 /** The CNI result's addresses: the pod's status may not be written yet, or still be that of an earlier sandbox. */
 function addressed(workload: NodeWorkload, sandbox: Sandbox): NodeWorkload {
   if (sandbox.addresses.length === 0) return workload;
   return { ...workload, pod: { ...workload.pod, addresses: sandbox.addresses } };
-}
-
-async function withDeadline<T>(
-  promise: Promise<T>,
-  ms: number,
-  clock: Clock,
-  error: () => Error,
-): Promise<T> {
-  let timer: Timer | undefined;
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = clock.after(ms, () => reject(error()));
-  });
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    timer?.cancel();
-  }
 }
