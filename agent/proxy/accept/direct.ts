@@ -160,8 +160,8 @@ function serve(
     context.servePodAdmin(pod, source.socket, allowed);
   } else if (server.port === MESH_PORT) {
     refuse(context, pod, source, local, client, identity, 'asked for the mesh port itself');
-  } else if (header.protocol === 'http1' && !pod.isOpaque(server.port)) {
-    serveHttp(context, pod, source, server, client, rest);
+  } else if (header.protocol !== undefined && !pod.isOpaque(server.port)) {
+    serveHttp(context, pod, source, server, client, rest, header.protocol === 'http2');
   } else serveTcp(context, pod, source, server, client, rest);
 }
 

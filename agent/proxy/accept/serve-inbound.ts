@@ -29,6 +29,7 @@ export function serveHttp(
   server: InboundServer,
   client: InboundClient,
   first: Buffer,
+  http2 = false,
 ): void {
   const target = inboundTarget(context, pod, server, client);
   const gate = new InboundGate(context, pod, server, client);
@@ -36,6 +37,7 @@ export function serveHttp(
   context.http.serve({
     source,
     first: first.length === 0 ? null : first,
+    http2,
     target,
     gate,
     owner: pod,

@@ -38,13 +38,14 @@ class SecureEndpoint implements HttpEndpoint {
   readonly name = 'secure';
   readonly metrics = new RecordedMetrics();
   slot: HttpEndpoint['slot'] = null;
+  readonly multiplexed = false;
   readonly #port: number;
 
   constructor(port: number) {
     this.#port = port;
   }
 
-  connect(done: Connected): void {
+  connect(_http2: boolean, done: Connected): void {
     const raw = new Socket({ allowHalfOpen: true });
     raw.connect(this.#port, '127.0.0.1', () => {
       const secure = connectTls({ socket: raw, rejectUnauthorized: false }, () =>

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the exchange hangs on an endpoint: the estimate of its load and its idle connections. Made at the first use.
+// What the exchange hangs on an endpoint: the estimate of its load and its connections. Made at the first use.
 
 import { LoadEstimate } from '../balance/peak-ewma.ts';
 import type { IdleList } from '../pool/idle-list.ts';
+import type { StreamReady } from '../pool/stream-pool.ts';
+import type { ClientConnection } from './http2-client.ts';
 import type { HttpEndpoint } from './types.ts';
 
 export class EndpointSlot {
   readonly load: LoadEstimate;
-  /** By host; see pool.ts. */
+  /** Idle HTTP/1 connections by host; see pool.ts. */
   readonly idle = new Map<string, IdleList>();
+  /** HTTP/2 connections that take new streams; see stream-pool.ts. */
+  readonly connections: ClientConnection[] = [];
+  readonly waiting: StreamReady[] = [];
+  dialling = 0;
 
   constructor(nowMs: number) {
     this.load = new LoadEstimate(nowMs);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The answers the proxy writes itself, as ready-made texts: no body, `l5d-proxy-error` where Linkerd has it.
+// The answers the proxy writes itself, ready-made: no body, `l5d-proxy-error` where Linkerd has it.
 
 import { failures } from '../failure.ts';
+import { defineField } from '../http2/hpack/field.ts';
+import { HeaderList } from '../http2/hpack/header-list.ts';
 
 const reasons: Readonly<Record<number, string>> = {
   400: 'Bad Request',
@@ -30,4 +32,24 @@ function compose(failure: number, minor: number, closes: boolean, explained: boo
   const error = explained && message !== '' ? `l5d-proxy-error: ${message}\r\n` : '';
   const connection = closes ? 'connection: close\r\n' : minor === 0 ? 'connection: keep-alive\r\n' : '';
   return `HTTP/1.${minor} ${status} ${reasons[status] ?? 'Error'}\r\n${error}content-length: 0\r\n${connection}\r\n`;
+}
+
+/** By HTTP status; what is not here is UNKNOWN for clients, and INTERNAL from us. */
+const grpcStatuses: Readonly<Record<number, number>> = { 403: 7, 404: 5, 429: 8, 502: 14, 503: 14, 504: 4 };
+const GRPC_INTERNAL = 13;
+
+/** For HTTP/2; `grpc`: in the form that gRPC clients read. */
+export function errorList(failure: number, grpc: boolean, explained: boolean): HeaderList {
+  const { status, message } = failures[failure] ?? { status: 500, message: 'unexpected error' };
+  const list = new HeaderList();
+  const explains = explained && message !== '';
+  list.add(defineField(':status', String(grpc ? 200 : status)));
+  list.add(defineField('content-length', '0'));
+  if (grpc) {
+    list.add(defineField('content-type', 'application/grpc'));
+    list.add(defineField('grpc-status', String(grpcStatuses[status] ?? GRPC_INTERNAL)));
+    if (explains) list.add(defineField('grpc-message', message));
+  }
+  if (explains) list.add(defineField('l5d-proxy-error', message));
+  return list;
 }

@@ -162,8 +162,8 @@ testBoth(
     let pooled: Socket | undefined;
     let losing = false;
     class Endpoint extends LoopbackEndpoint {
-      override connect(done: Parameters<HttpEndpoint['connect']>[0]): void {
-        super.connect((failure, source) => {
+      override connect(http2: boolean, done: Parameters<HttpEndpoint['connect']>[1]): void {
+        super.connect(http2, (failure, source) => {
           pooled = source?.socket;
           done(failure, source);
         });
@@ -310,8 +310,8 @@ testBoth('without endpoints: waits, then fails or is served; in fail-fast 503 at
 testBoth('a client gone while connecting leaves its connection to the next request', async (t) => {
   let connected: (() => void) | undefined;
   class SlowEndpoint extends LoopbackEndpoint {
-    override connect(done: Parameters<HttpEndpoint['connect']>[0]): void {
-      super.connect((failure, source) => {
+    override connect(http2: boolean, done: Parameters<HttpEndpoint['connect']>[1]): void {
+      super.connect(http2, (failure, source) => {
         connected = () => done(failure, source);
       });
     }
@@ -455,7 +455,7 @@ testBoth('a source whose bytes nobody takes is closed', async (t) => {
   t.after(() => server.close());
   const endpoint = new LoopbackEndpoint(server.port, (await proxyFixture(t)).metrics);
   const socket = await new Promise<ReturnType<typeof attachDataSource>>((resolve) => {
-    endpoint.connect((_, source) => source !== null && resolve(source));
+    endpoint.connect(false, (_, source) => source !== null && resolve(source));
   });
   const peer = await server.accept();
   socket.socket.resume();

@@ -7,7 +7,7 @@ import { type AddressInfo, createServer, type Server, Socket } from 'node:net';
 import { FAILURE_CONNECT_OTHER, FAILURE_CONNECT_REFUSED, FAILURE_NONE } from '../failure.ts';
 import { acceptedSource, SharedSource } from '#lib/net/accept.ts';
 import { attachDataSource, type ByteSource } from './byte-source.ts';
-import type { HttpEndpoint, HttpMetrics, HttpServer, HttpTarget, RequestGate } from './types.ts';
+import type { Connected, HttpEndpoint, HttpMetrics, HttpServer, HttpTarget, RequestGate } from './types.ts';
 
 /** Metrics that keep what they were told. */
 export class RecordedMetrics implements HttpMetrics {
@@ -33,19 +33,21 @@ export class LoopbackEndpoint implements HttpEndpoint {
   readonly name: string;
   readonly metrics: HttpMetrics;
   slot: HttpEndpoint['slot'] = null;
+  readonly multiplexed: boolean;
   connections = 0;
   readonly #port: number;
   readonly #shared: boolean;
 
-  /** `shared`: the connections read into the thread's shared buffer, as the agent's do. */
-  constructor(port: number, metrics: HttpMetrics, shared = false) {
+  /** `shared`: the connections read into the thread's shared buffer, as the agent's do; `multiplexed`: it speaks HTTP/2. */
+  constructor(port: number, metrics: HttpMetrics, shared = false, multiplexed = false) {
+    this.multiplexed = multiplexed;
     this.#port = port;
     this.#shared = shared;
     this.name = `127.0.0.1:${port}`;
     this.metrics = metrics;
   }
 
-  connect(done: Parameters<HttpEndpoint['connect']>[0]): void {
+  connect(_http2: boolean, done: Connected): void {
     this.connections++;
     const source: ByteSource = this.#shared
       ? new SharedSource({})
@@ -84,6 +86,7 @@ export async function listenLoopback(
   target: HttpTarget,
   gate: RequestGate | null = null,
   shared = false,
+  http2 = false,
 ): Promise<LoopbackProxy> {
   const sockets = new Set<Socket>();
   const listener: Server = createServer(
@@ -92,7 +95,7 @@ export async function listenLoopback(
       const source: ByteSource = shared ? acceptedSource(socket) : attachDataSource(socket);
       sockets.add(source.socket);
       const onClosed = (): void => void sockets.delete(source.socket);
-      server.serve({ source, first: null, target, gate, onClosed });
+      server.serve({ source, first: null, http2, target, gate, onClosed });
     },
   );
   listener.listen(0, '127.0.0.1');

@@ -21,17 +21,22 @@ export interface OutboxOwner {
   onBlocked(): void;
 }
 
+/** What the flusher writes out. */
+export interface Flushed {
+  flush(): void;
+}
+
 /** One per worker: writes all outboxes that have something, once per turn. */
 export class Flusher {
   /** Bytes of a large write that usually leaves synchronously; replaced when it did not. */
   scratch: Buffer = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
-  #waiting: Outbox[] = [];
-  #spare: Outbox[] = [];
+  #waiting: Flushed[] = [];
+  #spare: Flushed[] = [];
   #scheduled = false;
   // Not nextTick: that runs after every read and would gather nothing across sockets.
   readonly #run = (): void => this.#flush();
 
-  add(outbox: Outbox): void {
+  add(outbox: Flushed): void {
     this.#waiting.push(outbox);
     if (this.#scheduled) return;
     this.#scheduled = true;
@@ -42,13 +47,13 @@ export class Flusher {
     const boxes = this.#waiting;
     this.#waiting = this.#spare;
     this.#scheduled = false;
-    for (let index = 0; index < boxes.length; index++) (boxes[index] as Outbox).flush();
+    for (let index = 0; index < boxes.length; index++) (boxes[index] as Flushed).flush();
     boxes.length = 0;
     this.#spare = boxes;
   }
 }
 
-export class Outbox {
+export class Outbox implements Flushed {
   readonly #socket: Socket;
   readonly #flusher: Flusher;
   readonly #owner: OutboxOwner;
@@ -159,4 +164,11 @@ export class Outbox {
     socket.write(text, 'latin1');
     if (this.blocked) this.#owner.onBlocked();
   }
+}
+
+/** A part of a body as a chunk (RFC 9112 7.1). */
+export function sendChunk(out: Outbox, buffer: Buffer, start: number, end: number): void {
+  out.string(`${(end - start).toString(16)}\r\n`);
+  out.bytes(buffer, start, end);
+  out.string('\r\n');
 }

@@ -1,27 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// The HTTP/1 exchange: one client connection, its requests one after another, each carried by a pooled or fresh
-// connection to an endpoint picked for it. All state of a connection is here, as small integers and kept fields;
-// parsing, balancing, pooling and gathering of writes are elsewhere. Nothing is allocated per request but strings.
+// The HTTP/1 side of a client: its connection, its requests one after another. All state of it is here, as small
+// integers and kept fields; parsing, the way to an endpoint (exchange.ts) and gathering of writes are elsewhere.
+// Nothing is allocated per request but strings.
 //
 //            request head             connected              response complete
 //   READING ──────────────► WAITING ────────────► RELAYING ───────────────────► READING, or CLOSING
 //                              └── failure before the response's head ──► answered here ──┘
 //   RELAYING ── 101, 2xx to CONNECT ──► TUNNEL      failure after the head ──► RST to the client
-//
-// A request is sent again only if its pooled connection closed before any byte of it was written.
 
 import type { Socket } from 'node:net';
-import type { LoadEstimate } from '../balance/peak-ewma.ts';
-import { pickEndpoint } from '../balance/pick.ts';
 import {
   FAILURE_BAD_REQUEST,
   FAILURE_CLIENT_GONE,
   FAILURE_HEAD_TOO_LARGE,
   FAILURE_HTTP_VERSION,
-  FAILURE_LOADSHED,
   FAILURE_NONE,
   FAILURE_UPSTREAM_PROTOCOL,
-  FAILURE_UPSTREAM_RESET,
   FAILURE_URI_TOO_LONG,
   failures,
 } from '../failure.ts';
@@ -40,14 +34,25 @@ import {
   TOO_LARGE,
 } from '../http1/head.ts';
 import { HEAD_BYTES_MAX } from '../http1/limits.ts';
+import { HeaderList } from '../http2/hpack/header-list.ts';
+import { responseText, trailerField, trailerLines } from '../http2/translate.ts';
 import { PartialHead } from '../http1/partial-head.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';
-import { slotOf } from './endpoint-slot.ts';
 import { errorResponse } from './error-response.ts';
-import { Outbox, type OutboxOwner } from './outbox.ts';
-import type { ServerContext } from './server-context.ts';
-import type { HttpConnection, HttpEndpoint } from './types.ts';
-import { UpstreamConnection, type UpstreamHolder } from './upstream-connection.ts';
+import {
+  Exchange,
+  type ExchangeClient,
+  PICKED_HTTP1,
+  PICKED_HTTP2,
+  PICKED_NONE,
+  WANT_EITHER,
+  WANT_HTTP1,
+} from './exchange.ts';
+import type { ClientStream } from './http2-client.ts';
+import { Outbox, type OutboxOwner, sendChunk } from './outbox.ts';
+import type { ServedConnection, ServerContext } from './server-context.ts';
+import type { HttpConnection } from './types.ts';
+import type { UpstreamConnection } from './upstream-connection.ts';
 
 /** Between requests, or inside a head. */
 const READING = 0;
@@ -69,7 +74,9 @@ const DIGIT_0 = 48;
 const QUESTION_MARK = 63;
 const NUMBER_SIGN = 35;
 
-export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, UpstreamHolder {
+export class ServerConnection
+  implements BodySink, OutboxOwner, TimeoutNode, ExchangeClient, ServedConnection
+{
   timeoutPrevious: TimeoutNode | null = null;
   timeoutNext: TimeoutNode | null = null;
   timeoutTick = 0;
@@ -82,7 +89,8 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
   readonly #clientIdField: string;
   /** Whether the client may read `l5d-proxy-error`. */
   readonly #explained: boolean;
-  readonly #onFinished: (connection: ServerConnection) => void;
+  readonly #onFinished: (connection: ServedConnection) => void;
+  readonly #exchange: Exchange;
 
   #state = READING;
   #partial: PartialHead | null = null;
@@ -101,32 +109,28 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
   #host: string | null = null;
   /** The `Host` seen last, to make its string once per connection. */
   #hostText = '';
-  /** What has to be written as soon as there is a connection. */
+  /** The request as text: to be written as soon as there is a connection, or, over HTTP/2, its head to send again. */
   #held = '';
-
-  // Its way.
-  #endpoint: HttpEndpoint | null = null;
-  #load: LoadEstimate | null = null;
-  #upstream: UpstreamConnection | null = null;
-  #dispatchedMs = 0;
-  #measuring = false;
-  /** Counts waits, so that what comes too late is recognised. */
-  #serial = 0;
+  /** Where the head that was parsed last lies, as long as it lies there. */
+  #fresh: Buffer | null = null;
+  /** How the request travels: PICKED_…. */
+  #kind = PICKED_NONE;
+  /** Over HTTP/2: what came of the body before there was a stream. */
+  #heldBody = '';
+  #bodySent = false;
+  #trailers: HeaderList | null = null;
 
   // The response.
-  #status = 0;
-  #started = false;
   /** Whether the connection closes after this response. */
   #closes = false;
-  /** The endpoint ends its body by closing; the client gets chunks, so that a cut is seen. */
+  /** The endpoint tells no length; the client gets chunks, so that a cut is seen. */
   #chunking = false;
-  /** Whether the endpoint keeps the connection open after this response. */
-  #reusable = false;
+  #trailerText = '';
 
   constructor(
     context: ServerContext,
     connection: HttpConnection,
-    onFinished: (connection: ServerConnection) => void,
+    onFinished: (connection: ServedConnection) => void,
   ) {
     this.#context = context;
     this.#connection = connection;
@@ -135,6 +139,7 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     this.#socket = source.socket;
     this.#out = new Outbox(source.socket, source.encrypted, context.flusher, this);
     this.#body = new BodyDecoder(context.requestHead);
+    this.#exchange = new Exchange(context, connection.target, gate === null, this);
     this.#clientIdField = gate === null || gate.clientId === '' ? '' : `l5d-client-id: ${gate.clientId}\r\n`;
     this.#explained = gate === null || gate.clientId !== '';
   }
@@ -158,6 +163,9 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
   get #draining(): boolean {
     return this.#context.draining || this.#connection.owner?.leaving === true;
   }
+
+  /** Each answer says that the connection ends; there is nothing to say before. */
+  notice(): void {}
 
   /** No further request after the present one; closes at once when there is none. */
   drain(): void {
@@ -208,18 +216,20 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
         }
         case WAITING:
         case RELAYING:
-          if (this.#body.done) {
+          if (this.#body.done || this.#kind === PICKED_NONE) {
             this.#stash(buffer, at, end, owned);
+            if (!this.#body.done) this.#pause();
             return;
           }
           at = this.#body.push(buffer, at, end, this);
           if (at < 0) {
-            this.#fail(at === TOO_LARGE ? FAILURE_HEAD_TOO_LARGE : FAILURE_BAD_REQUEST);
+            this.#exchange.fail(at === TOO_LARGE ? FAILURE_HEAD_TOO_LARGE : FAILURE_BAD_REQUEST);
             return;
           }
+          if (this.#body.done && this.#kind === PICKED_HTTP2) this.#endHttp2();
           break;
         case TUNNEL:
-          this.#upstream?.out.bytes(buffer, at, end);
+          this.#exchange.http1?.out.bytes(buffer, at, end);
           return;
         case CLOSING:
           this.#lingered += end - at;
@@ -256,7 +266,7 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     const kept = this.#backlog === null ? 0 : this.#backlog.length;
     if (this.#state === READING ? kept > 0 : kept >= this.#context.pipelinedBytesMax) return;
     if (this.#state === WAITING && !this.#body.done) return;
-    if (this.#upstream !== null && this.#upstream.out.blocked) return;
+    if (this.#exchange.blocked) return;
     if (this.#state !== CLOSED) this.#resume();
   }
 
@@ -266,10 +276,12 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     this.#keepAlive = false;
     this.#state = WAITING;
     this.#body.startUntilClose();
-    if (verdict === TARGET_TOO_LONG) this.#fail(FAILURE_URI_TOO_LONG);
-    else if (verdict === BAD_VERSION) this.#fail(FAILURE_HTTP_VERSION);
-    else if (verdict === BAD_MESSAGE) this.#fail(FAILURE_BAD_REQUEST);
-    else this.#fail(FAILURE_HEAD_TOO_LARGE);
+    const exchange = this.#exchange;
+    exchange.begin();
+    if (verdict === TARGET_TOO_LONG) exchange.fail(FAILURE_URI_TOO_LONG);
+    else if (verdict === BAD_VERSION) exchange.fail(FAILURE_HTTP_VERSION);
+    else if (verdict === BAD_MESSAGE) exchange.fail(FAILURE_BAD_REQUEST);
+    else exchange.fail(FAILURE_HEAD_TOO_LARGE);
   }
 
   /** Takes a request whose head ends at `bodyStart`; returns the position up to which bytes were used. */
@@ -279,10 +291,11 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     this.#minor = head.minor;
     this.#keepAlive = head.keepAlive;
     this.#upgrade = head.upgrade;
-    this.#status = 0;
-    this.#started = false;
     this.#closes = false;
     this.#chunking = false;
+    this.#bodySent = false;
+    const exchange = this.#exchange;
+    exchange.begin();
     if (head.chunked) this.#body.startChunked(false);
     else if (head.contentLength > 0) this.#body.startLength(head.contentLength);
     else this.#body.startNone();
@@ -292,22 +305,35 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
       const method = methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd);
       const failure = gate.judge(method, pathOf(buffer, head), head.upgrade);
       if (failure !== FAILURE_NONE) {
-        this.#fail(failure);
+        exchange.fail(failure);
         return bodyStart;
       }
     }
-    this.#host = this.#poolKey(buffer, head);
+    const host = this.#poolKey(buffer, head);
+    this.#host = host;
+    this.#kind = PICKED_NONE;
+    const kind = exchange.pick(host === null ? WANT_HTTP1 : WANT_EITHER);
+    if (this.#state !== WAITING) return bodyStart;
+    this.#kind = kind;
+    if (kind === PICKED_HTTP2) {
+      if (head.chunked) this.#body.startChunked(true);
+      this.#held = buffer.toString('latin1', head.start, bodyStart);
+      this.#fresh = buffer;
+      exchange.connect(host);
+      this.#fresh = null;
+      return bodyStart;
+    }
     let added = this.#clientIdField;
     if (head.form === FORM_ABSOLUTE && !head.hostSeen) {
       added += `host: ${buffer.toString('latin1', head.hostStart, head.hostEnd)}\r\n`;
     }
     const start = head.compact(buffer, head.upgrade);
-    const used = bodyStart + this.#body.take(end - bodyStart);
+    const used = kind === PICKED_HTTP1 ? bodyStart + this.#body.take(end - bodyStart) : bodyStart;
     this.#held =
       added === ''
         ? buffer.toString('latin1', start, used)
         : `${buffer.toString('latin1', start, bodyStart - 2)}${added}\r\n${buffer.toString('latin1', bodyStart, used)}`;
-    this.#dispatch();
+    if (kind === PICKED_HTTP1) exchange.connect(host);
     return used;
   }
 
@@ -326,113 +352,101 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
 
   /** A part of the request's body. */
   onBody(buffer: Buffer, start: number, end: number): void {
-    const upstream = this.#upstream;
-    if (upstream !== null) upstream.out.bytes(buffer, start, end);
-    else this.#held += buffer.toString('latin1', start, end);
+    const { http1, http2 } = this.#exchange;
+    if (http1 !== null) {
+      http1.out.bytes(buffer, start, end);
+    } else if (http2 !== null) {
+      this.#bodySent = true;
+      http2.data(buffer, start, end, this.#body.done);
+      if (http2.blocked) this.#pause();
+    } else if (this.#kind === PICKED_HTTP2) {
+      this.#heldBody += buffer.toString('latin1', start, end);
+    } else {
+      this.#held += buffer.toString('latin1', start, end);
+    }
+  }
+
+  onTrailer(buffer: Buffer, start: number, end: number): void {
+    this.#trailers ??= new HeaderList();
+    this.#trailers.add(trailerField(buffer, start, end));
+  }
+
+  /** The request over HTTP/2 is complete. */
+  #endHttp2(): void {
+    const { http2 } = this.#exchange;
+    if (http2 === null || http2.localEnded) return;
+    if (this.#trailers !== null) http2.trailers(this.#trailers);
+    else http2.end();
+    this.#trailers = null;
   }
 
   // ---- the way to an endpoint
 
-  #dispatch(): void {
-    const target = this.#connection.target;
-    if (target.endpoints.length === 0) {
-      if (target.failfast) {
-        this.#fail(FAILURE_LOADSHED);
-        return;
-      }
-      const serial = ++this.#serial;
-      target.whenAvailable((failure) => {
-        if (serial !== this.#serial) return;
-        if (failure === FAILURE_NONE) this.#dispatch();
-        else this.#fail(failure);
-      });
-      return;
-    }
-    const now = this.#context.clock.nowMs();
-    const endpoint = pickEndpoint(target.endpoints, now, this.#context.random);
-    const slot = slotOf(endpoint, now);
-    this.#endpoint = endpoint;
-    this.#load = slot.load;
-    this.#dispatchedMs = now;
-    this.#measuring = true;
-    slot.load.started();
-    endpoint.metrics.requestStarted();
-    const pooled = this.#host === null ? null : this.#context.pool.take(slot, this.#host);
-    if (pooled !== null) this.#attach(pooled);
-    else this.#connect(endpoint);
+  get repeatable(): boolean {
+    return !this.#bodySent;
   }
 
-  #connect(endpoint: HttpEndpoint): void {
-    this.#state = WAITING;
-    const serial = ++this.#serial;
-    const host = this.#host;
-    const context = this.#context;
-    endpoint.connect((failure, source) => {
-      if (source === null) {
-        if (serial === this.#serial) this.#fail(failure);
-        return;
-      }
-      if (serial === this.#serial) {
-        const slot = slotOf(endpoint, this.#dispatchedMs);
-        this.#attach(new UpstreamConnection(context, slot, host, source));
-      } else if (host === null) {
-        source.socket.destroy();
-      } else {
-        // The client left meanwhile: the next request will be glad of the connection.
-        const slot = slotOf(endpoint, context.clock.nowMs());
-        new UpstreamConnection(context, slot, host, source).release(true);
-      }
-    });
+  get requestDone(): boolean {
+    return this.#body.done;
   }
 
-  #attach(upstream: UpstreamConnection): void {
-    this.#upstream = upstream;
+  /** The request waited for an endpoint; its body was not looked at. */
+  onPicked(kind: number): void {
+    this.#kind = kind;
+    const backlog = this.#backlog;
+    this.#backlog = null;
+    if (kind === PICKED_HTTP2 && !this.#body.done) this.#body.leaveOutFraming();
+    this.#exchange.connect(this.#host);
+    if (backlog !== null) this.#consume(backlog, 0, backlog.length, true);
+    this.#readMore();
+  }
+
+  onHttp1(upstream: UpstreamConnection): void {
     this.#state = RELAYING;
-    upstream.begin(this);
     upstream.out.string(this.#held);
     this.#held = '';
     this.#readMore();
   }
 
-  // ---- endpoint side
-
-  onHeadBytes(buffer: Buffer, end: number): void {
-    const upstream = this.#upstream as UpstreamConnection;
-    const head = this.#context.responseHead;
-    const strips = this.#connection.gate === null;
-    let at = 0;
-    while (at < end) {
-      const next = head.parseResponse(buffer, at, end, strips);
-      if (next === INCOMPLETE && end - at <= HEAD_BYTES_MAX) {
-        upstream.keep(buffer, at, end);
-        return;
-      }
-      if (next <= 0) {
-        this.#fail(FAILURE_UPSTREAM_PROTOCOL);
-        return;
-      }
-      if (head.status >= 200 || head.status === 101) {
-        this.#onResponseHead(upstream, buffer, head, next, end);
-        return;
-      }
-      // Interim responses (RFC 9110 15.2) travel on, so that `100 Continue` comes from who will read the body.
-      if (this.#minor === 1) {
-        head.dropContentLength();
-        head.dropTransferEncoding();
-        this.#out.bytes(buffer, head.compact(buffer, false), next);
-      }
-      at = next;
-    }
+  onTakenBack(text: string): void {
+    this.#held = text;
+    this.#state = WAITING;
+    if (!this.#body.done) this.#pause();
   }
 
-  #onResponseHead(
-    upstream: UpstreamConnection,
-    buffer: Buffer,
-    head: Head,
-    bodyStart: number,
-    end: number,
-  ): void {
+  onHttp2(stream: ClientStream): void {
+    this.#state = RELAYING;
+    const head = this.#context.requestHead;
+    let bytes = this.#fresh;
+    let bodyStart = 0;
+    if (bytes === null) {
+      bytes = Buffer.from(this.#held, 'latin1');
+      bodyStart = head.parseRequest(bytes, 0, bytes.length, this.#connection.gate !== null);
+    } else {
+      bodyStart = head.start + this.#held.length;
+    }
+    const body = this.#heldBody;
+    const done = this.#body.done;
+    stream.request(head, bytes, bodyStart, done && body === '' && this.#trailers === null);
+    if (body !== '') {
+      this.#heldBody = '';
+      this.#bodySent = true;
+      const first = Buffer.from(body, 'latin1');
+      stream.data(first, 0, first.length, done && this.#trailers === null);
+    }
+    if (done) this.#endHttp2();
+    this.#readMore();
+  }
+
+  // ---- endpoint side
+
+  onInterim1(head: Head, buffer: Buffer, end: number): void {
+    if (this.#minor === 1) this.#out.bytes(buffer, head.compact(buffer, false), end);
+  }
+
+  onHead1(upstream: UpstreamConnection, head: Head, buffer: Buffer, bodyStart: number, end: number): void {
     const status = head.status;
+    const exchange = this.#exchange;
     const connects = this.#method === METHOD_CONNECT && status < 300;
     if (status === 101 || connects) {
       this.#onTunnelHead(upstream, buffer, head, bodyStart, end, connects);
@@ -440,8 +454,8 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     }
     const body = upstream.body;
     const bodiless = this.#method === METHOD_HEAD || status === 204 || status === 304;
-    this.#status = status;
-    this.#started = true;
+    exchange.status = status;
+    exchange.started = true;
     this.#closes = !this.#keepAlive || !this.#body.done || this.#draining;
     let added = '';
     let reusable = head.keepAlive;
@@ -467,7 +481,7 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
         added = 'transfer-encoding: chunked\r\n';
       }
     }
-    this.#reusable = reusable;
+    exchange.reusable = reusable;
     if (this.#closes) added += 'connection: close\r\n';
     else if (this.#minor === 0) added += 'connection: keep-alive\r\n';
     buffer[head.start + 7] = DIGIT_0 + this.#minor;
@@ -476,14 +490,14 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     if (added === '') {
       const used = bodyStart + body.take(end - bodyStart);
       this.#out.bytes(buffer, start, used);
-      if (used > bodyStart || body.done) this.#measured();
-      if (body.done) this.onResponseEnd(used === end);
+      if (used > bodyStart || body.done) exchange.measured();
+      if (body.done) exchange.onResponseEnd(used === end);
       else if (used < end) upstream.pushBody(buffer, used, end);
     } else {
       this.#out.string(`${buffer.toString('latin1', start, bodyStart - 2)}${added}\r\n`);
       if (body.done) {
-        this.#measured();
-        this.onResponseEnd(bodyStart === end);
+        exchange.measured();
+        exchange.onResponseEnd(bodyStart === end);
       } else if (bodyStart < end) {
         upstream.pushBody(buffer, bodyStart, end);
       }
@@ -505,22 +519,20 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
       head.minor === 0 ||
       connects !== (this.#method === METHOD_CONNECT)
     ) {
-      this.#fail(FAILURE_UPSTREAM_PROTOCOL);
+      this.#exchange.fail(FAILURE_UPSTREAM_PROTOCOL);
       return;
     }
     if (connects) {
       head.dropContentLength();
       head.dropTransferEncoding();
     }
-    this.#status = head.status;
-    this.#started = true;
+    this.#exchange.status = head.status;
+    this.#exchange.started = true;
     this.#state = TUNNEL;
     upstream.headDone(true);
     this.#out.bytes(buffer, head.compact(buffer, !connects), bodyStart);
     if (end > bodyStart) this.#out.bytes(buffer, bodyStart, end);
-    this.#measured();
-    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.#status, FAILURE_NONE);
-    this.#endpoint = null;
+    this.#exchange.tunnelled();
     const backlog = this.#backlog;
     this.#backlog = null;
     if (backlog !== null) upstream.out.bytes(backlog, 0, backlog.length);
@@ -531,68 +543,53 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     this.#out.bytes(buffer, 0, end);
   }
 
-  onResponseBody(buffer: Buffer, start: number, end: number): void {
-    if (end === start) return;
-    if (this.#measuring) this.#measured();
+  onTunnelEnd(): void {
+    this.#out.end();
+  }
+
+  onTunnelClosed(failed: boolean): void {
+    this.#state = CLOSED;
+    if (failed) this.#connection.source.reset();
+    else this.#out.close();
+  }
+
+  onTrailerLine(): void {}
+
+  onInterim2(list: HeaderList): void {
+    if (this.#minor === 1) this.#out.string(`${responseText(list, 1, false)}\r\n`);
+  }
+
+  onHead2(list: HeaderList, endStream: boolean): void {
+    const { status } = list;
+    const bodiless = this.#method === METHOD_HEAD || status === 204 || status === 304;
+    this.#closes = !this.#keepAlive || !this.#body.done || this.#draining;
+    let added = '';
+    if (status === 204) dropLength(list);
+    if (!bodiless && list.contentLength < 0) {
+      if (endStream) added = 'content-length: 0\r\n';
+      else if (this.#minor === 1) this.#chunking = true;
+      else this.#closes = true;
+    }
+    if (this.#closes) added += 'connection: close\r\n';
+    else if (this.#minor === 0) added += 'connection: keep-alive\r\n';
+    this.#out.string(`${responseText(list, this.#minor, this.#chunking)}${added}\r\n`);
+  }
+
+  onTrailers(list: HeaderList): void {
+    if (this.#chunking) this.#trailerText = trailerLines(list);
+  }
+
+  onResponsePart(buffer: Buffer, start: number, end: number): void {
+    if (this.#chunking) sendChunk(this.#out, buffer, start, end);
+    else this.#out.bytes(buffer, start, end);
+  }
+
+  onEnd(): void {
     if (this.#chunking) {
-      this.#out.string(`${(end - start).toString(16)}\r\n`);
-      this.#out.bytes(buffer, start, end);
-      this.#out.string('\r\n');
-    } else {
-      this.#out.bytes(buffer, start, end);
+      this.#out.string(`0\r\n${this.#trailerText}\r\n`);
+      this.#trailerText = '';
     }
-  }
-
-  onResponseEnd(clean: boolean): void {
-    if (this.#measuring) this.#measured();
-    if (this.#chunking) this.#out.string('0\r\n\r\n');
-    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.#status, FAILURE_NONE);
-    const upstream = this.#upstream;
-    this.#upstream = null;
-    upstream?.release(clean && this.#reusable && this.#body.done);
     this.#requestOver(this.#closes);
-  }
-
-  onResponseInvalid(): void {
-    this.#fail(FAILURE_UPSTREAM_PROTOCOL);
-  }
-
-  onUpstreamEnd(): void {
-    const upstream = this.#upstream;
-    if (upstream === null) return;
-    if (this.#state === TUNNEL) {
-      this.#out.end();
-      return;
-    }
-    if (this.#started && upstream.body.untilClose) this.onResponseEnd(false);
-    else this.#onUpstreamLost(upstream);
-  }
-
-  onUpstreamClosed(): void {
-    const upstream = this.#upstream;
-    if (upstream === null) return;
-    if (this.#state === TUNNEL) {
-      this.#upstream = null;
-      this.#state = CLOSED;
-      if (upstream.failed) this.#connection.source.reset();
-      else this.#out.close();
-    } else {
-      this.#onUpstreamLost(upstream);
-    }
-  }
-
-  #onUpstreamLost(upstream: UpstreamConnection): void {
-    const unwritten = upstream.reused && !this.#started ? upstream.out.unwritten() : null;
-    if (unwritten === null) {
-      this.#fail(FAILURE_UPSTREAM_RESET);
-      return;
-    }
-    // Nothing of the request was written: it cannot have been processed.
-    this.#upstream = null;
-    upstream.release(false);
-    this.#held = unwritten;
-    if (!this.#body.done) this.#pause();
-    this.#connect(this.#endpoint as HttpEndpoint);
   }
 
   onUpstreamBlocked(): void {
@@ -605,51 +602,23 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
 
   // ---- ends
 
-  /** First byte of the body, or its end: the load estimate's and the histogram's instant. */
-  #measured(): void {
-    this.#measuring = false;
-    const now = this.#context.clock.nowMs();
-    const latency = now - this.#dispatchedMs;
-    (this.#load as LoadEstimate).finished(now, latency);
-    (this.#endpoint as HttpEndpoint).metrics.firstBody(this.#status, latency);
-  }
-
-  /** Releases everything of a request that ended otherwise than by its response. */
-  #abandon(status: number, failure: number): void {
-    this.#serial++;
+  onFailure(failure: number, started: boolean): void {
     this.#held = '';
-    const upstream = this.#upstream;
-    this.#upstream = null;
-    upstream?.release(false);
-    const endpoint = this.#endpoint;
-    this.#endpoint = null;
-    if (endpoint === null) return;
-    if (this.#measuring) {
-      this.#measuring = false;
-      const now = this.#context.clock.nowMs();
-      (this.#load as LoadEstimate).finished(now, now - this.#dispatchedMs);
-    }
-    endpoint.metrics.responseEnded(status, failure);
-  }
-
-  #fail(failure: number): void {
-    const answer = failures[failure] ?? { status: 500, closes: true };
-    this.#abandon(this.#started ? this.#status : answer.status, failure);
-    if (this.#started) {
+    this.#heldBody = '';
+    if (started) {
       // Part of the response is out: only an error shows the client that the rest is missing.
       this.#state = CLOSED;
       this.#connection.source.reset();
       return;
     }
-    this.#started = true;
-    const closes = answer.closes || !this.#keepAlive || !this.#body.done || this.#draining;
+    const answer = failures[failure];
+    const closes =
+      answer === undefined || answer.closes || !this.#keepAlive || !this.#body.done || this.#draining;
     this.#out.string(errorResponse(failure, this.#minor, closes, this.#explained));
     this.#requestOver(closes);
   }
 
   #requestOver(closes: boolean): void {
-    this.#endpoint = null;
-    this.#load = null;
     if (closes) {
       this.#state = CLOSING;
       this.#finish();
@@ -684,7 +653,7 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
         this.#finish();
         break;
       case TUNNEL:
-        this.#upstream?.out.end();
+        this.#exchange.http1?.out.end();
         break;
       case CLOSING:
         this.#out.close();
@@ -698,15 +667,11 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
   #onClientClosed(): void {
     this.#context.wheel.cancel(this);
     if (this.#state === WAITING || this.#state === RELAYING) {
-      this.#abandon(this.#status, FAILURE_CLIENT_GONE);
+      this.#exchange.abandon(this.#exchange.status, FAILURE_CLIENT_GONE);
     } else if (this.#state === TUNNEL) {
-      const upstream = this.#upstream;
-      this.#upstream = null;
-      if (this.#socket.errored !== null) upstream?.reset();
-      upstream?.release(false);
+      this.#exchange.leaveTunnel(this.#socket.errored !== null);
     }
     this.#state = CLOSED;
-    this.#serial++;
     this.#partial = null;
     this.#backlog = null;
     this.#onFinished(this);
@@ -717,11 +682,11 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
 
   /** Our client reads too slowly. */
   onBlocked(): void {
-    this.#upstream?.pause();
+    this.#exchange.pause();
   }
 
   #onClientDrain(): void {
-    if (this.#upstream !== null) this.#upstream.resume();
+    if (this.#exchange.connected) this.#exchange.resume();
     else if (this.#state === READING) this.#continue();
   }
 
@@ -736,6 +701,14 @@ export class ServerConnection implements BodySink, OutboxOwner, TimeoutNode, Ups
     this.#paused = false;
     this.#socket.resume();
   }
+}
+
+function dropLength(list: HeaderList): void {
+  const field = list.lengthField;
+  if (field === null) return;
+  list.fields.splice(list.fields.indexOf(field), 1);
+  list.length--;
+  list.lengthField = null;
 }
 
 /** What routes and policies look at: neither query nor fragment. */

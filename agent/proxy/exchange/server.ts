@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The HTTP/1 server of a worker: serves accepted connections, knows which there are, drains them.
+// The HTTP server of a worker: serves accepted connections, knows which there are, drains them.
 
 import { type Clock, type Random, systemClock } from '#lib/core/clock.ts';
 import { type Log, silentLog } from '#lib/core/log.ts';
 import { Head } from '../http1/head.ts';
 import { POOL_IDLE_MAX, POOL_IDLE_TIMEOUT_MS, Pool } from '../pool/pool.ts';
+import { StreamPool } from '../pool/stream-pool.ts';
 import { TimerWheel } from '../timers/wheel.ts';
+import { Http2ServerConnection } from './http2-server.ts';
 import { Flusher } from './outbox.ts';
 import { ServerConnection } from './server-connection.ts';
-import type { ServerContext } from './server-context.ts';
+import type { ServedConnection, ServerContext } from './server-context.ts';
 import type { HttpConnection, HttpServer } from './types.ts';
 
 /** A browser's worth of pipelined requests; more waits in the kernel. */
@@ -32,14 +34,15 @@ export function createHttpServer(options: HttpServerOptions = {}): HttpServer {
 
 class Server implements HttpServer {
   readonly #context: ServerContext;
-  readonly #connections = new Set<ServerConnection>();
-  readonly #onFinished = (connection: ServerConnection): void => {
+  readonly #connections = new Set<ServedConnection>();
+  readonly #onFinished = (connection: ServedConnection): void => {
     this.#connections.delete(connection);
   };
 
   constructor(options: HttpServerOptions) {
     const clock = options.clock ?? systemClock;
     const wheel = options.wheel ?? new TimerWheel(clock);
+    const streams = new StreamPool();
     this.#context = {
       clock,
       random: options.random ?? Math.random,
@@ -50,12 +53,14 @@ class Server implements HttpServer {
         options.poolIdleTimeoutMs ?? POOL_IDLE_TIMEOUT_MS,
         options.poolIdleMax ?? POOL_IDLE_MAX,
       ),
+      streams,
       flusher: new Flusher(),
       requestHead: new Head(),
       responseHead: new Head(),
       pipelinedBytesMax: options.pipelinedBytesMax ?? PIPELINED_BYTES_MAX,
       draining: false,
     };
+    streams.use(this.#context);
   }
 
   get active(): number {
@@ -63,6 +68,12 @@ class Server implements HttpServer {
   }
 
   serve(connection: HttpConnection): void {
+    if (connection.http2 === true) {
+      const served = new Http2ServerConnection(this.#context, connection, this.#onFinished);
+      this.#connections.add(served);
+      served.start(connection.first);
+      return;
+    }
     const served = new ServerConnection(this.#context, connection, this.#onFinished);
     this.#connections.add(served);
     served.start();
@@ -70,6 +81,7 @@ class Server implements HttpServer {
 
   drain(): void {
     this.#context.draining = true;
+    for (const connection of this.#connections) connection.notice();
   }
 
   closeIdle(owner?: object): void {

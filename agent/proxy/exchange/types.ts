@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seam between protocol codecs (http1, later http2) and what decides and connects (accept, route, tls).
+// The seam between protocol codecs (http1, http2) and what decides and connects (accept, route, tls).
 // A connection is served against one target, because Linkerd routes by original destination, not by Host; each
 // request on it is balanced anew.
 
@@ -32,8 +32,12 @@ export interface HttpEndpoint {
   readonly metrics: HttpMetrics;
   /** The exchange's own; the owner sets it to null when it makes the endpoint and leaves it alone. */
   slot: EndpointSlot | null;
-  /** Opens a new connection (TCP, TLS, transport header done). Never calls back synchronously. */
-  connect(done: Connected): void;
+  /** Whether HTTP/1 requests may travel to it over HTTP/2, many on one connection: between agents. */
+  readonly multiplexed: boolean;
+  /**
+   * Opens a new connection (TCP, TLS, transport header done) for HTTP/1 or HTTP/2. Never calls back synchronously.
+   */
+  connect(http2: boolean, done: Connected): void;
 }
 
 /** Where the requests of a connection go. */
@@ -59,12 +63,14 @@ export interface RequestGate {
   readonly clientId: string;
 }
 
-/** A client connection to be served with HTTP/1.x. */
+/** A client connection to be served with HTTP/1.x, or HTTP/2. */
 export interface HttpConnection {
   /** The accepted (or unwrapped TLS) connection, paused; allowHalfOpen. The callee sets `onBytes` and resumes. */
   readonly source: ByteSource;
   /** What detection read already; the buffer belongs to the callee. */
   readonly first: Buffer | null;
+  /** HTTP/1.x if absent. */
+  readonly http2?: boolean;
   readonly target: HttpTarget;
   readonly gate: RequestGate | null;
   /** The pod whose connection it is. Once it leaves the mesh, each answer says that the connection ends. */

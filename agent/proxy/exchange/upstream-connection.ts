@@ -18,6 +18,8 @@ export interface UpstreamHolder {
   onHeadBytes(buffer: Buffer, end: number): void;
   /** A part of the response's body, in the form in which it travels on. */
   onResponseBody(buffer: Buffer, start: number, end: number): void;
+  /** A trailer field's line, of a body whose payload only is passed on. */
+  onResponseTrailer(buffer: Buffer, start: number, end: number): void;
   /** The body is complete; `clean`: nothing came after it. */
   onResponseEnd(clean: boolean): void;
   onResponseInvalid(): void;
@@ -151,6 +153,10 @@ export class UpstreamConnection implements BodySink, IdleNode, TimeoutNode, Outb
 
   onBody(buffer: Buffer, start: number, end: number): void {
     this.#holder?.onResponseBody(buffer, start, end);
+  }
+
+  onTrailer(buffer: Buffer, start: number, end: number): void {
+    this.#holder?.onResponseTrailer(buffer, start, end);
   }
 
   onBlocked(): void {

@@ -88,6 +88,11 @@ export class BodyDecoder {
     this.#line = null;
   }
 
+  /** Leaves out the framing of a chunked body of which nothing was decoded yet. */
+  leaveOutFraming(): void {
+    this.#payloadOnly = true;
+  }
+
   /**
    * How many of the next `available` bytes are body, if that can be said without looking at them (not chunked); they
    * count as passed on. Lets a head and its body leave in one piece.

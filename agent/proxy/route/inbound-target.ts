@@ -106,6 +106,8 @@ export class InboundTarget implements HttpTarget, HttpEndpoint {
   readonly name: string;
   readonly endpoints: readonly HttpEndpoint[] = [this];
   readonly failfast = false;
+  /** HTTP/1 to an application stays HTTP/1. */
+  readonly multiplexed = false;
   readonly metrics: EndpointHttpMetrics;
   slot: HttpEndpoint['slot'] = null;
   readonly #context: WorkerContext;
@@ -157,7 +159,7 @@ export class InboundTarget implements HttpTarget, HttpEndpoint {
     setImmediate(done, FAILURE_NONE);
   }
 
-  connect(done: Dialled): void {
+  connect(_http2: boolean, done: Dialled): void {
     const client = this.#client as InboundClient;
     dialApplication(this.#context, this.#pod, this.#server, client, (failure, source) => {
       if (source === null) {

@@ -203,6 +203,7 @@ export class OutboundEndpoint implements HttpEndpoint {
   readonly key: string;
   readonly metrics: EndpointHttpMetrics;
   slot: HttpEndpoint['slot'] = null;
+  readonly multiplexed: boolean;
   /** TCP connections now. */
   connections = 0;
   readonly #context: WorkerContext;
@@ -227,13 +228,14 @@ export class OutboundEndpoint implements HttpEndpoint {
     this.key = key;
     this.name = formatSocketAddress(endpoint.ip, endpoint.port);
     this.#self = endpoint.localPodUid === pod.uid || pod.owns(endpoint.ip);
+    this.multiplexed = endpoint.http2 === true && !this.#self;
     const labels = joinLabels(endpointLabels(authority, endpoint, this.#tls()), pod.labels);
     this.metrics = new EndpointHttpMetrics(context.store, joinLabels(DIRECTION_OUTBOUND, labels), pod.uid);
     this.#transportLabels = `${DIRECTION_OUTBOUND},peer="dst",${labels}`;
   }
 
-  connect(done: Dialled): void {
-    this.#dial('http1', (failure, source) => {
+  connect(http2: boolean, done: Dialled): void {
+    this.#dial(http2 ? 'http2' : 'http1', (failure, source) => {
       if (source === null) this.#target.countError('http', failure);
       done(failure, source);
     });

@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: Apache-2.0
+// One request and its response, between the side of its client and the side of its endpoint, whatever each of them
+// speaks: picks the endpoint, gets a connection or a stream, sends again what was provably not processed, measures,
+// and says what failed. Bytes and heads pass through here only as calls. An HTTP/1 connection keeps one for all its
+// requests, so everything is a kept field; nothing is allocated per request but what a dial needs.
+//
+//   pick ──► connect ──► onHttp1 / onHttp2 of the client ──► heads, body ──► onEnd
+//     └─ nobody there: waits, then onPicked      └──── failure ──► onFailure, answered or reset by the client's side
+
+import type { LoadEstimate } from '../balance/peak-ewma.ts';
+import { pickEndpoint } from '../balance/pick.ts';
+import {
+  FAILURE_LIMIT,
+  FAILURE_LOADSHED,
+  FAILURE_NONE,
+  FAILURE_UPSTREAM_PROTOCOL,
+  FAILURE_UPSTREAM_RESET,
+  failures,
+} from '../failure.ts';
+import { type Head, INCOMPLETE } from '../http1/head.ts';
+import { HEAD_BYTES_MAX } from '../http1/limits.ts';
+import type { HeaderList } from '../http2/hpack/header-list.ts';
+import { FLAG_PROXY_RESPONSE } from '../http2/hpack/names.ts';
+import { type EndpointSlot, slotOf } from './endpoint-slot.ts';
+import type { ClientStream, StreamHolder } from './http2-client.ts';
+import type { ServerContext } from './server-context.ts';
+import type { HttpEndpoint, HttpTarget } from './types.ts';
+import { UpstreamConnection, type UpstreamHolder } from './upstream-connection.ts';
+
+/** What the request may travel over: its own HTTP/1 connection, HTTP/2 if the endpoint has it, or only HTTP/2. */
+export const WANT_HTTP1 = 0;
+export const WANT_EITHER = 1;
+export const WANT_HTTP2 = 2;
+
+/** Nobody yet, or the request has failed already. */
+export const PICKED_NONE = 0;
+export const PICKED_HTTP1 = 1;
+export const PICKED_HTTP2 = 2;
+
+/** How often a request is sent again that no endpoint has processed. */
+const ATTEMPTS_MAX = 3;
+
+/** The client's side. */
+export interface ExchangeClient {
+  /** There is an endpoint, after waiting: go on as after `pick`. */
+  onPicked(kind: number): void;
+  /** Send the request; the first time, or again on another connection. */
+  onHttp1(upstream: UpstreamConnection): void;
+  onHttp2(stream: ClientStream): void;
+  /** Whether the request can be given to another stream from its beginning. */
+  readonly repeatable: boolean;
+  /** Whether all of the request has come. */
+  readonly requestDone: boolean;
+  /** Everything that `onHttp1` and later calls wrote: nothing of it left, and `onHttp1` follows again. */
+  onTakenBack(text: string): void;
+  /** An interim response that ends at `end`. */
+  onInterim1(head: Head, buffer: Buffer, end: number): void;
+  /** A final one; `buffer[bodyStart, end)` came with it. The client starts the body's decoder. */
+  onHead1(upstream: UpstreamConnection, head: Head, buffer: Buffer, bodyStart: number, end: number): void;
+  onInterim2(list: HeaderList): void;
+  onHead2(list: HeaderList, endStream: boolean): void;
+  onResponsePart(buffer: Buffer, start: number, end: number): void;
+  /** A trailer field, from HTTP/1 when its decoder gives the payload only. */
+  onTrailerLine(buffer: Buffer, start: number, end: number): void;
+  /** A trailer section from HTTP/2; `onEnd` follows. */
+  onTrailers(list: HeaderList): void;
+  onEnd(): void;
+  onTunnelBytes(buffer: Buffer, end: number): void;
+  onTunnelEnd(): void;
+  onTunnelClosed(failed: boolean): void;
+  /** `started`: part of the response is out. */
+  onFailure(failure: number, started: boolean): void;
+  /** The endpoint's side takes no more of the request, or takes it again. */
+  onUpstreamBlocked(): void;
+  onUpstreamDrain(): void;
+}
+
+export class Exchange implements UpstreamHolder, StreamHolder {
+  /** Carries the request now; at most one of the two. */
+  http1: UpstreamConnection | null = null;
+  http2: ClientStream | null = null;
+  status = 0;
+  /** Whether the head of a final response was passed on. */
+  started = false;
+  /** Whether the endpoint keeps its HTTP/1 connection open after this response. */
+  reusable = false;
+  tunnel = false;
+  /** Whether neither first byte nor end of the response's body came yet. */
+  measuring = false;
+
+  readonly #context: ServerContext;
+  readonly #target: HttpTarget;
+  readonly #client: ExchangeClient;
+  /** Drop what only our own side's proxy may say to the client. */
+  readonly #strips: boolean;
+  #endpoint: HttpEndpoint | null = null;
+  #slot: EndpointSlot | null = null;
+  #load: LoadEstimate | null = null;
+  #kind = PICKED_NONE;
+  #host: string | null = null;
+  #dispatchedMs = 0;
+  #attempts = 0;
+  /** Counts waits, so that what comes too late is recognised. */
+  #serial = 0;
+
+  constructor(context: ServerContext, target: HttpTarget, strips: boolean, client: ExchangeClient) {
+    this.#context = context;
+    this.#target = target;
+    this.#strips = strips;
+    this.#client = client;
+  }
+
+  /** Before the request is known to be well. */
+  begin(): void {
+    this.status = 0;
+    this.started = false;
+    this.tunnel = false;
+    this.#attempts = 0;
+  }
+
+  /** Finds an endpoint. PICKED_NONE: `onPicked` or `onFailure` follows, the latter perhaps before this returns. */
+  pick(want: number): number {
+    const target = this.#target;
+    if (target.endpoints.length === 0) {
+      if (target.failfast) {
+        this.fail(FAILURE_LOADSHED);
+        return PICKED_NONE;
+      }
+      const serial = ++this.#serial;
+      target.whenAvailable((failure) => {
+        if (serial !== this.#serial) return;
+        if (failure !== FAILURE_NONE) {
+          this.fail(failure);
+          return;
+        }
+        const kind = this.pick(want);
+        if (kind !== PICKED_NONE) this.#client.onPicked(kind);
+      });
+      return PICKED_NONE;
+    }
+    const now = this.#context.clock.nowMs();
+    const endpoint = pickEndpoint(target.endpoints, now, this.#context.random);
+    const slot = slotOf(endpoint, now);
+    this.#endpoint = endpoint;
+    this.#slot = slot;
+    this.#load = slot.load;
+    this.#dispatchedMs = now;
+    this.measuring = true;
+    slot.load.started();
+    endpoint.metrics.requestStarted();
+    this.#kind =
+      want === WANT_HTTP2 || (want === WANT_EITHER && endpoint.multiplexed) ? PICKED_HTTP2 : PICKED_HTTP1;
+    return this.#kind;
+  }
+
+  /** Gets a connection to the endpoint that was picked; `host` is the pool's key, null: one of its own. */
+  connect(host: string | null): void {
+    this.#host = host;
+    const slot = this.#slot as EndpointSlot;
+    if (this.#kind === PICKED_HTTP2) {
+      this.#connectHttp2();
+      return;
+    }
+    const pooled = host === null ? null : this.#context.pool.take(slot, host);
+    if (pooled !== null) this.#attach(pooled);
+    else this.#dial();
+  }
+
+  #connectHttp2(): void {
+    const serial = ++this.#serial;
+    this.#context.streams.open(
+      this.#endpoint as HttpEndpoint,
+      this.#slot as EndpointSlot,
+      (failure, stream) => {
+        if (serial !== this.#serial) return;
+        if (stream === null) {
+          this.fail(failure);
+        } else {
+          this.http2 = stream;
+          stream.holder = this;
+          this.#client.onHttp2(stream);
+        }
+      },
+    );
+  }
+
+  #dial(): void {
+    const serial = ++this.#serial;
+    const host = this.#host;
+    const context = this.#context;
+    const endpoint = this.#endpoint as HttpEndpoint;
+    const slot = this.#slot as EndpointSlot;
+    endpoint.connect(false, (failure, source) => {
+      if (source === null) {
+        if (serial === this.#serial) this.fail(failure);
+        return;
+      }
+      if (serial === this.#serial) {
+        this.#attach(new UpstreamConnection(context, slot, host, source));
+      } else if (host === null) {
+        source.socket.destroy();
+      } else {
+        // The client left meanwhile: the next request will be glad of the connection.
+        new UpstreamConnection(context, slot, host, source).release(true);
+      }
+    });
+  }
+
+  #attach(upstream: UpstreamConnection): void {
+    this.http1 = upstream;
+    upstream.begin(this);
+    this.#client.onHttp1(upstream);
+  }
+
+  // ---- towards the endpoint
+
+  /** Whether the endpoint's side takes no more of the request now. */
+  get blocked(): boolean {
+    if (this.http1 !== null) return this.http1.out.blocked;
+    return this.http2 !== null && this.http2.blocked;
+  }
+
+  get connected(): boolean {
+    return this.http1 !== null || this.http2 !== null;
+  }
+
+  /** The client takes no more of the response, or takes it again. */
+  pause(): void {
+    this.http1?.pause();
+    this.http2?.pause();
+  }
+
+  resume(): void {
+    this.http1?.resume();
+    this.http2?.resume();
+  }
+
+  // ---- an HTTP/1 endpoint
+
+  onHeadBytes(buffer: Buffer, end: number): void {
+    const upstream = this.http1 as UpstreamConnection;
+    const head = this.#context.responseHead;
+    let at = 0;
+    while (at < end) {
+      const next = head.parseResponse(buffer, at, end, this.#strips);
+      if (next === INCOMPLETE && end - at <= HEAD_BYTES_MAX) {
+        upstream.keep(buffer, at, end);
+        return;
+      }
+      if (next <= 0) {
+        this.fail(FAILURE_UPSTREAM_PROTOCOL);
+        return;
+      }
+      if (head.status >= 200 || head.status === 101) {
+        this.#client.onHead1(upstream, head, buffer, next, end);
+        return;
+      }
+      // Interim responses (RFC 9110 15.2) travel on, so that `100 Continue` comes from who will read the body.
+      head.dropContentLength();
+      head.dropTransferEncoding();
+      this.#client.onInterim1(head, buffer, next);
+      at = next;
+    }
+  }
+
+  onResponseBody(buffer: Buffer, start: number, end: number): void {
+    if (end === start) return;
+    if (this.measuring) this.measured();
+    this.#client.onResponsePart(buffer, start, end);
+  }
+
+  onResponseTrailer(buffer: Buffer, start: number, end: number): void {
+    this.#client.onTrailerLine(buffer, start, end);
+  }
+
+  /** The response is complete; `clean`: nothing came after it. */
+  onResponseEnd(clean: boolean): void {
+    if (this.measuring) this.measured();
+    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE);
+    this.#endpoint = null;
+    const upstream = this.http1;
+    this.http1 = null;
+    upstream?.release(clean && this.reusable && this.#client.requestDone);
+    this.#client.onEnd();
+  }
+
+  onResponseInvalid(): void {
+    this.fail(FAILURE_UPSTREAM_PROTOCOL);
+  }
+
+  onTunnelBytes(buffer: Buffer, end: number): void {
+    this.#client.onTunnelBytes(buffer, end);
+  }
+
+  onUpstreamEnd(): void {
+    const upstream = this.http1;
+    if (upstream === null) return;
+    if (this.tunnel) this.#client.onTunnelEnd();
+    else if (this.started && upstream.body.untilClose) this.onResponseEnd(false);
+    else this.#onLost(upstream);
+  }
+
+  onUpstreamClosed(): void {
+    const upstream = this.http1;
+    if (upstream === null) return;
+    if (this.tunnel) {
+      this.http1 = null;
+      this.#client.onTunnelClosed(upstream.failed);
+    } else {
+      this.#onLost(upstream);
+    }
+  }
+
+  #onLost(upstream: UpstreamConnection): void {
+    const unwritten = upstream.reused && !this.started ? upstream.out.unwritten() : null;
+    if (unwritten === null) {
+      this.fail(FAILURE_UPSTREAM_RESET);
+      return;
+    }
+    // Nothing of the request was written: it cannot have been processed.
+    this.http1 = null;
+    upstream.release(false);
+    this.#client.onTakenBack(unwritten);
+    this.#dial();
+  }
+
+  onUpstreamBlocked(): void {
+    this.#client.onUpstreamBlocked();
+  }
+
+  onUpstreamDrain(): void {
+    this.#client.onUpstreamDrain();
+  }
+
+  /** A 101 or a 2xx to CONNECT was passed on: this was the response. */
+  tunnelled(): void {
+    this.tunnel = true;
+    this.measured();
+    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE);
+    this.#endpoint = null;
+  }
+
+  /** The client's end of the tunnel closed; `failed`: by an error, which the endpoint must see too. */
+  leaveTunnel(failed: boolean): void {
+    const upstream = this.http1;
+    this.http1 = null;
+    if (failed) upstream?.reset();
+    upstream?.release(false);
+  }
+
+  // ---- an HTTP/2 endpoint
+
+  onStreamHead(list: HeaderList, endStream: boolean): void {
+    if (this.#strips) list.drop(FLAG_PROXY_RESPONSE);
+    if (list.status < 200) {
+      this.#client.onInterim2(list);
+      return;
+    }
+    this.status = list.status;
+    this.started = true;
+    this.#client.onHead2(list, endStream);
+  }
+
+  onStreamTrailers(list: HeaderList): void {
+    this.#client.onTrailers(list);
+  }
+
+  onStreamEnd(): void {
+    if (this.measuring) this.measured();
+    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE);
+    this.#endpoint = null;
+    const stream = this.http2;
+    this.http2 = null;
+    stream?.release();
+    this.#client.onEnd();
+  }
+
+  /** `unprocessed`: the endpoint did nothing with the request. */
+  onStreamFailed(failure: number, unprocessed: boolean): void {
+    if (!unprocessed || this.started || !this.#client.repeatable) {
+      this.fail(failure);
+    } else if (++this.#attempts >= ATTEMPTS_MAX) {
+      this.fail(FAILURE_LIMIT);
+    } else {
+      this.http2 = null;
+      this.#connectHttp2();
+    }
+  }
+
+  // ---- ends
+
+  /** First byte of the body, or its end: the load estimate's and the histogram's instant. */
+  measured(): void {
+    this.measuring = false;
+    const now = this.#context.clock.nowMs();
+    const latency = now - this.#dispatchedMs;
+    (this.#load as LoadEstimate).finished(now, latency);
+    (this.#endpoint as HttpEndpoint).metrics.firstBody(this.status, latency);
+  }
+
+  /** Releases everything of a request that ended otherwise than by its response. */
+  abandon(status: number, failure: number): void {
+    this.#serial++;
+    const upstream = this.http1;
+    this.http1 = null;
+    upstream?.release(false);
+    const stream = this.http2;
+    this.http2 = null;
+    stream?.release();
+    const endpoint = this.#endpoint;
+    this.#endpoint = null;
+    if (endpoint === null) return;
+    if (this.measuring) {
+      this.measuring = false;
+      const now = this.#context.clock.nowMs();
+      (this.#load as LoadEstimate).finished(now, now - this.#dispatchedMs);
+    }
+    endpoint.metrics.responseEnded(status, failure);
+  }
+
+  fail(failure: number): void {
+    const started = this.started;
+    this.abandon(started ? this.status : (failures[failure]?.status ?? 500), failure);
+    this.started = true;
+    this.#client.onFailure(failure, started);
+  }
+}

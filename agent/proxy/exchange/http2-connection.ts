@@ -1,0 +1,513 @@
+// SPDX-License-Identifier: Apache-2.0
+// What both ends of an HTTP/2 connection have in common (RFC 9113): settings, windows, header compression, streams by
+// number, pings, the answers to floods and mistakes. Frames that leave are gathered (frame-outbox.ts).
+//
+// The connection's receive window is credited as soon as something came: a slow reader is held back by the window of
+// its own stream and never stops the other streams of the connection.
+
+import type { Socket } from 'node:net';
+import {
+  CANCEL,
+  ENHANCE_YOUR_CALM,
+  FLOW_CONTROL_ERROR,
+  FRAME_HEADER_BYTES,
+  FRAME_SIZE_DEFAULT,
+  INITIAL_WINDOW_DEFAULT,
+  NO_ERROR,
+  PROTOCOL_ERROR,
+  SETTINGS_ENABLE_PUSH,
+  SETTINGS_HEADER_TABLE_SIZE,
+  SETTINGS_INITIAL_WINDOW_SIZE,
+  SETTINGS_MAX_CONCURRENT_STREAMS,
+  SETTINGS_MAX_FRAME_SIZE,
+  SETTINGS_MAX_HEADER_LIST_SIZE,
+  STREAM_CLOSED,
+  WINDOW_MAX,
+} from '../http2/codes.ts';
+import {
+  frameHeaderBlock,
+  GOAWAY_FRAME_BYTES,
+  PING_FRAME_BYTES,
+  RESET_FRAME_BYTES,
+  WINDOW_UPDATE_FRAME_BYTES,
+  writeDataHeader,
+  writeGoAway,
+  writePing,
+  writePreface,
+  writeReset,
+  writeSettings,
+  writeSettingsAck,
+  writeWindowUpdate,
+} from '../http2/frame-writer.ts';
+import { type FrameHandler, FrameReader } from '../http2/frames.ts';
+import { Decoder } from '../http2/hpack/decoder.ts';
+import { BLOCK_OVERHEAD_BYTES, Encoder, FIELD_ENCODED_OVERHEAD_BYTES } from '../http2/hpack/encoder.ts';
+import { HeaderList } from '../http2/hpack/header-list.ts';
+import { LIST_BYTES_MAX } from '../http2/limits.ts';
+import type { TimeoutNode } from '../timers/wheel.ts';
+import type { ByteSource } from './byte-source.ts';
+import { FrameOutbox } from './frame-outbox.ts';
+import type { Stream } from './http2-stream.ts';
+import type { ServerContext } from './server-context.ts';
+
+/** As Linkerd's. */
+const CONNECTION_WINDOW = 1_048_576;
+/** What a peer may have in flight to us; Linkerd sets no limit. */
+export const STREAMS_MAX = 1_000;
+/** Frames that cost us something and carry nothing, and streams given up: so many at once, then so many a second. */
+const NOISE_MAX = 2_000;
+const NOISE_PER_SECOND = 500;
+/** Bytes that wait for a peer who does not read; flow control keeps honest ones far below. */
+const WAITING_BYTES_MAX = 4_194_304;
+/** Streams that we gave up a while ago, whose frames may still be on their way. */
+const RESET_REMEMBERED = 256;
+/** How often a connection is looked at. */
+const CHECK_MS = 10_000;
+
+const OPEN = 0;
+/** Ends when its last stream has ended. */
+const LEAVING = 1;
+const CLOSED = 2;
+
+/** Lists that are decoded into; used up before the next block is read. */
+const received = new HeaderList();
+
+export abstract class Http2Connection implements FrameHandler, TimeoutNode {
+  timeoutPrevious: TimeoutNode | null = null;
+  timeoutNext: TimeoutNode | null = null;
+  timeoutTick = 0;
+  readonly streams = new Map<number, Stream>();
+  /** A new stream's send window. */
+  peerWindow = INITIAL_WINDOW_DEFAULT;
+  protected readonly context: ServerContext;
+  protected readonly source: ByteSource;
+  protected readonly socket: Socket;
+  protected readonly out: FrameOutbox;
+  protected readonly encoder = new Encoder();
+  protected peerStreamsMax = Number.MAX_SAFE_INTEGER;
+  /** Highest number of a stream that the peer opened, or we. */
+  protected lastStream = 0;
+  protected receivedMs: number;
+  readonly #decoder = new Decoder();
+  readonly #reader: FrameReader;
+  #state = OPEN;
+  #sendWindow = INITIAL_WINDOW_DEFAULT;
+  #receiveWindow = CONNECTION_WINDOW;
+  #uncredited = 0;
+  #frameBytesMax = FRAME_SIZE_DEFAULT;
+  readonly #starved = new Set<Stream>();
+  readonly #reset = new Set<number>();
+  #noise = NOISE_MAX;
+  #noiseMs: number;
+  #pinged = false;
+
+  constructor(context: ServerContext, source: ByteSource, isServer: boolean) {
+    this.context = context;
+    this.source = source;
+    this.socket = source.socket;
+    this.out = new FrameOutbox(source.socket, source.encrypted, context.flusher);
+    this.#reader = new FrameReader(isServer, this);
+    this.receivedMs = context.clock.nowMs();
+    this.#noiseMs = this.receivedMs;
+    source.onBytes = (buffer, length) => this.push(buffer, 0, length);
+    const { socket } = this;
+    socket.on('end', () => this.#onEnd());
+    socket.on('error', (error) => context.log.debug({ err: error }, 'HTTP/2 connection failed'));
+    socket.on('close', () => this.#onClose());
+    this.#greet(isServer);
+    context.wheel.schedule(this, this.receivedMs, CHECK_MS);
+  }
+
+  get leaving(): boolean {
+    return this.#state !== OPEN;
+  }
+
+  /** Reads on; `first` was read before. */
+  start(first: Buffer | null): void {
+    if (first !== null) this.push(first, 0, first.length);
+    this.socket.resume();
+  }
+
+  protected push(buffer: Buffer, start: number, end: number): void {
+    if (this.#state === CLOSED) return;
+    this.receivedMs = this.context.clock.nowMs();
+    this.#pinged = false;
+    const error = this.#reader.push(buffer, start, end);
+    if (error !== NO_ERROR) this.fail(error);
+    else if (this.out.waiting > WAITING_BYTES_MAX) this.fail(ENHANCE_YOUR_CALM);
+  }
+
+  #greet(isServer: boolean): void {
+    const { out } = this;
+    out.room(128);
+    if (!isServer) out.at = writePreface(out.buffer, out.at);
+    const settings = isServer ? [SETTINGS_MAX_CONCURRENT_STREAMS, STREAMS_MAX] : [SETTINGS_ENABLE_PUSH, 0];
+    settings.push(SETTINGS_MAX_HEADER_LIST_SIZE, LIST_BYTES_MAX);
+    out.at = writeSettings(out.buffer, out.at, settings);
+    out.at = writeWindowUpdate(out.buffer, out.at, 0, CONNECTION_WINDOW - INITIAL_WINDOW_DEFAULT);
+  }
+
+  // ---- sending
+
+  /** As much as the windows let through; the position up to which it is sent. */
+  sendData(stream: Stream, buffer: Buffer, start: number, end: number, endStream: boolean): number {
+    const { out } = this;
+    let at = start;
+    if (start === end && !endStream) return end;
+    do {
+      let size = end - at;
+      if (size > stream.sendWindow) size = stream.sendWindow;
+      if (size > this.#sendWindow) size = this.#sendWindow;
+      if (size > this.#frameBytesMax) size = this.#frameBytesMax;
+      if (size <= 0 && at < end) {
+        if (this.#sendWindow <= 0 && !stream.starved) {
+          stream.starved = true;
+          this.#starved.add(stream);
+        }
+        return at;
+      }
+      out.room(FRAME_HEADER_BYTES + size);
+      const next = writeDataHeader(out.buffer, out.at, size, stream.id, endStream && at + size === end);
+      buffer.copy(out.buffer, next, at, at + size);
+      out.at = next + size;
+      at += size;
+      stream.sendWindow -= size;
+      this.#sendWindow -= size;
+    } while (at < end);
+    return at;
+  }
+
+  sendEmptyData(stream: Stream): void {
+    this.out.room(FRAME_HEADER_BYTES);
+    this.out.at = writeDataHeader(this.out.buffer, this.out.at, 0, stream.id, true);
+  }
+
+  /** A whole list as the head of a message, or an interim one. */
+  sendList(stream: Stream, list: HeaderList, endStream: boolean): void {
+    const block = this.beginBlock(list.bytes + (list.length + 5) * FIELD_ENCODED_OVERHEAD_BYTES);
+    this.endBlock(stream, this.encoder.writeList(this.out.buffer, block, list), endStream);
+  }
+
+  sendTrailers(stream: Stream, list: HeaderList): void {
+    this.sendList(stream, list, true);
+  }
+
+  /** Makes room for a header block of that size at most; where its first field goes. */
+  protected beginBlock(bytesMax: number): number {
+    const frames = Math.ceil((bytesMax + BLOCK_OVERHEAD_BYTES) / this.#frameBytesMax);
+    this.out.room(bytesMax + BLOCK_OVERHEAD_BYTES + frames * FRAME_HEADER_BYTES);
+    return this.encoder.begin(this.out.buffer, this.out.at + FRAME_HEADER_BYTES);
+  }
+
+  /** Frames the block that ends at `end`. */
+  protected endBlock(stream: Stream, end: number, endStream: boolean): void {
+    const { out } = this;
+    const bytes = end - out.at - FRAME_HEADER_BYTES;
+    out.at = frameHeaderBlock(out.buffer, out.at, bytes, stream.id, endStream, this.#frameBytesMax);
+  }
+
+  sendReset(stream: Stream, code: number): void {
+    this.#writeReset(stream.id, code);
+    if (this.#reset.size >= RESET_REMEMBERED) {
+      const [oldest] = this.#reset;
+      this.#reset.delete(oldest as number);
+    }
+    this.#reset.add(stream.id);
+  }
+
+  #writeReset(id: number, code: number): void {
+    this.out.room(RESET_FRAME_BYTES);
+    this.out.at = writeReset(this.out.buffer, this.out.at, id, code);
+  }
+
+  sendWindowUpdate(stream: Stream, increment: number): void {
+    this.out.room(WINDOW_UPDATE_FRAME_BYTES);
+    this.out.at = writeWindowUpdate(this.out.buffer, this.out.at, stream.id, increment);
+  }
+
+  protected sendGoAway(lastStream: number, code: number): void {
+    this.out.room(GOAWAY_FRAME_BYTES);
+    this.out.at = writeGoAway(this.out.buffer, this.out.at, lastStream, code);
+  }
+
+  // ---- streams
+
+  /** The stream has ended in every respect. */
+  forget(stream: Stream): void {
+    if (!this.streams.delete(stream.id)) return;
+    if (stream.starved) this.#starved.delete(stream);
+    stream.dropped();
+    this.onStreamGone();
+  }
+
+  /** A stream came free. */
+  protected abstract onStreamGone(): void;
+  /** The first header block of a stream that we do not know. */
+  protected abstract onNewStream(id: number, list: HeaderList, endStream: boolean): number;
+  /** Every stream was told. */
+  protected abstract onClosed(): void;
+  protected abstract onIdle(nowMs: number): void;
+
+  /** No new streams; ends with the last one. */
+  leave(): void {
+    if (this.#state === OPEN) this.#state = LEAVING;
+    this.endIfDone();
+  }
+
+  protected endIfDone(): void {
+    if (this.#state === LEAVING && this.streams.size === 0) {
+      this.#state = CLOSED;
+      this.context.wheel.cancel(this);
+      this.out.end();
+      // Whoever does not close in turn is not waited for.
+      this.context.wheel.schedule(this, this.context.clock.nowMs(), CHECK_MS);
+    }
+  }
+
+  /** A mistake of the peer that ends the connection: told with GOAWAY, then closed. */
+  fail(code: number): void {
+    if (this.#state === CLOSED) return;
+    this.context.log.debug(
+      { code, type: this.#reader.type, stream: this.#reader.stream },
+      'HTTP/2 connection error',
+    );
+    this.sendGoAway(this.lastRemoteStream, code);
+    // Before anybody asks for another stream here.
+    this.#state = CLOSED;
+    this.#loseAll(code);
+    this.out.end();
+  }
+
+  protected get lastRemoteStream(): number {
+    return 0;
+  }
+
+  #loseAll(code: number): void {
+    for (const stream of this.streams.values()) {
+      this.forget(stream);
+      stream.onLost(code, false);
+    }
+  }
+
+  // ---- frames
+
+  onHeaders(
+    id: number,
+    endStream: boolean,
+    streamError: number,
+    buffer: Buffer,
+    start: number,
+    end: number,
+  ): number {
+    const error = this.#decoder.decode(buffer, start, end, received);
+    if (error !== NO_ERROR) return error;
+    const stream = this.streams.get(id);
+    if (stream === undefined) {
+      if (this.#reset.has(id)) return NO_ERROR;
+      if (streamError !== NO_ERROR && this.isIdle(id)) {
+        this.lastStream = id;
+        this.#writeReset(id, streamError);
+        return this.noise();
+      }
+      return this.onNewStream(id, received, endStream);
+    }
+    if (stream.remoteEnded) return this.streamError(stream, STREAM_CLOSED);
+    if (streamError !== NO_ERROR) return this.streamError(stream, streamError);
+    const fault = stream.onHeaders(received, endStream);
+    return fault === NO_ERROR ? NO_ERROR : this.streamError(stream, fault);
+  }
+
+  onData(
+    id: number,
+    buffer: Buffer,
+    start: number,
+    end: number,
+    flowBytes: number,
+    endStream: boolean,
+  ): number {
+    this.#receiveWindow -= flowBytes;
+    if (this.#receiveWindow < 0) return FLOW_CONTROL_ERROR;
+    this.#uncredited += flowBytes;
+    if (this.#uncredited >= CONNECTION_WINDOW >> 1) {
+      this.out.room(WINDOW_UPDATE_FRAME_BYTES);
+      this.out.at = writeWindowUpdate(this.out.buffer, this.out.at, 0, this.#uncredited);
+      this.#receiveWindow += this.#uncredited;
+      this.#uncredited = 0;
+    }
+    const stream = this.streams.get(id);
+    if (stream === undefined) {
+      if (this.isIdle(id)) return PROTOCOL_ERROR;
+      return this.#reset.has(id) ? NO_ERROR : STREAM_CLOSED;
+    }
+    if (stream.remoteEnded) return this.streamError(stream, STREAM_CLOSED);
+    stream.receiveWindow -= flowBytes;
+    if (stream.receiveWindow < 0) return this.streamError(stream, FLOW_CONTROL_ERROR);
+    if (start === end && !endStream && flowBytes === 0) return this.noise();
+    if (stream.remaining >= 0) {
+      stream.remaining -= end - start;
+      if (stream.remaining < 0 || (endStream && stream.remaining > 0))
+        return this.streamError(stream, PROTOCOL_ERROR);
+    }
+    if (endStream) stream.remoteEnded = true;
+    if (end > start) stream.onData(buffer, start, end);
+    if (endStream) this.ended(stream);
+    else stream.received(flowBytes);
+    return NO_ERROR;
+  }
+
+  /** The peer has sent its last frame of the stream. */
+  ended(stream: Stream): void {
+    stream.remoteEnded = true;
+    stream.onEnded();
+    if (stream.localEnded) this.forget(stream);
+  }
+
+  onReset(id: number, code: number): number {
+    const stream = this.streams.get(id);
+    if (stream === undefined) return this.isIdle(id) ? PROTOCOL_ERROR : this.noise();
+    this.forget(stream);
+    stream.onLost(code, false);
+    return this.noise();
+  }
+
+  onSetting(id: number, value: number): number {
+    switch (id) {
+      case SETTINGS_HEADER_TABLE_SIZE:
+        this.encoder.setTableBytesMax(value);
+        break;
+      case SETTINGS_MAX_CONCURRENT_STREAMS:
+        this.peerStreamsMax = value;
+        break;
+      case SETTINGS_MAX_FRAME_SIZE:
+        this.#frameBytesMax = Math.min(value, FRAME_SIZE_DEFAULT);
+        break;
+      case SETTINGS_INITIAL_WINDOW_SIZE: {
+        const change = value - this.peerWindow;
+        this.peerWindow = value;
+        for (const stream of this.streams.values()) {
+          stream.sendWindow += change;
+          if (stream.sendWindow > WINDOW_MAX) return FLOW_CONTROL_ERROR;
+        }
+        if (change > 0) for (const stream of this.streams.values()) stream.proceed();
+        break;
+      }
+      default:
+        break;
+    }
+    return NO_ERROR;
+  }
+
+  onSettingsEnd(): number {
+    this.out.room(FRAME_HEADER_BYTES);
+    this.out.at = writeSettingsAck(this.out.buffer, this.out.at);
+    return this.noise();
+  }
+
+  onSettingsAck(): number {
+    return this.noise();
+  }
+
+  onPing(ack: boolean, high: number, low: number): number {
+    if (!ack) this.#ping(true, high, low);
+    return this.noise();
+  }
+
+  #ping(ack: boolean, high: number, low: number): void {
+    this.out.room(PING_FRAME_BYTES);
+    this.out.at = writePing(this.out.buffer, this.out.at, ack, high, low);
+  }
+
+  abstract onGoAway(lastStream: number, code: number): number;
+
+  onWindowUpdate(id: number, increment: number): number {
+    if (id === 0) {
+      this.#sendWindow += increment;
+      if (this.#sendWindow > WINDOW_MAX) return FLOW_CONTROL_ERROR;
+      for (const stream of this.#starved) {
+        if (this.#sendWindow <= 0) break;
+        this.#starved.delete(stream);
+        stream.starved = false;
+        stream.proceed();
+      }
+      return NO_ERROR;
+    }
+    const stream = this.streams.get(id);
+    if (stream === undefined) return this.isIdle(id) ? PROTOCOL_ERROR : NO_ERROR;
+    stream.sendWindow += increment;
+    if (stream.sendWindow > WINDOW_MAX) return this.streamError(stream, FLOW_CONTROL_ERROR);
+    stream.proceed();
+    return NO_ERROR;
+  }
+
+  onStreamError(id: number, code: number): number {
+    const stream = this.streams.get(id);
+    if (stream !== undefined) return this.streamError(stream, code);
+    if (this.isIdle(id)) return PROTOCOL_ERROR;
+    return this.noise();
+  }
+
+  onIgnored(): number {
+    return this.noise();
+  }
+
+  /** Whether no stream of that number was opened yet. */
+  protected abstract isIdle(id: number): boolean;
+
+  /** A mistake that concerns the stream only. */
+  protected streamError(stream: Stream, code: number): number {
+    stream.cancel(code);
+    stream.onLost(code, false);
+    return this.noise();
+  }
+
+  /** Resets a stream that was never begun. */
+  protected refuse(id: number, code: number): number {
+    this.#writeReset(id, code);
+    return this.noise();
+  }
+
+  /** One frame of the kind that attacks consist of. */
+  protected noise(): number {
+    if (--this.#noise > 0) return NO_ERROR;
+    const now = this.context.clock.nowMs();
+    this.#noise = Math.min(NOISE_MAX, Math.floor(((now - this.#noiseMs) * NOISE_PER_SECOND) / 1000));
+    this.#noiseMs = now;
+    return this.#noise > 0 ? NO_ERROR : ENHANCE_YOUR_CALM;
+  }
+
+  // ---- ends
+
+  /** Is the peer still there? Asked only of connections in use; an idle one ends. */
+  onTimeout(): void {
+    if (this.#state === CLOSED) {
+      this.socket.destroy();
+      return;
+    }
+    const now = this.context.clock.nowMs();
+    this.context.wheel.schedule(this, now, CHECK_MS);
+    if (this.streams.size === 0) {
+      this.onIdle(now);
+    } else if (now - this.receivedMs >= CHECK_MS) {
+      if (this.#pinged) {
+        this.socket.destroy();
+        return;
+      }
+      this.#pinged = true;
+      this.#ping(false, 0, 0);
+    }
+  }
+
+  #onEnd(): void {
+    // Nobody half-closes an HTTP/2 connection: who has gone gets no answers.
+    if (this.streams.size === 0 || this.#state === CLOSED) this.out.end();
+    else this.socket.destroy();
+    this.#state = CLOSED;
+  }
+
+  #onClose(): void {
+    this.context.wheel.cancel(this);
+    this.#state = CLOSED;
+    this.#loseAll(CANCEL);
+    this.onClosed();
+  }
+}

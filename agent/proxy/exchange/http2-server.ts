@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: Apache-2.0
+// The HTTP/2 side of clients: other agents on the mesh port, applications of a pod by prior knowledge. Each stream is
+// an exchange. A request that was HTTP/1 before (`l5d-orig-proto`) goes to the application as HTTP/1 again; any other
+// stays HTTP/2 all the way.
+
+import {
+  FAILURE_BAD_REQUEST,
+  FAILURE_CLIENT_GONE,
+  FAILURE_HEAD_TOO_LARGE,
+  FAILURE_NONE,
+  FAILURE_UPSTREAM_PROTOCOL,
+  FAILURE_URI_TOO_LONG,
+} from '../failure.ts';
+import { type Head, METHOD_CONNECT, METHOD_HEAD } from '../http1/head.ts';
+import {
+  INTERNAL_ERROR,
+  NO_ERROR,
+  PROTOCOL_ERROR,
+  REFUSED_STREAM,
+  STREAM_CLOSED,
+  WINDOW_MAX,
+} from '../http2/codes.ts';
+import { defineField, type Field } from '../http2/hpack/field.ts';
+import { HeaderList } from '../http2/hpack/header-list.ts';
+import { FLAG_PROXY_REQUEST } from '../http2/hpack/names.ts';
+import {
+  BODY_MISMATCH,
+  LIST_TOO_LARGE,
+  ORIGIN_ABSOLUTE,
+  ORIGIN_NONE,
+  originOf,
+  PATH_TOO_LONG,
+  requestBody,
+  VALID,
+  validateRequest,
+  validateTrailers,
+} from '../http2/message.ts';
+import {
+  blockBytesMax,
+  requestText,
+  trailerField,
+  trailerLines,
+  writeResponseHead,
+} from '../http2/translate.ts';
+import { errorList } from './error-response.ts';
+import { Exchange, type ExchangeClient, PICKED_NONE, WANT_HTTP1, WANT_HTTP2 } from './exchange.ts';
+import type { ClientStream } from './http2-client.ts';
+import { Http2Connection, STREAMS_MAX } from './http2-connection.ts';
+import { Stream } from './http2-stream.ts';
+import type { ServedConnection, ServerContext } from './server-context.ts';
+import { sendChunk } from './outbox.ts';
+import type { HttpConnection } from './types.ts';
+import type { UpstreamConnection } from './upstream-connection.ts';
+
+export class Http2ServerConnection extends Http2Connection implements ServedConnection {
+  readonly connection: HttpConnection;
+  readonly clientIdField: Field | null;
+  /** Whether the client may read `l5d-proxy-error`. */
+  readonly explained: boolean;
+  readonly #onFinished: (connection: ServedConnection) => void;
+
+  constructor(
+    context: ServerContext,
+    connection: HttpConnection,
+    onFinished: (connection: ServedConnection) => void,
+  ) {
+    super(context, connection.source, true);
+    this.connection = connection;
+    this.#onFinished = onFinished;
+    const { gate } = connection;
+    this.clientIdField =
+      gate === null || gate.clientId === '' ? null : defineField('l5d-client-id', gate.clientId);
+    this.explained = gate === null || gate.clientId !== '';
+    if (context.draining) this.notice();
+  }
+
+  get owner(): object | undefined {
+    return this.connection.owner;
+  }
+
+  /** The client shall open its next streams on another connection; what it opens here is served. */
+  notice(): void {
+    this.sendGoAway(WINDOW_MAX, NO_ERROR);
+  }
+
+  drain(): void {
+    if (this.leaving) return;
+    this.sendGoAway(this.lastStream, NO_ERROR);
+    this.leave();
+  }
+
+  get proxyContext(): ServerContext {
+    return this.context;
+  }
+
+  sendHead(stream: ServerStream, head: Head, buffer: Buffer, bodyStart: number, endStream: boolean): void {
+    const block = this.beginBlock(blockBytesMax(bodyStart - head.start));
+    this.endBlock(stream, writeResponseHead(this.encoder, this.out.buffer, block, head, buffer), endStream);
+  }
+
+  protected override get lastRemoteStream(): number {
+    return this.lastStream;
+  }
+
+  protected isIdle(id: number): boolean {
+    return (id & 1) === 0 || id > this.lastStream;
+  }
+
+  protected onNewStream(id: number, list: HeaderList, endStream: boolean): number {
+    if ((id & 1) === 0) return PROTOCOL_ERROR;
+    if (id <= this.lastStream) return STREAM_CLOSED;
+    // After GOAWAY: the client sends it again elsewhere.
+    if (this.leaving) return NO_ERROR;
+    this.lastStream = id;
+    if (this.streams.size >= STREAMS_MAX) return this.refuse(id, REFUSED_STREAM);
+    const verdict = validateRequest(list);
+    if (verdict > PATH_TOO_LONG) return this.refuse(id, PROTOCOL_ERROR);
+    const stream = new ServerStream(this);
+    stream.id = id;
+    stream.remaining = requestBody(list, endStream);
+    if (stream.remaining === BODY_MISMATCH) return this.refuse(id, PROTOCOL_ERROR);
+    this.streams.set(id, stream);
+    stream.begin(list, endStream, verdict);
+    return NO_ERROR;
+  }
+
+  onGoAway(): number {
+    this.leave();
+    return this.noise();
+  }
+
+  protected onStreamGone(): void {
+    this.endIfDone();
+  }
+
+  protected onIdle(): void {}
+
+  protected onClosed(): void {
+    this.#onFinished(this);
+    this.connection.onClosed();
+  }
+}
+
+class ServerStream extends Stream implements ExchangeClient {
+  readonly #server: Http2ServerConnection;
+  readonly #exchange: Exchange;
+  #method = 0;
+  #wantsBody = false;
+  /** The request as HTTP/1 text, or as a list; null: the other one. */
+  #list: HeaderList | null = null;
+  /** What has to be written as soon as there is a connection. */
+  #held = '';
+  #host: string | null = null;
+  /** The body goes to an HTTP/1 endpoint without a length. */
+  #chunked = false;
+  /** Of an HTTP/2 endpoint's request: what came of the body before there was a stream. */
+  #heldBody: Buffer | null = null;
+  #bodySent = false;
+  #requestTrailers: HeaderList | null = null;
+  #responseTrailers: HeaderList | null = null;
+  #over = false;
+
+  constructor(connection: Http2ServerConnection) {
+    super(connection);
+    this.#server = connection;
+    const { target, gate } = connection.connection;
+    this.#exchange = new Exchange(connection.proxyContext, target, gate === null, this);
+  }
+
+  get repeatable(): boolean {
+    return this.#list !== null && !this.#bodySent;
+  }
+
+  get requestDone(): boolean {
+    return this.remoteEnded;
+  }
+
+  /** `verdict`: VALID, or too large. */
+  begin(list: HeaderList, endStream: boolean, verdict: number): void {
+    this.remoteEnded = endStream;
+    this.#wantsBody = !endStream;
+    this.#method = list.method;
+    this.#exchange.begin();
+    if (verdict !== VALID) {
+      this.#exchange.fail(verdict === LIST_TOO_LARGE ? FAILURE_HEAD_TOO_LARGE : FAILURE_URI_TOO_LONG);
+      return;
+    }
+    const { gate } = this.#server.connection;
+    if (gate !== null) {
+      const failure = gate.judge(list.methodField?.value ?? '', pathOf(list), list.method === METHOD_CONNECT);
+      if (failure !== FAILURE_NONE) {
+        this.#exchange.fail(failure);
+        return;
+      }
+      list.drop(FLAG_PROXY_REQUEST);
+    }
+    const origin = originOf(list);
+    const want = origin === ORIGIN_NONE ? WANT_HTTP2 : WANT_HTTP1;
+    if (origin === ORIGIN_NONE) {
+      this.#list = new HeaderList();
+      this.#list.copyFrom(list);
+      if (this.#server.clientIdField !== null) this.#list.add(this.#server.clientIdField);
+    } else {
+      this.#chunked = !endStream && list.contentLength < 0;
+      if (this.#chunked && (origin & 1) === 0) {
+        this.#exchange.fail(FAILURE_BAD_REQUEST);
+        return;
+      }
+      this.#host = poolKey(list, origin);
+      this.#held = `${requestText(list, this.#chunked)}${this.#server.clientIdField?.line ?? ''}\r\n`;
+    }
+    this.pause();
+    if (this.#exchange.pick(want) !== PICKED_NONE) this.#exchange.connect(this.#host);
+  }
+
+  onPicked(): void {
+    this.#exchange.connect(this.#host);
+  }
+
+  onHttp1(upstream: UpstreamConnection): void {
+    upstream.out.string(this.#held);
+    this.#held = '';
+    if (!upstream.out.blocked) this.resume();
+  }
+
+  onTakenBack(text: string): void {
+    this.#held = text;
+    this.pause();
+  }
+
+  onHttp2(stream: ClientStream): void {
+    const body = this.#heldBody;
+    const trailers = this.#requestTrailers;
+    const ended = this.remoteEnded;
+    this.#heldBody = null;
+    stream.requestList(this.#list as HeaderList, ended && body === null && trailers === null);
+    if (body !== null) {
+      this.#bodySent = true;
+      stream.data(body, 0, body.length, ended && trailers === null);
+    }
+    if (ended && trailers !== null) stream.trailers(trailers);
+    if (!stream.blocked) this.resume();
+  }
+
+  // ---- frames of the client
+
+  onHeaders(list: HeaderList, endStream: boolean): number {
+    if (!endStream || this.remaining > 0 || validateTrailers(list) !== VALID) return PROTOCOL_ERROR;
+    if (list.length > 0) {
+      this.#requestTrailers = new HeaderList();
+      this.#requestTrailers.copyFrom(list);
+    }
+    this.#server.ended(this);
+    return NO_ERROR;
+  }
+
+  onData(buffer: Buffer, start: number, end: number): void {
+    if (this.#over) return;
+    const { http1, http2 } = this.#exchange;
+    if (http1 !== null) {
+      if (this.#chunked) sendChunk(http1.out, buffer, start, end);
+      else http1.out.bytes(buffer, start, end);
+      if (http1.out.blocked) this.pause();
+    } else if (http2 !== null) {
+      this.#bodySent = true;
+      http2.data(buffer, start, end, this.remoteEnded);
+      if (http2.blocked) this.pause();
+    } else if (this.#list !== null) {
+      const piece = buffer.subarray(start, end);
+      this.#heldBody = this.#heldBody === null ? Buffer.from(piece) : Buffer.concat([this.#heldBody, piece]);
+    } else {
+      const text = buffer.toString('latin1', start, end);
+      this.#held += this.#chunked ? `${text.length.toString(16)}\r\n${text}\r\n` : text;
+    }
+  }
+
+  onEnded(): void {
+    if (this.#over) return;
+    const { http1, http2 } = this.#exchange;
+    if (http2 !== null) {
+      if (http2.localEnded) return;
+      if (this.#requestTrailers !== null) http2.trailers(this.#requestTrailers);
+      else http2.end();
+    } else if (this.#chunked) {
+      const trailers = this.#requestTrailers === null ? '' : trailerLines(this.#requestTrailers);
+      if (http1 !== null) http1.out.string(`0\r\n${trailers}\r\n`);
+      else this.#held += `0\r\n${trailers}\r\n`;
+    }
+  }
+
+  onLost(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#exchange.abandon(this.#exchange.status, FAILURE_CLIENT_GONE);
+  }
+
+  onWritable(): void {
+    this.#exchange.resume();
+  }
+
+  // ---- an HTTP/1 endpoint
+
+  onInterim1(head: Head, buffer: Buffer, end: number): void {
+    this.#server.sendHead(this, head, buffer, end, false);
+  }
+
+  onHead1(upstream: UpstreamConnection, head: Head, buffer: Buffer, bodyStart: number, end: number): void {
+    const { status } = head;
+    const exchange = this.#exchange;
+    if (status === 101) {
+      exchange.fail(FAILURE_UPSTREAM_PROTOCOL);
+      return;
+    }
+    const { body } = upstream;
+    exchange.status = status;
+    exchange.started = true;
+    exchange.reusable = head.keepAlive;
+    if (this.#method === METHOD_HEAD || status === 204 || status === 304) {
+      body.startNone();
+      if (status === 204) head.dropContentLength();
+    } else if (head.chunked) {
+      body.startChunked(true);
+    } else if (head.contentLength >= 0) {
+      body.startLength(head.contentLength);
+    } else {
+      body.startUntilClose();
+      exchange.reusable = false;
+    }
+    const ends = body.done;
+    this.#server.sendHead(this, head, buffer, bodyStart, ends);
+    upstream.headDone(false);
+    if (ends) {
+      this.headEnded();
+      exchange.onResponseEnd(bodyStart === end);
+    } else if (bodyStart < end) {
+      upstream.pushBody(buffer, bodyStart, end);
+    }
+  }
+
+  onTrailerLine(buffer: Buffer, start: number, end: number): void {
+    this.#responseTrailers ??= new HeaderList();
+    this.#responseTrailers.add(trailerField(buffer, start, end));
+  }
+
+  // ---- an HTTP/2 endpoint
+
+  onInterim2(list: HeaderList): void {
+    this.#server.sendList(this, list, false);
+  }
+
+  onHead2(list: HeaderList, endStream: boolean): void {
+    this.#server.sendList(this, list, endStream);
+    if (endStream) this.headEnded();
+  }
+
+  onTrailers(list: HeaderList): void {
+    if (list.length === 0) return;
+    this.#responseTrailers = new HeaderList();
+    this.#responseTrailers.copyFrom(list);
+  }
+
+  // ---- both
+
+  onResponsePart(buffer: Buffer, start: number, end: number): void {
+    const { http1, http2 } = this.#exchange;
+    const ends = http1 !== null ? http1.body.done : http2 !== null && http2.remoteEnded;
+    this.data(buffer, start, end, ends && this.#responseTrailers === null);
+    if (this.blocked) this.#exchange.pause();
+  }
+
+  onEnd(): void {
+    this.#over = true;
+    if (!this.remoteEnded) this.endsBoth = true;
+    if (this.localEnded) {
+      // The head or the last part of the body said so already.
+      if (!this.remoteEnded) this.cancel(NO_ERROR);
+    } else if (this.#responseTrailers !== null) {
+      this.trailers(this.#responseTrailers);
+    } else {
+      this.end();
+    }
+  }
+
+  onFailure(failure: number, started: boolean): void {
+    this.#over = true;
+    if (started) {
+      // Part of the response is out: only an error shows the client that the rest is missing.
+      this.cancel(INTERNAL_ERROR);
+      return;
+    }
+    const grpc = this.#list !== null && isGrpc(this.#list);
+    this.#server.sendList(this, errorList(failure, grpc, this.#server.explained), true);
+    if (!this.remoteEnded) this.endsBoth = true;
+    this.headEnded();
+  }
+
+  onTunnelBytes(): void {}
+  onTunnelEnd(): void {}
+  onTunnelClosed(): void {}
+
+  onUpstreamBlocked(): void {
+    this.pause();
+  }
+
+  onUpstreamDrain(): void {
+    if (this.#wantsBody) this.resume();
+  }
+}
+
+function isGrpc(list: HeaderList): boolean {
+  return list.get('content-type')?.value.startsWith('application/grpc') === true;
+}
+
+/** What routes and policies look at: neither query nor fragment. */
+function pathOf(list: HeaderList): string {
+  const path = list.pathField?.value ?? '';
+  const end = path.search(/[?#]/);
+  return end < 0 ? path : path.slice(0, end);
+}
+
+/** As an HTTP/1 client's: HTTP/1.0 and requests without a host go over connections of their own. */
+function poolKey(list: HeaderList, origin: number): string | null {
+  const host = list.hostField?.value ?? '';
+  if ((origin & ORIGIN_ABSOLUTE) !== 0)
+    return (origin & 1) === 0 ? null : `absolute ${list.authorityField?.value ?? host}`;
+  return (origin & 1) === 0 || host === '' ? null : host;
+}
