@@ -275,6 +275,7 @@ const sweep = (): void => {
   keptListeners.sweep();
 };
 let stopping = false;
+const isStopping = (): boolean => stopping;
 const nodeStream = createNodeStream({
   ...common,
   client: destination.node,
@@ -446,7 +447,7 @@ const handOver = createHandOver({
     const begun = clock.nowMs();
     await workers.drain(config.drainGraceMs);
     // Not told to end yet: the role may come back.
-    while (!stopping && clock.nowMs() - begun < config.drainGraceMs) await sleep(STANDBY_POLL_MS);
+    while (!isStopping() && clock.nowMs() - begun < config.drainGraceMs) await sleep(STANDBY_POLL_MS);
   },
   done: exit,
   failed: (part, error) => log.error({ part, error: errorMessage(error) }, 'a hand-over is incomplete'),

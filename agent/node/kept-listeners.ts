@@ -46,7 +46,7 @@ export function createKeptListeners(options: KeptListenersOptions): KeptListener
   return {
     counts,
     load(listed, known) {
-      for (const uid of [...waiting.keys()]) discard(uid);
+      for (const uid of waiting.keys()) discard(uid);
       for (const { key, fd } of listed) {
         const parsed = parseKey(key, fd);
         if (parsed === undefined) {

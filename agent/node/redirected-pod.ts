@@ -200,8 +200,8 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
 
   function repairPins(): string | undefined {
     if (!existsSync(options.folder)) mkdirSync(options.folder, { recursive: true, mode: 0o700 });
-    const link = repairPin(attached.link, pin.link, options.loader.openLink);
-    const slots = repairPin(attached.slots, pin.slots, options.loader.openMap);
+    const link = repairPin(attached.link, pin.link, (at) => options.loader.openLink(at));
+    const slots = repairPin(attached.slots, pin.slots, (at) => options.loader.openMap(at));
     return link || slots ? 'its pins were gone or led elsewhere' : undefined;
   }
 

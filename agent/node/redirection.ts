@@ -248,9 +248,11 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
   function repairNodePins(): string | undefined {
     for (const path of Object.values(folder)) mkdirSync(path, { recursive: true, mode: 0o700 });
     const wrong = [
-      ...nodeLinks.map(({ link, path, point }) => (repairPin(link, path, loader.openLink) ? point : '')),
+      ...nodeLinks.map(({ link, path, point }) =>
+        repairPin(link, path, (at) => loader.openLink(at)) ? point : '',
+      ),
       ...[...pinnedMaps].map(([name, map]) =>
-        repairPin(map, join(folder.maps, name), loader.openMap) ? name : '',
+        repairPin(map, join(folder.maps, name), (at) => loader.openMap(at)) ? name : '',
       ),
     ].filter((name) => name !== '');
     return wrong.length === 0 ? undefined : `pins were gone or led elsewhere: ${wrong.join(', ')}`;

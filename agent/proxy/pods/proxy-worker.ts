@@ -143,13 +143,6 @@ class Worker implements ProxyWorker {
       case 'destination':
         this.#context.destinations.set(message.key, message.destination);
         break;
-      case 'pod-connections': {
-        const pod = this.#pods.get(message.uid);
-        if (pod !== undefined && message.closeIdle) this.#context.http.closeIdle(pod);
-        const open = pod?.sockets.size ?? 0;
-        this.#options.post({ type: 'pod-connections', ticket: message.ticket, open });
-        break;
-      }
       case 'stop-accepting':
         for (const pod of this.#pods.values()) pod.stopAccepting();
         break;
