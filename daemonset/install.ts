@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Entry point of the installer: `node daemonset/install.ts install|uninstall` puts the CNI plugin onto the node
-// whose folders are mounted, or removes it. The work is lib/cni-install/; manifests and watching are not here.
+// Entry point of the installer: `node daemonset/install.ts install|watch|uninstall` puts the CNI plugin onto the node
+// whose folders are mounted, keeps it there until SIGTERM (which leaves it), or removes it. The work is
+// lib/cni-install/; manifests are not here.
 
+import { systemClock } from '#lib/core/clock.ts';
 import { asList, asText, describeConfig, loadConfig, type Setting } from '#lib/core/config.ts';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import { PLUGIN_TYPE } from '#lib/cni-install/conflist.ts';
 import { installCni, uninstallCni } from '#lib/cni-install/install.ts';
+import { keepInstalled } from '#lib/cni-install/keep-installed.ts';
+import { createLog } from '#lib/log/pino.ts';
 
 const text = (env: string, fallback: string, doc: string): Setting<string> => ({
   env,
@@ -44,10 +48,30 @@ try {
   if (verb === 'install') {
     const installed = installCni({ confDir, binDir, shim, entry: { type: PLUGIN_TYPE, ...entry } });
     process.stdout.write(`${JSON.stringify(installed)}\n`);
+  } else if (verb === 'watch') {
+    const log = createLog('cni-install', 'info');
+    const kept = keepInstalled({
+      confDir,
+      binDir,
+      shim,
+      entry: { type: PLUGIN_TYPE, ...entry },
+      clock: systemClock,
+      log,
+    });
+    // Nothing else keeps this process alive.
+    const alive = setInterval(() => undefined, 2 ** 31 - 1);
+    process.on('SIGTERM', () => {
+      clearInterval(alive);
+      kept.close();
+      log.info(
+        { repairs: kept.repairs, failures: kept.failures },
+        'the CNI plugin stays; nobody watches it now',
+      );
+    });
   } else if (verb === 'uninstall') {
     uninstallCni({ confDir, binDir });
   } else {
-    throw new MeshError('MESH_CONFIG_INVALID', 'say install or uninstall', {
+    throw new MeshError('MESH_CONFIG_INVALID', 'say install, watch or uninstall', {
       remedy: `settings are\n${describeConfig(settings)}`,
     });
   }

@@ -77,6 +77,9 @@ function readList({ name, text }: ConfFile): (Json & { readonly plugins: readonl
   return { ...value, plugins };
 }
 
+/** Whether a container runtime could take it. */
+export const isUsable = (file: ConfFile): boolean => typeof readList(file) !== 'string';
+
 /** `files` is the folder's content; our own file among it is not looked at. */
 export function planConflist(files: readonly ConfFile[], entry: PluginEntry): ConflistPlan {
   const warnings: string[] = [];

@@ -1,7 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
@@ -124,13 +134,25 @@ describe('installing the CNI plugin', () => {
     assert.equal(readFileSync(join(binDir, 'nodemesh-cni'), 'utf8'), 'binary');
   });
 
-  it('cleans up after an installer that was killed', () => {
-    writeFileSync(join(confDir, '.nodemesh-cni.new'), '{"half');
-    writeFileSync(join(binDir, '.nodemesh-cni.new'), 'half');
+  it('cleans up after an installer that was killed, and lets another one finish', () => {
+    for (const folder of [confDir, binDir]) {
+      for (const name of ['.nodemesh-cni.new', '.nodemesh-cni.0a1b.new'])
+        writeFileSync(join(folder, name), 'half');
+      utimesSync(join(folder, '.nodemesh-cni.0a1b.new'), 1, 1);
+    }
     installCni({ confDir, binDir, shim, entry });
+    assert.ok(existsSync(join(confDir, '.nodemesh-cni.new')));
+    assert.ok(!existsSync(join(binDir, '.nodemesh-cni.0a1b.new')));
     uninstallCni({ confDir, binDir });
     assert.deepEqual(readdirSync(confDir), ['10-main.conflist']);
     assert.deepEqual(readdirSync(binDir), ['bridge']);
+  });
+
+  it('leaves no half-written file when it fails', () => {
+    mkdirSync(join(binDir, 'nodemesh-cni')); // a folder cannot be replaced by a file
+    assert.throws(() => installCni({ confDir, binDir, shim, entry }), { code: 'MESH_CONFIG_INVALID' });
+    assert.deepEqual(readdirSync(binDir), ['bridge', 'nodemesh-cni']);
+    assert.deepEqual(readdirSync(confDir), ['10-main.conflist']);
   });
 
   it('says what is missing', () => {

@@ -2,8 +2,10 @@
 // Puts shim and configuration in place on a node, and takes them away. Every file appears whole (written beside,
 // synced, renamed). Binary first when it comes, last when it goes: a configuration never names what is not there.
 
+import { randomBytes } from 'node:crypto';
 import {
   closeSync,
+  fchmodSync,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -14,8 +16,8 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
-import { errnoName, MeshError } from '#lib/core/errors.ts';
+import { basename, dirname, join } from 'node:path';
+import { errnoName, errorMessage, MeshError } from '#lib/core/errors.ts';
 import {
   type ConfFile,
   type ConflistPlan,
@@ -44,8 +46,10 @@ export interface Installed {
   readonly changed: boolean;
 }
 
-/** Files of ours under construction; no runtime takes the name for a configuration. */
-const TEMPORARY = '.nodemesh-cni.new';
+/** Files of ours under construction; no runtime takes the name for a configuration. Two installers use two names. */
+const TEMPORARY = /^\.nodemesh-cni\.([^/]+\.)?new$/;
+/** Whoever is so old was left by an installer that was killed. */
+const STALE_MS = 60_000;
 
 export function installCni({ confDir, binDir, shim, entry }: InstallOptions): Installed {
   try {
@@ -55,6 +59,7 @@ export function installCni({ confDir, binDir, shim, entry }: InstallOptions): In
     const mode = statSync(join(confDir, plan.primary)).mode & 0o777;
     const listChanged = putFile(confDir, plan.name, Buffer.from(plan.text), mode);
     const staleRemoved = removeOwn(confDir, plan);
+    for (const folder of [confDir, binDir]) removeTemporary(folder, STALE_MS);
     return {
       conflist: join(confDir, plan.name),
       primary: join(confDir, plan.primary),
@@ -62,18 +67,42 @@ export function installCni({ confDir, binDir, shim, entry }: InstallOptions): In
       changed: shimChanged || listChanged || staleRemoved,
     };
   } catch (error) {
-    throw MeshError.from(error, 'MESH_CONFIG_INVALID', 'the CNI plugin cannot be installed');
+    throw explained(error, 'the CNI plugin cannot be installed');
   }
 }
 
 /** Leaves the folders as they were before `installCni`; nothing to remove is no error. */
 export function uninstallCni({ confDir, binDir }: Pick<InstallOptions, 'confDir' | 'binDir'>): void {
   try {
-    removeOwn(confDir, undefined);
-    for (const name of [PLUGIN_TYPE, TEMPORARY]) rmSync(join(binDir, name), { force: true });
+    // In this order: no configuration ever names a plugin that is not there.
+    removeConflist(confDir);
+    rmSync(join(binDir, PLUGIN_TYPE), { force: true });
+    for (const folder of [confDir, binDir]) removeTemporary(folder, 0);
   } catch (error) {
-    throw MeshError.from(error, 'MESH_CONFIG_INVALID', 'the CNI plugin cannot be removed');
+    throw explained(error, 'the CNI plugin cannot be removed');
   }
+}
+
+/** Only the configuration: the chain is the cluster's own from now on. */
+export function removeConflist(confDir: string): void {
+  if (removeOwn(confDir, undefined)) syncFolder(confDir);
+}
+
+/** Puts a configuration of ours back as it was. */
+export function restoreConflist(path: string, text: Buffer, mode: number): void {
+  putFile(dirname(path), basename(path), text, mode);
+}
+
+function explained(error: unknown, what: string): MeshError {
+  const errno = errnoName(error);
+  if (errno !== 'EROFS' && errno !== 'EACCES' && errno !== 'EPERM') {
+    return MeshError.from(error, 'MESH_CONFIG_INVALID', what);
+  }
+  return new MeshError('MESH_HOST_UNFIT', `${what}: ${errorMessage(error)}`, {
+    cause: error,
+    remedy:
+      'mount the folder writable, or name the one that the container runtime reads (NODEMESH_CNI_CONF_DIR, NODEMESH_CNI_BIN_DIR)',
+  });
 }
 
 /** Every configuration of the folder that can be read. */
@@ -95,11 +124,20 @@ export function readConfFiles(confDir: string): ConfFile[] {
 function removeOwn(confDir: string, keep: ConflistPlan | undefined): boolean {
   let removed = false;
   for (const name of listed(confDir)) {
-    if ((!isOwnName(name) && name !== TEMPORARY) || name === keep?.name) continue;
+    if (!isOwnName(name) || name === keep?.name) continue;
     rmSync(join(confDir, name), { force: true });
     removed = true;
   }
   return removed;
+}
+
+function removeTemporary(folder: string, olderThanMs: number): void {
+  for (const name of listed(folder)) {
+    if (!TEMPORARY.test(name)) continue;
+    const path = join(folder, name);
+    const madeMs = statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+    if (Date.now() - madeMs >= olderThanMs) rmSync(path, { force: true });
+  }
 }
 
 function listed(folder: string): string[] {
@@ -119,21 +157,31 @@ function putFile(folder: string, name: string, content: Buffer, mode: number): b
   } catch (error) {
     if (errnoName(error) !== 'ENOENT') throw error;
   }
-  const beside = join(folder, TEMPORARY);
-  rmSync(beside, { force: true });
+  const beside = join(folder, `.nodemesh-cni.${randomBytes(6).toString('hex')}.new`);
   const fd = openSync(beside, 'wx', mode);
   try {
-    writeFileSync(fd, content);
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
+    try {
+      // The umask must not decide who may run it.
+      fchmodSync(fd, mode);
+      writeFileSync(fd, content);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(beside, path);
+  } catch (error) {
+    rmSync(beside, { force: true });
+    throw error;
   }
-  renameSync(beside, path);
+  syncFolder(folder);
+  return true;
+}
+
+function syncFolder(folder: string): void {
   const directory = openSync(folder, 'r');
   try {
     fsyncSync(directory);
   } finally {
     closeSync(directory);
   }
-  return true;
 }
