@@ -189,6 +189,21 @@ describe('node stream', () => {
     assert.equal(await generation(a), await generation(b));
   });
 
+  interface WrittenState {
+    readonly condition: { readonly status: string; readonly observedGeneration: number };
+    readonly events: readonly { readonly reason: string }[];
+  }
+
+  /** What is on disk of pod web-1, once it says `status`: it is written beside what streams are told. */
+  async function writtenState(status_: string): Promise<WrittenState> {
+    for (;;) {
+      const text = await readFile(join(cluster.folder, '.status', 'uid-web-1.json'), 'utf8').catch(() => '');
+      const state = text === '' ? undefined : (JSON.parse(text) as WrittenState);
+      if (state?.condition.status === status_) return state;
+      await delay(10);
+    }
+  }
+
   it('endpoints follow what the agent reports, and only that', async () => {
     cluster = await TestCluster.start([testService('web', {}), testPod('web-1', { ips: ['10.1.0.1'] })]);
     const client = await open(hello());
@@ -207,14 +222,7 @@ describe('node stream', () => {
     report(client, web, 1, { state: EnrolmentState.ENROLMENT_STATE_PENDING });
     report(client, web, 2);
     assert.equal(await secured(), true);
-    // Endpoints follow the report at once; the file is written beside.
-    const { folder } = cluster;
-    const written = async (): Promise<{ status: string; observedGeneration: number }> => {
-      const text = await readFile(join(folder, '.status', 'uid-web-1.json'), 'utf8');
-      return (JSON.parse(text) as { condition: { status: string; observedGeneration: number } }).condition;
-    };
-    while ((await written()).status !== 'True') await delay(10);
-    assert.equal((await written()).observedGeneration, Number(web.generation));
+    assert.equal((await writtenState('True')).condition.observedGeneration, Number(web.generation));
     report(client, web, 3, { state: EnrolmentState.ENROLMENT_STATE_LEAVING });
     assert.equal(await secured(), false);
   });
@@ -228,11 +236,7 @@ describe('node stream', () => {
     report(client, web, 2, { state: EnrolmentState.ENROLMENT_STATE_LEAVING });
     const { message } = await client.inbox.next();
     assert.deepEqual(message, { $case: 'withdrawn', withdrawn: { cluster: 'local', uid: web.uid } });
-    const file = JSON.parse(await readFile(join(cluster.folder, '.status', 'uid-web-1.json'), 'utf8')) as {
-      condition: { status: string };
-      events: { reason: string }[];
-    };
-    assert.equal(file.condition.status, 'False');
+    const file = await writtenState('False');
     assert.ok(file.events.some(({ reason }) => reason === 'MeshLeaving'));
     // Another agent process says it again: nothing is left to withdraw.
     const second = await open(hello({ instanceId: 'second' }));
