@@ -375,6 +375,28 @@ describe('enrolment', () => {
     assert.equal(reports().at(-1), 'report a leaving 2 Leaving');
   });
 
+  it('many pods at once: between two of them the event loop has its turn', async () => {
+    const uids = ['a', 'b', 'c', 'd'];
+    for (const uid of uids) {
+      const { containerId, namespace, name, netnsPath, addresses } = cniPod(uid);
+      enrolment.restore([{ containerId, uid, namespace, name, netnsPath, addresses }]);
+      enrolment.setWorkload(workloadOf(uid));
+    }
+    let other = 0;
+    const tick = (): void => {
+      events.push(`other ${++other}`);
+      if (other < 30) setImmediate(tick);
+    };
+    setImmediate(tick);
+    await settle();
+    const order = events.filter((event) => event.startsWith('arm') || event.startsWith('other'));
+    for (let index = 1; index < order.length; index++) {
+      const both = [order[index - 1], order[index]].every((event) => event?.startsWith('arm'));
+      assert.ok(!both, order.join(', '));
+    }
+    assert.equal(events.filter((event) => event.startsWith('arm')).length, uids.length);
+  });
+
   const running = (change: Parameters<typeof workloadOf>[1] = {}): NodeWorkload => {
     const workload = workloadOf('a', change);
     return { ...workload, pod: { ...workload.pod, addresses: ['10.0.0.7'] } };

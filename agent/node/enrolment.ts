@@ -20,6 +20,7 @@ import type { ListenerHandle, WorkerPod } from '../proxy/model.ts';
 import type { WantedPod } from './find-namespace.ts';
 import { createIdentityUses } from './identity-uses.ts';
 import type { ListenerKeeper } from './kept-listeners.ts';
+import { openListeners } from './open-listeners.ts';
 import type { PodNamespace } from './pod-namespace.ts';
 import type { ProxyWorkers } from './proxy-workers.ts';
 import type { PodRedirection, RedirectedPod, Redirection } from './redirection-types.ts';
@@ -202,29 +203,6 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     return nextPodIndex++;
   };
 
-  /** The pod's listeners for every slot: those of an earlier agent, new ones where it left none. */
-  const openListeners = (
-    uid: string,
-    namespace: PodNamespace,
-    adopted: readonly ListenerHandle[],
-    slots: number,
-    opened: ListenerHandle[],
-  ): void => {
-    for (const direction of ['inbound', 'outbound'] as const) {
-      for (let slot = 0; slot < slots; slot++) {
-        for (const family of namespace.families) {
-          const kept = adopted.find(
-            (one) => one.direction === direction && one.slot === slot && one.family === family,
-          );
-          const listener = kept ?? { direction, family, slot, fd: namespace.openListener(family) };
-          opened.push(listener);
-          options.listeners.keep(uid, listener);
-        }
-      }
-    }
-    for (const one of adopted) if (!opened.includes(one)) namespace.closeDescriptor(one.fd);
-  };
-
   const identities = createIdentityUses(options.certificates);
 
   const recordOf = (uid: string): PodRecord => {
@@ -276,6 +254,13 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
     await turn;
   };
 
+  /** The kernel's part of an enrolment takes tens of milliseconds; between two of them all else has its turn. */
+  let turns = Promise.resolve();
+  const nextTurn = async (): Promise<void> => {
+    turns = turns.then(async () => new Promise<void>((resolve) => setImmediate(resolve)));
+    await turns;
+  };
+
   const redirected = (
     workload: NodeWorkload,
     namespace: PodNamespace,
@@ -312,13 +297,14 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
           },
         );
       });
+      await nextTurn();
       const withAddresses = addressed(workload, sandbox);
       namespace = options.openNamespace(sandbox.netnsPath, withAddresses.pod.addresses);
       podIndex = indexFor(record.uid);
       adopted = options.listeners.adopt(record.uid);
       // A pod's slots are as many as it was enrolled with: the kernel's choice by hash stays the same.
       const slots = Math.max(0, ...adopted.map(({ slot }) => slot + 1)) || options.redirection.slots;
-      openListeners(record.uid, namespace, adopted, slots, listeners);
+      openListeners(options.listeners, record.uid, namespace, adopted, slots, listeners);
       redirection = options.redirection.preparePod(redirected(withAddresses, namespace, podIndex, slots));
       for (const { direction, family, slot, fd } of listeners)
         redirection.setListener(direction, family, slot, fd);

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// One kept HTTP connection and one TCP stream, each asked ten times a second; says at the end what became of them, as
+// JSON: {"statuses":[[200,12],[403,5]],"httpEnded":"","echoed":17,"tcpEnded":"ECONNRESET"}
+//   node kept.ts HOST HTTP_PORT TCP_PORT MS
+
+import { Agent, request } from 'node:http';
+import { connect } from 'node:net';
+
+const [host = '', httpPort = '', tcpPort = '', ms = ''] = process.argv.slice(2);
+const statuses: [number, number][] = [];
+const sockets = new Set<unknown>();
+let httpEnded = '';
+let tcpEnded = '';
+let echoed = 0;
+
+const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+const ask = (): void => {
+  const call = request({ host, port: Number(httpPort), path: '/x', agent }, (response) => {
+    const status = response.statusCode ?? 0;
+    const last = statuses.at(-1);
+    if (last?.[0] === status) last[1]++;
+    else statuses.push([status, 1]);
+    response.resume();
+  });
+  call.on('socket', (socket) => sockets.add(socket));
+  call.on('error', (error) => {
+    httpEnded ||= error.message;
+  });
+  call.end();
+};
+const stream = connect({ host, port: Number(tcpPort) });
+stream.on('data', () => echoed++);
+stream.on('error', (error) => {
+  tcpEnded ||= 'code' in error ? String(error.code) : error.message;
+});
+stream.on('close', () => {
+  tcpEnded ||= 'FIN';
+});
+
+const beat = setInterval(() => {
+  ask();
+  if (tcpEnded === '') stream.write('x\n');
+}, 100);
+setTimeout(() => {
+  clearInterval(beat);
+  const connections = sockets.size;
+  process.stdout.write(JSON.stringify({ statuses, connections, httpEnded, echoed, tcpEnded }));
+  process.exit(0);
+}, Number(ms));
