@@ -73,6 +73,7 @@ describe("the agent's streams", () => {
       random: Math.random,
       log,
     });
+    stream.setReporting(true);
     discovery = createDiscovery({
       client: connection.destination,
       nodeName: 'n1',
