@@ -282,7 +282,7 @@ const nodeStream = createNodeStream({
   nodeName: config.nodeName,
   cluster: config.cluster,
   version: VERSION,
-  features: [],
+  features: ['http2'],
   restored: earlier?.workloads ?? [],
   token: async () => {
     await certificates.ready(ownIdentity);

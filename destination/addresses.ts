@@ -5,7 +5,9 @@ import { portsContain } from '#lib/core/addresses.ts';
 import { socketToWire } from '#lib/proto/addresses.ts';
 import type { ProtocolHint, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
+import { ENROLLED_CONDITION, podCondition } from '#lib/registry/model.ts';
 import { isMeshed } from './cluster-index.ts';
+import { ENROLLED_HTTP2 } from './enrolment-reports.ts';
 import type { MeshPod } from './mesh-pod.ts';
 
 /** The port on which every meshed pod takes mesh traffic, with a transport header. */
@@ -51,16 +53,18 @@ export function podAddress(
           serverName: { name: identity },
         }
       : undefined,
-    protocolHint: secured ? hintOf(port, portsContain(config.opaquePorts, port)) : undefined,
+    protocolHint: secured ? hintOf(meshPod, port) : undefined,
     authorityOverride: undefined,
     resourceRef: undefined,
   };
 }
 
-function hintOf(port: number, opaque: boolean): ProtocolHint {
+function hintOf({ pod, config }: MeshPod, port: number): ProtocolHint {
   const own = port === TAP_PORT || port === ADMIN_PORT;
+  const opaque = portsContain(config.opaquePorts, port);
+  const http2 = !own && podCondition(pod, ENROLLED_CONDITION)?.reason === ENROLLED_HTTP2;
   return {
-    protocol: opaque ? { $case: 'opaque', opaque: {} } : undefined,
+    protocol: opaque ? { $case: 'opaque', opaque: {} } : http2 ? { $case: 'h2', h2: {} } : undefined,
     opaqueTransport: own && !opaque ? undefined : { inboundPort: INBOUND_PORT },
   };
 }

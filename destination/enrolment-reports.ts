@@ -4,14 +4,20 @@
 
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
-import { type EnrolmentReport, EnrolmentState } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
+import { type EnrolmentReport, EnrolmentState, type Hello } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import type { Pod } from '#lib/registry/model.ts';
 import type { EnrolledCondition, PodEvent, Registry } from '#lib/registry/registry.ts';
 
 export type ReportOutcome = 'written' | 'kept' | 'stale' | 'refused';
 
+/** A feature of agents: they take HTTP/1 over HTTP/2 on the mesh port. */
+const HTTP2_FEATURE = 'http2';
+/** Reason of the condition of pods whose agent has it: every replica of destination reads it there. */
+export const ENROLLED_HTTP2 = 'EnrolledHttp2';
+
 interface LastReport {
   readonly instanceId: string;
+  readonly http2: boolean;
   readonly report: EnrolmentReport;
 }
 
@@ -38,7 +44,7 @@ export class EnrolmentReports {
 
   take(
     node: string,
-    instanceId: string,
+    { instanceId, features }: Pick<Hello, 'instanceId' | 'features'>,
     report: EnrolmentReport,
     current: CurrentWorkload | undefined,
   ): ReportOutcome {
@@ -56,26 +62,27 @@ export class EnrolmentReports {
       return 'stale';
     }
     if (this.#last.size >= PODS_MAX && last === undefined) this.#last.clear();
-    this.#last.set(report.uid, { instanceId, report });
+    const http2 = features.includes(HTTP2_FEATURE);
+    this.#last.set(report.uid, { instanceId, http2, report });
     if (report.generation !== current.generation) return 'kept';
-    this.#write(current.pod, report);
+    this.#write(current.pod, report, http2);
     return 'written';
   }
 
   /** The workload is as `current` now: a report that came before it is acted on. */
   workloadChanged(uid: string, current: CurrentWorkload): void {
     const last = this.#last.get(uid);
-    if (last?.report.generation === current.generation) this.#write(current.pod, last.report);
+    if (last?.report.generation === current.generation) this.#write(current.pod, last.report, last.http2);
   }
 
   forget(uid: string): void {
     this.#last.delete(uid);
   }
 
-  #write(pod: Pod, report: EnrolmentReport): void {
+  #write(pod: Pod, report: EnrolmentReport, http2: boolean): void {
     const { registry, log } = this.#options;
     const { uid, name, namespace } = pod.metadata;
-    const condition = conditionOf(report);
+    const condition = conditionOf(report, http2);
     registry
       .reportStatus({ cluster: pod.cluster, namespace, name, uid }, { condition, events: eventsOf(report) })
       .catch((error: unknown) => {
@@ -87,7 +94,7 @@ export class EnrolmentReports {
   }
 }
 
-function conditionOf(report: EnrolmentReport): EnrolledCondition {
+function conditionOf(report: EnrolmentReport, http2: boolean): EnrolledCondition {
   const names: Partial<Record<number, string>> = {
     [EnrolmentState.ENROLMENT_STATE_PENDING]: 'Pending',
     [EnrolmentState.ENROLMENT_STATE_ENROLLED]: 'Enrolled',
@@ -98,7 +105,8 @@ function conditionOf(report: EnrolmentReport): EnrolledCondition {
   const enrolled = report.state === EnrolmentState.ENROLMENT_STATE_ENROLLED;
   return {
     status: enrolled ? 'True' : 'False',
-    reason: reasonOf(report.reason) ?? names[report.state] ?? 'Unknown',
+    reason:
+      (enrolled && http2 ? ENROLLED_HTTP2 : reasonOf(report.reason)) ?? names[report.state] ?? 'Unknown',
     message: report.message === '' ? report.reason : report.message,
     generation: Number(report.generation),
   };

@@ -55,10 +55,10 @@ describe('lookups', () => {
     closing.push(() => call.cancel());
     return new Inbox<DestinationProfile>(call);
   };
-  const enrol = (name: string, state: 'True' | 'False' = 'True'): Promise<void> =>
+  const enrol = (name: string, state: 'True' | 'False' = 'True', reason = 'Enrolled'): Promise<void> =>
     cluster.registry.reportStatus(
       { cluster: 'local', namespace: 'shop', name, uid: `uid-${name}` },
-      { condition: { status: state, reason: 'Enrolled', message: '', generation: 1 } },
+      { condition: { status: state, reason, message: '', generation: 1 } },
     );
 
   beforeEach(() => {
@@ -155,6 +155,15 @@ describe('lookups', () => {
         opaqueTransport: { inboundPort: 4143 },
       });
       assert.equal(address?.metricLabels['control_plane_ns'], 'linkerd');
+
+      // What its agent can do beyond that comes with the report.
+      await enrol('web-1', 'True', 'EnrolledHttp2');
+      const hinted = await inbox.next();
+      assert.equal(hinted.update?.$case, 'add');
+      assert.deepEqual(hinted.update.add.addrs[0]?.protocolHint, {
+        protocol: { $case: 'h2', h2: {} },
+        opaqueTransport: { inboundPort: 4143 },
+      });
 
       const skipped = await get(`web.shop.${shop}:81`).next();
       assert.equal(skipped.update?.$case, 'add');

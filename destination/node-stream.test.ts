@@ -227,6 +227,30 @@ describe('node stream', () => {
     assert.equal(await secured(), false);
   });
 
+  it('endpoints are said to take HTTP/1 over HTTP/2 when their agent does', async () => {
+    cluster = await TestCluster.start([testService('web', {}), testPod('web-1', { ips: ['10.1.0.1'] })]);
+    const path = 'web.shop.svc.cluster.local:80';
+    for (const features of [['something'], ['something', 'http2'], []]) {
+      const client = await open(hello({ features, instanceId: `with ${features.join()}` }));
+      const web = (await snapshot(client)).workloads.get('web-1');
+      assert.ok(web);
+      const call = client.destination.get({
+        scheme: '',
+        path,
+        contextToken: '{"ns":"shop","nodeName":"n1"}',
+      });
+      closing.push(() => call.cancel());
+      const updates = new Inbox<Update>(call);
+      report(client, web, 1);
+      for (;;) {
+        const { update } = await updates.next();
+        assert.equal(update?.$case, 'add');
+        const hint = update.add.addrs[0]?.protocolHint;
+        if (hint !== undefined && (hint.protocol?.$case === 'h2') === features.includes('http2')) break;
+      }
+    }
+  });
+
   it('answers "leaving" once its own watch shows the pod as withdrawn, and only then', async () => {
     cluster = await TestCluster.start([testPod('web-1', { ips: ['10.1.0.1'] })]);
     const client = await open(hello());

@@ -73,7 +73,7 @@ export class ServedNode {
     const found = this.#pods().find(({ pod }) => pod.metadata.uid === report.uid);
     const generation = this.#sent.get(report.uid)?.generation;
     const current = found && generation !== undefined ? { pod: found.pod, generation } : undefined;
-    onReport(reports.take(hello.nodeName, hello.instanceId, report, current));
+    onReport(reports.take(hello.nodeName, hello, report, current));
     this.#leaving.delete(report.uid);
     if (report.state !== EnrolmentState.ENROLMENT_STATE_LEAVING || found === undefined) return;
     this.#leaving.add(report.uid);

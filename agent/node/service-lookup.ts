@@ -122,11 +122,15 @@ export function endpointOf(
   const socket = socketFromWire(address.addr);
   if (socket === undefined) return undefined;
   const strategy = address.tlsIdentity?.strategy;
+  const hint = address.protocolHint;
+  // Without the transport header nobody is told what is spoken.
+  const http2 = hint?.protocol?.$case === 'h2' && hint.opaqueTransport !== undefined;
   return {
     ...socket,
     // Only DNS-like identities; others mean plain text, as linkerd2-proxy does.
     identity: strategy?.$case === 'dnsLikeIdentity' ? strategy.dnsLikeIdentity.name : undefined,
-    inboundPort: address.protocolHint?.opaqueTransport?.inboundPort,
+    inboundPort: hint?.opaqueTransport?.inboundPort,
+    ...(http2 ? { http2 } : {}),
     weight: address.weight,
     labels: { ...setLabels, ...address.metricLabels },
     localPodUid: localPods(socket.ip),

@@ -62,7 +62,7 @@ export interface Scene {
 }
 
 export async function createScene(
-  options: { readonly sameNode?: 'carrier'; readonly failfastMs?: number } = {},
+  options: { readonly sameNode?: 'carrier'; readonly failfastMs?: number; readonly http2?: boolean } = {},
 ): Promise<Scene> {
   const home = enterPrivateNetwork([CLIENT, SERVER, PEER]);
   const serverNs = makePodNamespace(home, [SERVER, PEER]);
@@ -128,6 +128,7 @@ export async function createScene(
   const meshed = {
     identity: identityOf('api'),
     inboundPort: 4143,
+    http2: options.http2 ?? true,
     localPodUid: options.sameNode === 'carrier' ? serverPod.uid : undefined,
   };
   lead('http', [endpoint(SERVER, HTTP_PORT, { ...meshed, labels: { service: 'api', deployment: 'api' } })]);

@@ -23,7 +23,8 @@ const DAY_MS = 86_400_000;
 describe('the wire to an endpoint', () => {
   let scene: Scene;
   before(async () => {
-    scene = await createScene();
+    // An endpoint whose agent takes HTTP/1 only.
+    scene = await createScene({ http2: false });
   });
   after(async () => scene.close());
 
