@@ -9,6 +9,7 @@ import { destinationSettings } from '../../destination/config.ts';
 import { identitySettings } from '../../identity/config.ts';
 import type { SettingTable } from '#lib/core/config.ts';
 import { errorCatalogue } from '#lib/core/errors.ts';
+import { conformancePage } from './cni-conformance.ts';
 
 const note = '<!-- Made by `make docs` from the code: change it there. -->';
 
@@ -104,6 +105,7 @@ export function referencePages(): ReadonlyMap<string, string> {
       'errors.md': errorsPage(),
       'settings.md': settingsPage(),
       'metrics.md': metricsPage(),
+      'cni-conformance.md': conformancePage(note),
     }).map(([path, text]) => [path, `${text}\n`]),
   );
 }
