@@ -269,6 +269,11 @@ export class Head {
     return this.#nameEnd[field] as number;
   }
 
+  /** Without CRLF. */
+  lineEnd(field: number): number {
+    return (this.#fieldAt[field + 1] as number) - 2;
+  }
+
   valueStart(buffer: Buffer, field: number): number {
     let at = (this.#nameEnd[field] as number) + 1;
     while (buffer[at] === SPACE || buffer[at] === TAB) at++;
@@ -277,7 +282,7 @@ export class Head {
 
   /** Not before `valueStart`, which the caller knows. */
   valueEnd(buffer: Buffer, field: number, valueStart: number): number {
-    return trimmed(buffer, valueStart, (this.#fieldAt[field + 1] as number) - 2);
+    return trimmed(buffer, valueStart, this.lineEnd(field));
   }
 
   #reset(isRequest: boolean, stripProxyFields: boolean): void {

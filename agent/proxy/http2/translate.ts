@@ -24,6 +24,7 @@ import {
   nameFromText,
   nameOf,
 } from './hpack/names.ts';
+import { LineCache } from './line-cache.ts';
 import { ORIGIN_ABSOLUTE, originOf } from './message.ts';
 
 const COLON = 58;
@@ -45,6 +46,7 @@ const originFields = ['HTTP/1.0', 'HTTP/1.1', 'HTTP/1.0; absolute-form', 'HTTP/1
   (text) => defineField('l5d-orig-proto', text),
 );
 const statusFields: (Field | undefined)[] = [];
+const lines = new LineCache();
 
 /** `:status`, made once. */
 export function statusField(status: number): Field {
@@ -116,7 +118,14 @@ function writeFields(encoder: Encoder, out: Buffer, at: number, head: Head, buff
   const count = head.fieldCount;
   for (let field = 0; field < count; field++) {
     if (!head.travels(field)) continue;
-    const name = nameOf(buffer, head.nameStart(field), head.nameEnd(field), lowerCase);
+    const lineStart = head.nameStart(field);
+    const lineEnd = head.lineEnd(field);
+    const known = lines.find(buffer, lineStart, lineEnd);
+    if (known !== null) {
+      next = encoder.writeField(out, next, known);
+      continue;
+    }
+    const name = nameOf(buffer, lineStart, head.nameEnd(field), lowerCase);
     if ((name.flags & FLAG_CONNECTION_SPECIFIC) !== 0 || name.id === NAME_ORIG_PROTO) continue;
     const start = head.valueStart(buffer, field);
     const end = head.valueEnd(buffer, field, start);
@@ -127,6 +136,7 @@ function writeFields(encoder: Encoder, out: Buffer, at: number, head: Head, buff
       continue;
     }
     next = encoder.writeBytes(out, next, name, buffer, start, end);
+    lines.learn(buffer, lineStart, lineEnd, name, start, end);
   }
   return next;
 }
