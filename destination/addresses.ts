@@ -7,7 +7,7 @@ import type { ProtocolHint, WeightedAddr } from '#lib/proto/gen/linkerd/destinat
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
 import { ENROLLED_CONDITION, podCondition } from '#lib/registry/model.ts';
 import { isMeshed } from './cluster-index.ts';
-import { ENROLLED_HTTP2 } from './enrolment-reports.ts';
+import { ENROLLED_HTTP1_ONLY } from './enrolment-reports.ts';
 import type { MeshPod } from './mesh-pod.ts';
 
 /** The port on which every meshed pod takes mesh traffic, with a transport header. */
@@ -62,7 +62,7 @@ export function podAddress(
 function hintOf({ pod, config }: MeshPod, port: number): ProtocolHint {
   const own = port === TAP_PORT || port === ADMIN_PORT;
   const opaque = portsContain(config.opaquePorts, port);
-  const http2 = !own && podCondition(pod, ENROLLED_CONDITION)?.reason === ENROLLED_HTTP2;
+  const http2 = !own && podCondition(pod, ENROLLED_CONDITION)?.reason !== ENROLLED_HTTP1_ONLY;
   return {
     protocol: opaque ? { $case: 'opaque', opaque: {} } : http2 ? { $case: 'h2', h2: {} } : undefined,
     opaqueTransport: own && !opaque ? undefined : { inboundPort: INBOUND_PORT },

@@ -12,8 +12,8 @@ export type ReportOutcome = 'written' | 'kept' | 'stale' | 'refused';
 
 /** A feature of agents: they take HTTP/1 over HTTP/2 on the mesh port. */
 const HTTP2_FEATURE = 'http2';
-/** Reason of the condition of pods whose agent has it: every replica of destination reads it there. */
-export const ENROLLED_HTTP2 = 'EnrolledHttp2';
+/** Reason of the condition of pods whose agent lacks it: every replica of destination reads it there. */
+export const ENROLLED_HTTP1_ONLY = 'EnrolledHttp1Only';
 
 interface LastReport {
   readonly instanceId: string;
@@ -106,7 +106,7 @@ function conditionOf(report: EnrolmentReport, http2: boolean): EnrolledCondition
   return {
     status: enrolled ? 'True' : 'False',
     reason:
-      (enrolled && http2 ? ENROLLED_HTTP2 : reasonOf(report.reason)) ?? names[report.state] ?? 'Unknown',
+      (enrolled && !http2 ? ENROLLED_HTTP1_ONLY : reasonOf(report.reason)) ?? names[report.state] ?? 'Unknown',
     message: report.message === '' ? report.reason : report.message,
     generation: Number(report.generation),
   };

@@ -151,17 +151,17 @@ describe('lookups', () => {
         serverName: { name },
       });
       assert.deepEqual(address?.protocolHint, {
-        protocol: undefined,
+        protocol: { $case: 'h2', h2: {} },
         opaqueTransport: { inboundPort: 4143 },
       });
       assert.equal(address?.metricLabels['control_plane_ns'], 'linkerd');
 
-      // What its agent can do beyond that comes with the report.
-      await enrol('web-1', 'True', 'EnrolledHttp2');
+      // What its agent cannot do comes with the report.
+      await enrol('web-1', 'True', 'EnrolledHttp1Only');
       const hinted = await inbox.next();
       assert.equal(hinted.update?.$case, 'add');
       assert.deepEqual(hinted.update.add.addrs[0]?.protocolHint, {
-        protocol: { $case: 'h2', h2: {} },
+        protocol: undefined,
         opaqueTransport: { inboundPort: 4143 },
       });
 
