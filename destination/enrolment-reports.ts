@@ -106,7 +106,9 @@ function conditionOf(report: EnrolmentReport, http2: boolean): EnrolledCondition
   return {
     status: enrolled ? 'True' : 'False',
     reason:
-      (enrolled && !http2 ? ENROLLED_HTTP1_ONLY : reasonOf(report.reason)) ?? names[report.state] ?? 'Unknown',
+      (enrolled && !http2 ? ENROLLED_HTTP1_ONLY : reasonOf(report.reason)) ??
+      names[report.state] ??
+      'Unknown',
     message: report.message === '' ? report.reason : report.message,
     generation: Number(report.generation),
   };
