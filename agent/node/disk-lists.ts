@@ -21,7 +21,7 @@ import { type Clock, systemClock, type Timer } from '#lib/core/clock.ts';
 import { errnoName, errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { encodeEnrolledList, type ReadList, readEnrolledList } from '../../cni-plugin/logic/enrolled-list.ts';
-import type { Sandbox } from './enrolment.ts';
+import type { Sandbox } from './enrolment-model.ts';
 
 export interface DiskLists {
   /** Undefined if there is no list, or none that can be read. */

@@ -7,7 +7,8 @@ import { MeshError } from '#lib/core/errors.ts';
 import { type LogLine, recordingLog } from '#lib/core/log.ts';
 import type { ListenerHandle } from '../proxy/model.ts';
 import type { CniPod } from '../../cni-plugin/logic/node.ts';
-import { createEnrolment, type Enrolment, type NodeWorkload, type Sandbox } from './enrolment.ts';
+import { createEnrolment } from './enrolment.ts';
+import type { Enrolment, NodeWorkload, Sandbox } from './enrolment-model.ts';
 
 const workloadOf = (
   uid: string,

@@ -4,7 +4,7 @@
 
 import type { MetricRegistry } from '#lib/metrics/registry.ts';
 import { renderLabels, type MetricFamily } from '#lib/metrics/model.ts';
-import type { Enrolment, EnrolmentPhase } from './enrolment.ts';
+import type { Enrolment, EnrolmentPhase } from './enrolment-model.ts';
 import type { Keeper } from './keeper.ts';
 import type { KeptListeners } from './kept-listeners.ts';
 import type { ProxyWorkers } from './proxy-workers.ts';

@@ -17,7 +17,7 @@ import {
   type Workload,
 } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import { createBackOff } from './back-off.ts';
-import type { EnrolmentPhase, EnrolmentReporter, NodeWorkload } from './enrolment.ts';
+import type { EnrolmentPhase, EnrolmentReporter, NodeWorkload } from './enrolment-model.ts';
 import { nodeWorkload } from './workload-conversion.ts';
 
 export type NodeStreamState =

@@ -11,7 +11,7 @@ import { errorMessage } from '#lib/core/errors.ts';
 import { Workload } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import type { Certificate } from '../proxy/model.ts';
 import type { KnownDestination } from './discovery.ts';
-import type { Sandbox } from './enrolment.ts';
+import type { Sandbox } from './enrolment-model.ts';
 
 const MAGIC = 'nodemesh-snapshot';
 /** Raised whenever an earlier agent could not read what is written. */

@@ -6,7 +6,7 @@ import type { Duration } from '#lib/proto/gen/google/protobuf/duration.ts';
 import type { Authn, Authz, ProxyProtocol, Server } from '#lib/proto/gen/linkerd/inbound.ts';
 import type { Workload } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import type { Authorization, ServerPolicy } from '../proxy/model.ts';
-import type { NodeWorkload } from './enrolment.ts';
+import type { NodeWorkload } from './enrolment-model.ts';
 
 const DETECT_TIMEOUT_MS = 10_000;
 const OUTBOUND_CONNECT_TIMEOUT_MS = 1_000;

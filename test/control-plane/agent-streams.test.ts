@@ -8,7 +8,7 @@ import { recordingLog } from '#lib/core/log.ts';
 import { connectDestination, type DestinationConnection } from '../../agent/node/destination-client.ts';
 import { createDiscovery, type Discovery, type DiscoveryOptions } from '../../agent/node/discovery.ts';
 import { createNodeStream, type NodeStream } from '../../agent/node/node-stream.ts';
-import type { NodeWorkload } from '../../agent/node/enrolment.ts';
+import type { NodeWorkload } from '../../agent/node/enrolment-model.ts';
 import type { Destination } from '../../agent/proxy/model.ts';
 import { optedIn, TestCluster, testNamespace, testPod, testService } from '../../destination/test-cluster.ts';
 
