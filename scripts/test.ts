@@ -9,6 +9,7 @@ import { globSync, readdirSync } from 'node:fs';
 import { basename } from 'node:path';
 import { run } from 'node:test';
 import { spec, type TestEvent } from 'node:test/reporters';
+import { createRunRecorder, readRunRecord, writeRunRecord } from './conformance/run-record.ts';
 
 interface Suite {
   readonly name: string;
@@ -68,7 +69,23 @@ const startedMs = performance.now();
 const reporter = new spec();
 reporter.pipe(process.stdout);
 
-for (const suite of chooseSuites(findSuites(), process.argv.slice(2))) {
+const wanted = process.argv.slice(2);
+const everything = wanted.length === 0;
+const recorder = createRunRecorder();
+for (const suite of chooseSuites(findSuites(), wanted)) await runSuite(suite);
+writeRunRecord(everything ? recorder.record() : { ...readRunRecord(), ...recorder.record() });
+// What only a run of everything can show; it reads what was just written.
+if (everything) {
+  await runSuite({
+    name: 'conformance page',
+    files: ['scripts/conformance/whole-run.ts'],
+    concurrency: 1,
+    timeoutMs: 60_000,
+    limitMs: 60_000,
+  });
+}
+
+async function runSuite(suite: Suite): Promise<void> {
   const suiteStartedMs = performance.now();
   const events: AsyncIterable<TestEvent> = run({
     files: [...suite.files],
@@ -78,6 +95,7 @@ for (const suite of chooseSuites(findSuites(), process.argv.slice(2))) {
     execArgv: ['--unhandled-rejections=strict'],
   });
   for await (const event of events) {
+    recorder.take(event);
     if (event.type === 'test:summary') {
       if (event.data.file !== undefined) continue;
       const counts: Readonly<Record<string, number>> = { ...event.data.counts };

@@ -390,7 +390,7 @@ export const conformanceRows: readonly ConformanceRow[] = rows;
 
 const cell = (text: string): string => text.replaceAll('|', '\\|');
 
-export function conformancePage(note: string): string {
+export function cniConformancePage(note: string): string {
   const lines = conformanceRows.map(({ section: at, strength, rule, verdict, why, tests }) => {
     const named = tests.map(([file, name]) => `\`${file}\`: ${cell(name)}`).join('<br>');
     const said = why === undefined ? verdict : `${verdict}: ${why}`;

@@ -9,9 +9,12 @@ import { destinationSettings } from '../../destination/config.ts';
 import { identitySettings } from '../../identity/config.ts';
 import type { SettingTable } from '#lib/core/config.ts';
 import { errorCatalogue } from '#lib/core/errors.ts';
-import { conformancePage } from './cni-conformance.ts';
+import { readCatalogues } from '../conformance/catalogue.ts';
+import { evidenceOfSources } from '../conformance/evidence.ts';
+import { conformancePage } from '../conformance/page.ts';
+import { cniConformancePage } from './cni-conformance.ts';
 
-const note = '<!-- Made by `make docs` from the code: change it there. -->';
+export const note = '<!-- Made by `make docs` from the code: change it there. -->';
 
 const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('\n', ' ');
 
@@ -105,7 +108,8 @@ export function referencePages(): ReadonlyMap<string, string> {
       'errors.md': errorsPage(),
       'settings.md': settingsPage(),
       'metrics.md': metricsPage(),
-      'cni-conformance.md': conformancePage(note),
+      'cni-conformance.md': cniConformancePage(note),
+      'conformance.md': conformancePage(note, readCatalogues(), evidenceOfSources()),
     }).map(([path, text]) => [path, `${text}\n`]),
   );
 }
