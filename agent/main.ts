@@ -25,6 +25,7 @@ import { createAdmin } from './admin/admin.ts';
 import { loadAgentConfig } from './config.ts';
 import { createCertificates } from './node/certificates.ts';
 import { connectDestination } from './node/destination-client.ts';
+import { podConnectionsMax } from './node/descriptor-share.ts';
 import { createDiscovery } from './node/discovery.ts';
 import { createDiskLists } from './node/disk-lists.ts';
 import { createEnrolment } from './node/enrolment.ts';
@@ -154,6 +155,7 @@ const workers = createProxyWorkers({
     kernel: redirection.kernel,
     controlPlaneNamespace: config.identityNamespace,
     failfastMs: config.failfastMs,
+    podConnectionsMax: podConnectionsMax(readFileSync('/proc/self/limits', 'utf8'), config.workers),
   },
   anchorsPem: certificates.anchorsPem(),
   duplicate: (fd) => checked('dup', dup(fd), 'handing a listener to a worker'),

@@ -168,6 +168,8 @@ export interface WorkerStart {
   readonly controlPlaneNamespace?: string;
   /** How long requests and connections wait for an endpoint; 3 s if absent. */
   readonly failfastMs?: number;
+  /** Connections of one pod in one worker; as many as is good where descriptors are plenty if absent. */
+  readonly podConnectionsMax?: number;
   /** Map descriptors and layout that the socket records need (lib/bpf/socket-records.ts). */
   readonly kernel: unknown;
   /** One beat counter per worker (Int32Array); a silent worker is replaced. */

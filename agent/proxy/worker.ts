@@ -38,6 +38,7 @@ const worker = createProxyWorker({
     ? {}
     : { controlPlaneNamespace: start.controlPlaneNamespace }),
   ...(start.failfastMs === undefined ? {} : { failfastMs: start.failfastMs }),
+  ...(start.podConnectionsMax === undefined ? {} : { connectionsMax: start.podConnectionsMax }),
   kernel: kernelOf(start),
   post,
   clock: systemClock,

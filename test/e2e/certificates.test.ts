@@ -495,6 +495,12 @@ describe('wrong certificates and names', () => {
       assert.equal(outcome?.received, '');
     }
     await log.until({ msg: REFUSED, clientIdentity: identityOf('caller'), reason: 'no header in time' });
+    for (const bytes of [0, 3])
+      await log.until({
+        msg: 'a client of the mesh port sent no TLS hello in time',
+        client: outsider,
+        bytes,
+      });
   });
 
   it('all that has harmed nobody: no program was started again, no worker replaced', async () => {

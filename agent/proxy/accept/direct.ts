@@ -8,7 +8,7 @@ import { joinLabels, renderLabels } from '#lib/metrics/model.ts';
 import { CLIENT_HELLO_BYTES_MAX, type ClientHello, parseClientHello } from '../detect/client-hello.ts';
 import { collectBytes } from '../detect/collect.ts';
 import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
-import { adoptSocket, countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';
+import { adoptSocket, awaitClient, countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { authorize } from '../policy/authorize.ts';
 import { type InboundClient, type InboundServer, policyClient } from '../policy/client.ts';
@@ -48,6 +48,7 @@ export function acceptDirect(
     readHeader(context, pod, source, server, vouched);
     return;
   }
+  awaitClient(context, pod, source.socket);
   let hello: ClientHello = { kind: 'partial' };
   const options = {
     bytesMax: CLIENT_HELLO_BYTES_MAX,
@@ -62,6 +63,10 @@ export function acceptDirect(
     if (outcome === 'closed') return;
     if (outcome === 'timeout') {
       countInboundError(context, pod, server, 'tcp', 'tls detection timeout');
+      context.log.warn(
+        { pod: pod.name, client: client.ip, bytes: first.length },
+        'a client of the mesh port sent no TLS hello in time',
+      );
       source.socket.destroy();
     } else if (hello.kind !== 'hello') {
       countRefusal(context, pod, 'not_mesh');
@@ -82,6 +87,7 @@ function endTls(
   hello: Buffer,
 ): void {
   context.meshServer.accept('direct', source.socket, hello, (secured, reason, presented) => {
+    pod.waiting.remove(source.socket);
     if (secured === null) {
       refuse(context, pod, source, server, client, presented, reason);
       return;

@@ -13,7 +13,7 @@ import { collectBytes } from '../detect/collect.ts';
 import { detectProtocol } from '../detect/protocol.ts';
 import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
 import type { ServerPolicy } from '../model.ts';
-import { adoptSocket, countRefusal, type WorkerContext } from '../pods/context.ts';
+import { adoptSocket, awaitClient, countRefusal, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { authorize } from '../policy/authorize.ts';
 import {
@@ -86,6 +86,7 @@ function acceptAdmin(
     const allowed = (): boolean => pod.owns(client.ip) || authorize(pod.policyOf(ADMIN_PORT), facts) !== null;
     context.servePodAdmin(pod, socket, allowed);
   };
+  awaitClient(context, pod, source.socket);
   let hello: ClientHello = { kind: 'partial' };
   const options = {
     bytesMax: CLIENT_HELLO_BYTES_MAX,
@@ -102,6 +103,7 @@ function acceptAdmin(
     if (outcome === 'timeout' || outcome === 'end') source.socket.destroy();
     else if (hello.kind === 'hello') {
       context.meshServer.accept('transparent', source.socket, first, (secured, reason, presented) => {
+        pod.waiting.remove(source.socket);
         if (secured === null) {
           refuseTls(context, pod, source, server, client, presented, reason);
           return;
@@ -110,6 +112,7 @@ function acceptAdmin(
         serve(secured.socket, { ...client, tls: securedTls(secured.identity) });
       });
     } else {
+      pod.waiting.remove(source.socket);
       // The admin server reads the socket itself.
       source.onBytes = () => undefined;
       if (first.length > 0) source.socket.unshift(first);
@@ -157,6 +160,7 @@ function serveTransparent(
     serveTcp(context, pod, source, server, skipped, null);
     return;
   }
+  awaitClient(context, pod, source.socket);
   let hello: ClientHello = { kind: 'partial' };
   const options = {
     bytesMax: CLIENT_HELLO_BYTES_MAX,
@@ -168,17 +172,23 @@ function serveTransparent(
     },
   };
   collectBytes(source, null, options, (outcome, first) => {
+    const ours = hello.kind === 'hello' && hello.serverName === pod.pod.identity.toLowerCase();
+    if (!ours) pod.waiting.remove(source.socket);
     if (outcome === 'closed') return;
     if (outcome === 'timeout') {
       // As with Linkerd: a port whose server speaks first has to be opaque.
       countInboundError(context, pod, server, 'tcp', 'tls detection timeout');
+      context.log.warn(
+        { pod: pod.name, port: server.port, client: client.ip, bytes: first.length },
+        'a client sent nothing that tells its protocol in time',
+      );
       source.reset();
       return;
     }
     if (hello.kind !== 'hello' || hello.serverName === undefined) {
       trackInbound(context, pod, source, server, client);
       serveByProtocol(context, pod, source, server, client, first, policy);
-    } else if (hello.serverName === pod.pod.identity.toLowerCase()) {
+    } else if (ours) {
       endTls(context, pod, source, server, client, first);
     } else {
       const passing: InboundClient = {
@@ -200,6 +210,7 @@ function endTls(
   hello: Buffer,
 ): void {
   context.meshServer.accept('transparent', source.socket, hello, (secured, reason, presented) => {
+    pod.waiting.remove(source.socket);
     if (secured === null) {
       refuseTls(context, pod, source, server, client, presented, reason);
       return;

@@ -47,6 +47,7 @@ export type RefusalReason =
   | 'no_destination'
   | 'loopback'
   | 'limit'
+  | 'waiting'
   | 'tap'
   | 'not_mesh'
   | 'kernel_record'
@@ -63,6 +64,18 @@ export function countOnce(context: WorkerContext, family: string, labels: string
   const cell = context.store.cell(family, joinLabels(labels, pod.labels), pod.uid);
   cell.add(1);
   context.store.release(cell);
+}
+
+/** Until `pod.waiting.remove`: a client that has not said who it is takes the place of the one that waits longest. */
+export function awaitClient(context: WorkerContext, pod: PodState, socket: Socket): void {
+  const oldest = pod.waiting.add(socket, context.clock.nowMs());
+  if (oldest === undefined) return;
+  countRefusal(context, pod, 'waiting');
+  context.log.warn(
+    { pod: pod.name, client: oldest.remoteAddress, waiting: pod.waiting.size },
+    'too many clients have not finished their TLS hello; the longest waiting one is closed',
+  );
+  oldest.destroy();
 }
 
 /** Makes the socket the pod's; its errors are somebody's business even if no stage listens. */

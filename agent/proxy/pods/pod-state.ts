@@ -11,8 +11,9 @@ import { type CompiledPolicy, compilePolicy } from '../policy/authorize.ts';
 import type { InboundTarget } from '../route/inbound-target.ts';
 import type { OutboundTarget } from '../route/outbound-target.ts';
 import type { SpareSockets } from './spare-sockets.ts';
+import { WaitingClients } from './waiting-clients.ts';
 
-/** Of one pod in one worker; more are closed at once. */
+/** Of one pod in one worker, where descriptors are plenty; more are closed at once. */
 export const POD_CONNECTIONS_MAX = 16_384;
 
 /** An inbound TCP connection that policy has let in. */
@@ -28,6 +29,7 @@ export class PodState {
   /** Accepted and dialled ones. */
   readonly sockets = new Set<Socket>();
   readonly permits = new Set<TcpPermit>();
+  readonly waiting = new WaitingClients();
   readonly inboundTargets = new Map<string, InboundTarget>();
   readonly outboundTargets = new Map<string, OutboundTarget>();
   /** The pod's own labels, at the end of each of its series. */
@@ -37,9 +39,16 @@ export class PodState {
   #addresses: ReadonlySet<string> = new Set();
   #policies: ReadonlyMap<number, CompiledPolicy> = new Map();
   #fallback: CompiledPolicy;
+  readonly #connectionsMax: number;
   #whenEmpty: (() => void) | null = null;
 
-  constructor(pod: WorkerPod, spares: SpareSockets, controlPlaneNamespace: string) {
+  constructor(
+    pod: WorkerPod,
+    spares: SpareSockets,
+    controlPlaneNamespace: string,
+    connectionsMax = POD_CONNECTIONS_MAX,
+  ) {
+    this.#connectionsMax = connectionsMax;
     this.uid = pod.uid;
     this.spares = spares;
     this.labels = podLabels(pod, controlPlaneNamespace);
@@ -84,7 +93,7 @@ export class PodState {
   }
 
   get full(): boolean {
-    return this.sockets.size >= POD_CONNECTIONS_MAX;
+    return this.sockets.size >= this.#connectionsMax;
   }
 
   /** From now on the socket ends with the pod. */
@@ -92,6 +101,7 @@ export class PodState {
     this.sockets.add(socket);
     socket.once('close', () => {
       this.sockets.delete(socket);
+      this.waiting.remove(socket);
       // After what others do at the end of this socket.
       if (this.sockets.size === 0 && this.#whenEmpty !== null) setImmediate(this.#whenEmpty);
     });

@@ -44,6 +44,8 @@ export interface ProxyWorkerOptions {
   readonly sameNode: 'carrier' | 'mtls';
   readonly controlPlaneNamespace?: string;
   readonly failfastMs?: number;
+  /** Of one pod. */
+  readonly connectionsMax?: number;
   readonly discoveryTimeoutMs?: number;
   readonly kernel: WorkerKernel;
   readonly post: (message: FromWorker) => void;
@@ -198,7 +200,12 @@ class Worker implements ProxyWorker {
     if (state === undefined) {
       const { kernel, clock, store } = this.#context;
       const spares = new SpareSockets(kernel, clock, pod.netnsFd);
-      state = new PodState(pod, spares, this.#options.controlPlaneNamespace ?? 'nodemesh');
+      state = new PodState(
+        pod,
+        spares,
+        this.#options.controlPlaneNamespace ?? 'nodemesh',
+        this.#options.connectionsMax,
+      );
       this.#pods.set(pod.uid, state);
       this.#byIndex.set(pod.podIndex, state);
       // Held by the pod until its series are removed with it.
