@@ -102,6 +102,7 @@ export class RawServer {
   readonly connections: RawPeer[] = [];
   readonly #server: Server;
   #taken = 0;
+  #turn = 0;
 
   private constructor(server: Server) {
     this.#server = server;
@@ -109,17 +110,29 @@ export class RawServer {
     server.on('connection', (socket: Socket) => this.connections.push(new RawPeer(socket)));
   }
 
-  static async listen(): Promise<RawServer> {
+  /** On a port of loopback, or on a listening descriptor, which the server takes over. */
+  static async listen(fd?: number): Promise<RawServer> {
     const server = createServer({ allowHalfOpen: true, noDelay: true });
-    server.listen(0, '127.0.0.1');
+    if (fd === undefined) server.listen(0, '127.0.0.1');
+    else server.listen({ fd });
     await once(server, 'listening');
     return new RawServer(server);
   }
 
   /** The next connection that was made. */
   async accept(): Promise<RawPeer> {
-    while (this.#taken >= this.connections.length) await once(this.#server, 'connection');
+    const turn = this.#turn;
+    while (this.#taken >= this.connections.length) {
+      await once(this.#server, 'connection');
+      if (turn !== this.#turn) throw new Error('waited for a connection that did not come');
+    }
     return this.connections[this.#taken++] as RawPeer;
+  }
+
+  /** From now on `accept` gives what comes from now on, and nobody waits for it. */
+  skip(): void {
+    this.#turn++;
+    this.#taken = this.connections.length;
   }
 
   async close(): Promise<void> {
@@ -136,8 +149,8 @@ export async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setImmediate(resolve));
 }
 
-export async function rawClient(port: number): Promise<RawPeer> {
-  const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
+export async function rawClient(port: number, host = '127.0.0.1'): Promise<RawPeer> {
+  const socket = connect({ port, host, allowHalfOpen: true, noDelay: true });
   await once(socket, 'connect');
   return new RawPeer(socket);
 }

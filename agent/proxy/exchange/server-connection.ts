@@ -271,7 +271,8 @@ export class ServerConnection
   }
 
   #refuse(verdict: number): void {
-    this.#minor = 1;
+    // As far as the head was read; an answer of HTTP/1.0 is understood by all.
+    this.#minor = this.#context.requestHead.minor === 0 ? 0 : 1;
     this.#method = 0;
     this.#keepAlive = false;
     this.#state = WAITING;

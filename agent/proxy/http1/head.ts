@@ -289,6 +289,7 @@ export class Head {
     this.#isRequest = isRequest;
     this.#bad = BAD_MESSAGE;
     this.#stripProxyFields = stripProxyFields;
+    this.minor = 1;
     this.status = 0;
     this.hostStart = 0;
     this.hostEnd = 0;
