@@ -188,7 +188,10 @@ export async function createStage(options: Parameters<typeof createScene>[0] = {
 
 /** Lower-case names with their values, of a head's field lines. */
 export function fieldsOf(head: string): ReadonlyMap<string, string> {
-  const lines = head.split('\r\n').slice(1).filter((line) => line !== '');
+  const lines = head
+    .split('\r\n')
+    .slice(1)
+    .filter((line) => line !== '');
   return new Map(
     lines.map((line) => {
       const colon = line.indexOf(':');

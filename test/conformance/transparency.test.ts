@@ -7,7 +7,16 @@ import { after, before, beforeEach, describe } from 'node:test';
 import { listenIn, until, untilMetric } from '../proxy/harness.ts';
 import { CLIENT, dialAt, PEER, services } from '../proxy/scene.ts';
 import { RawPeer, RawServer } from '../../agent/proxy/exchange/raw-peers.ts';
-import { createStage, everyWay, fieldsOf, meshedWays, type Stage, statusOf, test, type Way } from './stage.ts';
+import {
+  createStage,
+  everyWay,
+  fieldsOf,
+  meshedWays,
+  type Stage,
+  statusOf,
+  test,
+  type Way,
+} from './stage.ts';
 
 const OK = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok';
 
@@ -45,7 +54,8 @@ describe('transparency', () => {
     await talk(new RawPeer(await dialAt(CLIENT, listener)), elsewhere);
     await elsewhere.close();
   });
-  test('C-005 inbound TCP is passed to the application', async () => talk(await stage.client('in'), stage.app));
+  test('C-005 inbound TCP is passed to the application', async () =>
+    talk(await stage.client('in'), stage.app));
   test('C-006 a connection that finds the outbound listener itself is closed: no loop', async () => {
     const fd = listenIn(stage.scene.home, CLIENT, 15_199);
     stage.scene.client.worker.handle({
@@ -282,7 +292,11 @@ describe('transparency', () => {
       for (const method of ['GET', 'POST', 'PUT', 'DELETE', 'HEAD', 'PATCH']) {
         const { client, server, head } = await stage.exchange(way, `${method} / HTTP/1.1\r\nHost: @\r\n\r\n`);
         const request = fieldsOf(head);
-        assert.equal(request.has('content-length') || request.has('transfer-encoding'), false, `${way} ${method}`);
+        assert.equal(
+          request.has('content-length') || request.has('transfer-encoding'),
+          false,
+          `${way} ${method}`,
+        );
         server.write('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n');
         await client.head();
       }
@@ -338,7 +352,11 @@ describe('transparency', () => {
           assert.equal(/transfer-encoding|content-length/i.test(answer), false, way);
         } else {
           const answer = await client.take('0\r\n\r\n');
-          assert.match(answer, /transfer-encoding: chunked[^]*\r\n\r\nd\r\nbody till eof\r\n0\r\n\r\n$/i, way);
+          assert.match(
+            answer,
+            /transfer-encoding: chunked[^]*\r\n\r\nd\r\nbody till eof\r\n0\r\n\r\n$/i,
+            way,
+          );
         }
       }
     }
@@ -401,7 +419,10 @@ describe('transparency', () => {
     await client.take('ok');
   });
   test('C-187 and in absolute form if it was', async () => {
-    const { client, server, head } = await stage.exchange('both', 'GET http://@/a HTTP/1.1\r\nHost: @\r\n\r\n');
+    const { client, server, head } = await stage.exchange(
+      'both',
+      'GET http://@/a HTTP/1.1\r\nHost: @\r\n\r\n',
+    );
     assert.match(head, /^GET http:\/\/host-\d+\.test\/a HTTP\/1\.1\r\n/);
     server.write(OK);
     await client.take('ok');
