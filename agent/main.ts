@@ -54,6 +54,8 @@ const DESTINATIONS_KEPT_MAX = 2_000;
 /** How long the role is claimed later than could be, for pods of an earlier agent to be served first. */
 const SETTLE_MS = 5_000;
 const SETTLE_POLL_MS = 10;
+/** A connect is cheap, a stream's start is not: its own pause is 5 s at most (node/back-off.ts), jittered as this is. */
+const RECONNECT_MAX_MS = 2_000;
 const STANDBY_POLL_MS = 200;
 /** Descriptors that one worker may hold through FFI. */
 const DESCRIPTORS_MAX = 16_384;
@@ -112,6 +114,7 @@ certificates.want(ownIdentity);
 const channel = createMeshChannel({
   serverIdentity: config.destinationName,
   material: () => ({ anchorsPem: certificates.anchorsPem(), certificate: certificates.get(ownIdentity) }),
+  reconnectMaxMs: RECONNECT_MAX_MS,
   onConnectFailure: (error) => log.warn({ error: errorMessage(error) }, 'destination cannot be reached'),
 });
 const destination = connectDestination(config.destinationAddress, channel);

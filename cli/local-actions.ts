@@ -234,6 +234,11 @@ export async function actOnAgent(
   print(`the agent of ${node} is process ${pid ?? '(not there yet)'}`);
 }
 
+export async function reboot(name: string, node: string): Promise<void> {
+  await callDaemon(name, 'reboot', { node });
+  print(`${node} has booted; its agent and its pods are starting`);
+}
+
 export async function down(name: string): Promise<void> {
   requireMeshName(name);
   print((await takeDown(name)) ? `local mesh ${name} is removed` : `there is no local mesh ${name}`);

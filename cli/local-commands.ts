@@ -218,6 +218,12 @@ export function localCommands(parser: Argv, rest: readonly string[]): Argv {
       (y) => y.positional('node', nodeName).option('wait', waitOption),
       async (args) => (await actions()).actOnAgent(args.name, args.node, 'upgrade', args.wait),
     )
+    .command(
+      'reboot <node>',
+      'a node loses all but its disk, and boots; its pods start again',
+      (y) => y.positional('node', nodeName),
+      async (args) => (await actions()).reboot(args.name, args.node),
+    )
     .command('down', 'remove everything, also after a crash', {}, async (args) =>
       (await actions()).down(args['name'] as string),
     )

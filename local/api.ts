@@ -59,6 +59,8 @@ export interface ApiCalls {
     request: { node: string; action: AgentAction; wait: boolean };
     reply: { pid?: number | undefined };
   };
+  /** Answers when the node has booted; its agent and pods are on their way. */
+  reboot: { request: { node: string }; reply: null };
 }
 
 export type ApiMethod = keyof ApiCalls;
@@ -139,6 +141,10 @@ function handlers(daemon: Daemon): Handlers {
       return { argv: container.execArgv(request.argv) };
     },
     agent: async ({ node, action, wait }) => daemon.agent(node).act(action, wait),
+    async reboot({ node }) {
+      await daemon.reboot(node);
+      return null;
+    },
     async logs(request) {
       const { namespace, name } = findPod(daemon, request);
       const worker = daemon.podWorker(namespace, name);

@@ -5,6 +5,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '#lib/core/clock.ts';
+import { MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { tokenAudiences } from '#lib/registry/token-review.ts';
 import { makeTokenKey } from '#lib/registry-folder/token-signer.ts';
@@ -206,8 +207,10 @@ export interface ControlPlaneOptions {
 export interface ControlPlane {
   /** The programs as they are now. */
   readonly programs: ReadonlyMap<string, SupervisedProgram>;
-  /** By the node's name. */
-  readonly agents: ReadonlyMap<string, NodeAgent>;
+  agent(node: string): NodeAgent;
+  /** Keeper and agents of the node end at once and for good. */
+  powerOff(node: string): Promise<void>;
+  powerOn(node: string): Promise<void>;
   close(): void;
 }
 
@@ -310,8 +313,8 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
     ...options.destinationEnv,
   });
   const nodeAgents = new Map<string, NodeAgent>();
-  for (const { node, pod } of agents) {
-    const keeperSocket = join(node.runDir, 'keeper.sock');
+  const keeperSocketOf = (node: NodeLayout): string => join(node.runDir, 'keeper.sock');
+  const startKeeper = (node: NodeLayout): void => {
     programs.set(
       keeperProgramName(node.name),
       run({
@@ -319,7 +322,7 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
         argv: [
           join(root, 'build', 'keeper'),
           '--socket',
-          keeperSocket,
+          keeperSocketOf(node),
           '--limit-ms',
           String(options.keeperLimitMs),
         ],
@@ -329,6 +332,16 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
         logFile: join(node.logDir, 'keeper.log'),
       }),
     );
+  };
+  const agentOf = (node: string): NodeAgent => {
+    const agent = nodeAgents.get(node);
+    if (agent !== undefined) return agent;
+    throw new MeshError('MESH_NOT_FOUND', `there is no agent on ${node}`, {
+      remedy: `nodes are ${layout.nodes.map(({ name }) => name).join(', ')}`,
+    });
+  };
+  for (const { node, pod } of agents) {
+    startKeeper(node);
     const name = agentProgramName(node.name);
     const program = nodeProgram(
       name,
@@ -340,8 +353,8 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
         NODEMESH_NODE_IPS: `${node.address.v4},${node.address.v6}`,
         NODEMESH_SERVICE_ACCOUNT: AGENT_ACCOUNT,
         NODEMESH_RUN_DIR: node.runDir,
-        NODEMESH_STATE_DIR: node.runDir,
-        NODEMESH_KEEPER_SOCKET: keeperSocket,
+        NODEMESH_STATE_DIR: node.stateDir,
+        NODEMESH_KEEPER_SOCKET: keeperSocketOf(node),
         NODEMESH_BPFFS: node.bpffs,
         NODEMESH_BPF_OBJECTS: join(root, 'build', 'bpf'),
         NODEMESH_PODS_CGROUP: node.podsCgroup,
@@ -369,7 +382,18 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
     get programs() {
       return new Map([...programs, ...[...nodeAgents.values()].flatMap((agent) => [...agent.programs()])]);
     },
-    agents: nodeAgents,
+    agent: agentOf,
+    async powerOff(node) {
+      const name = keeperProgramName(node);
+      const keeper = programs.get(name);
+      programs.delete(name);
+      await Promise.all([keeper?.retire('SIGKILL'), agentOf(node).act('stop', false)]);
+    },
+    async powerOn(node) {
+      const found = layout.nodes.find(({ name }) => name === node);
+      if (found !== undefined) startKeeper(found);
+      await agentOf(node).act('start', false);
+    },
     close() {
       for (const stop of stopTokens) stop();
       for (const program of programs.values()) program.abandon();

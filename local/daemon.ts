@@ -2,6 +2,7 @@
 // The process behind `mesh local up`: makes the mesh, keeps it as the objects say, answers the command line
 // (api.ts), and removes everything at the end. One per name; holds no state beyond its life.
 
+import { existsSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -22,11 +23,11 @@ import {
 import { afterChanges, reconcile } from './controllers.ts';
 import { isManaged, Kubelet } from './kubelet.ts';
 import type { LocalLog } from './local-log.ts';
-import { meshLayout, type MeshLayout, type NodeLayout } from './layout.ts';
+import { meshLayout, type MeshLayout, netnsPath, type NodeLayout, podNetns } from './layout.ts';
 import { type ManifestSource, parseManifests } from './manifests.ts';
-import { makeNetwork } from './network.ts';
+import { makeNetwork, makeNodeNetwork, removeNetns, removeNodeNetwork } from './network.ts';
 import { AGENT_PORT, type NodeAgent } from './node-agent.ts';
-import { makeFiles } from './node-files.ts';
+import { bootFiles, loseFiles, makeFiles } from './node-files.ts';
 import { NodeServices } from './node-services.ts';
 import { isTerminating, namespaceOf, podIsFinished, podIsReady } from './objects.ts';
 import { explainPod } from './pod-readiness.ts';
@@ -111,7 +112,8 @@ export class Daemon {
   /** Of the nodes that take pods. */
   readonly #kubelets = new Map<string, Kubelet>();
   #waitsForNodes = true;
-  #nodes: readonly NodeParts[] = [];
+  #nodes: NodeParts[] = [];
+  #keys: Keys | undefined;
   #controlPlane: ControlPlane | undefined;
   #closers: (() => void)[] = [];
 
@@ -143,6 +145,7 @@ export class Daemon {
     await makeNetwork(layout);
     progress(`${layout.nodes.length} nodes on the wire`);
     const keys = await makeKeys(layout, systemClock);
+    this.#keys = keys;
     putNodes(store, layout);
     store.put({
       apiVersion: 'v1',
@@ -153,13 +156,7 @@ export class Daemon {
       }),
     });
     this.#closers.push(mirrorStore(store, layout.registryDir));
-    this.#nodes = layout.nodes.map((node) => {
-      return {
-        layout: node,
-        prober: createProber(node.netns, node.systemCgroup),
-        services: new NodeServices(store, node, systemClock, log),
-      };
-    });
+    this.#nodes = layout.nodes.map((node) => this.#nodeParts(node));
     const controllers = afterChanges(store, () =>
       reconcile(store, { random: Math.random, schedulable: () => this.#schedulable() }),
     );
@@ -202,6 +199,67 @@ export class Daemon {
     }
   }
 
+  #nodeParts(node: NodeLayout): NodeParts {
+    return {
+      layout: node,
+      prober: createProber(node.netns, node.systemCgroup),
+      services: new NodeServices(this.store, node, systemClock, this.options.log),
+    };
+  }
+
+  /**
+   * The node loses power and comes back: every process of it, its network namespace and those of its pods, pins and
+   * sockets are gone; its disk stays. Resolves when it has booted: agent and pods are on their way.
+   */
+  async reboot(name: string): Promise<void> {
+    const { layout, store } = this;
+    const parts = this.#nodes.find((other) => other.layout.name === name);
+    const kubelet = this.#kubelets.get(name);
+    if (parts === undefined || kubelet === undefined || this.#keys === undefined) {
+      throw new MeshError('MESH_NOT_FOUND', `there is no node ${name} that takes pods`, { retryable: true });
+    }
+    const node = parts.layout;
+    const setReady = (ready: boolean): void => {
+      const object = store.require('Node', '', name);
+      store.put({ ...object, status: { ...object.status, conditions: [nodeReady(ready, store.now())] } });
+    };
+    this.#kubelets.delete(name);
+    setReady(false);
+    await this.#killUntil(node.cgroup, [
+      this.#controlPlane?.powerOff(name) ?? Promise.resolve(),
+      kubelet.close(),
+      parts.services.close(),
+    ]);
+    parts.prober.close();
+    await loseFiles(node);
+    for (const pod of store.list('Pod')) {
+      const netns = podNetns(layout.name, namespaceOf(pod), pod.metadata.name);
+      if (pod.spec.nodeName === name && existsSync(netnsPath(netns))) await removeNetns(netns);
+    }
+    await removeNodeNetwork(layout, node);
+
+    await bootFiles(node);
+    await makeNodeNetwork(layout, node);
+    const booted = this.#nodeParts(node);
+    this.#nodes = this.#nodes.map((other) => (other === parts ? booted : other));
+    await this.#controlPlane?.powerOn(name);
+    // A runtime remembers the sandboxes that it had, and removes them before it makes new ones.
+    await kubelet.clearAway();
+    this.#kubelets.set(name, this.#startKubelet(booted, this.#keys));
+    setReady(true);
+  }
+
+  /** Kills whatever is in the group, again and again, until all that was begun has ended. */
+  async #killUntil(cgroup: string, begun: readonly Promise<unknown>[]): Promise<void> {
+    const quiet = new AbortController();
+    const allQuiet = Promise.all(begun).finally(() => quiet.abort());
+    while (!quiet.signal.aborted) {
+      await killCgroup(cgroup);
+      await delay(KILL_AGAIN_MS, quiet.signal);
+    }
+    await allQuiet;
+  }
+
   #startKubelet({ layout: node, prober }: NodeParts, keys: Keys): Kubelet {
     return new Kubelet({
       store: this.store,
@@ -240,11 +298,8 @@ export class Daemon {
   }
 
   agent(node: string): NodeAgent {
-    const agent = this.#controlPlane?.agents.get(node);
-    if (agent !== undefined) return agent;
-    throw new MeshError('MESH_NOT_FOUND', `there is no agent on ${node}`, {
-      remedy: `nodes are ${this.layout.nodes.map(({ name }) => name).join(', ')}`,
-    });
+    if (this.#controlPlane !== undefined) return this.#controlPlane.agent(node);
+    throw new MeshError('MESH_NOT_FOUND', `the local mesh ${this.layout.name} has no agents`);
   }
 
   apply(sources: readonly ManifestSource[]): AppliedObject[] {
@@ -311,19 +366,12 @@ export class Daemon {
     this.#closed.abort();
     this.#controlPlane?.close();
     for (const close of this.#closers) close();
-    const kubelets = [...this.#kubelets.values()].map((kubelet) => kubelet.close());
-    for (const parts of this.#nodes) {
-      parts.services.close();
-      parts.prober.close();
-    }
+    for (const { prober } of this.#nodes) prober.close();
     // Nobody may be making anything any more when the sweep begins; what somebody waits for is killed.
-    const quiet = new AbortController();
-    const allQuiet = Promise.all(kubelets).finally(() => quiet.abort());
-    while (!quiet.signal.aborted) {
-      await killCgroup(this.layout.cgroup);
-      await delay(KILL_AGAIN_MS, quiet.signal);
-    }
-    await allQuiet;
+    await this.#killUntil(this.layout.cgroup, [
+      ...[...this.#kubelets.values()].map((kubelet) => kubelet.close()),
+      ...this.#nodes.map(({ services }) => services.close()),
+    ]);
     this.options.log.writeTo(undefined);
     await sweep(this.options.name);
     await new Promise<void>((resolve) => this.#lock.close(() => resolve()));

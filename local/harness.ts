@@ -72,6 +72,11 @@ export interface MeshNode extends Place {
   startAgent(options?: { readonly wait?: boolean }): Promise<void>;
   /** Waits until the current agent says that it is ready. */
   agentReady(): Promise<void>;
+  /**
+   * Every process, every network namespace, the pins and the sockets of the node are gone at once; then it boots with
+   * what is on its disk. Waits neither for the agent nor for pods.
+   */
+  reboot(): Promise<void>;
   /** The daemon starts the next one. */
   killKeeper(signal?: NodeJS.Signals): Promise<void>;
 }
@@ -144,6 +149,9 @@ function nodePrograms(mesh: string, node: string): Omit<MeshNode, 'layout' | 'ex
     stopAgent: () => act('stop', true),
     startAgent: ({ wait = true } = {}) => act('start', wait),
     agentReady: () => act('ready', true),
+    async reboot() {
+      await callDaemon(mesh, 'reboot', { node });
+    },
   };
 }
 

@@ -2,7 +2,7 @@
 // The pods of one node: a worker for each pod that is scheduled here, ended when the pod is deleted.
 
 import { errorMessage } from '#lib/core/errors.ts';
-import { isTerminating, namespaceOf, type PodObject } from './objects.ts';
+import { isTerminating, namespaceOf, podIsFinished, type PodObject } from './objects.ts';
 import { type PodHost, PodWorker } from './pod-worker.ts';
 
 export class Kubelet {
@@ -16,7 +16,8 @@ export class Kubelet {
     this.#unsubscribe = host.store.subscribe(({ object, removed }) => {
       if (object.kind === 'Pod' && !removed) this.#look(object);
     });
-    for (const pod of host.store.list('Pod')) this.#look(pod);
+    // A node that comes back does not start again what had ended.
+    for (const pod of host.store.list('Pod')) if (!podIsFinished(pod)) this.#look(pod);
   }
 
   worker(pod: PodObject): PodWorker | undefined {
@@ -27,6 +28,11 @@ export class Kubelet {
   async close(): Promise<void> {
     this.#unsubscribe();
     await Promise.all([...this.#workers.values()].map((worker) => worker.abandon()));
+  }
+
+  /** Of a closed one: removes what its pods have left, network included. */
+  async clearAway(): Promise<void> {
+    await Promise.all([...this.#workers.values()].map((worker) => worker.clearAway()));
   }
 
   #look(pod: PodObject): void {

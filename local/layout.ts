@@ -42,6 +42,8 @@ export interface NodeLayout {
   readonly bpffs: string;
   /** The agent's run directory: cni.sock, agent.sock. */
   readonly runDir: string;
+  /** The agent's list of the mesh; outlives a reboot. */
+  readonly stateDir: string;
   readonly cniConfDir: string;
   readonly cniBinDir: string;
   readonly ipamDir: string;
@@ -117,6 +119,7 @@ function nodeLayout(mesh: string, dir: string, cgroup: string, index: number): N
     dir: nodeDir,
     bpffs: join(nodeDir, 'bpf'),
     runDir: join(nodeDir, 'run'),
+    stateDir: join(nodeDir, 'state'),
     cniConfDir: join(nodeDir, 'cni', 'net.d'),
     cniBinDir: join(nodeDir, 'cni', 'bin'),
     ipamDir: join(nodeDir, 'cni', 'ipam'),

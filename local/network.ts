@@ -63,7 +63,7 @@ async function plug(layout: MeshLayout, netns: string, port: string, address: Du
   ]);
 }
 
-async function makeNode(layout: MeshLayout, node: NodeLayout): Promise<void> {
+export async function makeNodeNetwork(layout: MeshLayout, node: NodeLayout): Promise<void> {
   await makeNetns(node.netns);
   await plug(layout, node.netns, node.name, node.address);
   await sysctl(node.netns, [
@@ -95,6 +95,13 @@ async function makeNode(layout: MeshLayout, node: NodeLayout): Promise<void> {
   ]);
 }
 
+/** With its namespace; pods' namespaces are their own. */
+export async function removeNodeNetwork(layout: MeshLayout, node: NodeLayout): Promise<void> {
+  // By its end on the wire: with the namespace the kernel would take it away some time later.
+  await batch(layout.wireNetns, [`link delete ${node.name}`]);
+  await removeNetns(node.netns);
+}
+
 export async function makeNetwork(layout: MeshLayout): Promise<void> {
   await makeNetns(layout.wireNetns);
   await batch(layout.wireNetns, [
@@ -111,5 +118,5 @@ export async function makeNetwork(layout: MeshLayout): Promise<void> {
       `route add ${node.podNetwork.v6} via ${node.address.v6}`,
     ]),
   );
-  await Promise.all(layout.nodes.map((node) => makeNode(layout, node)));
+  await Promise.all(layout.nodes.map((node) => makeNodeNetwork(layout, node)));
 }

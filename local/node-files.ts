@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Makes the folders, the bpffs, the cgroups and the CNI configuration of a local mesh's nodes.
 
-import { existsSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { MeshError } from '#lib/core/errors.ts';
-import { makeCgroup } from './cgroups.ts';
+import { makeCgroup, removeCgroup } from './cgroups.ts';
 import { runChecked } from './command.ts';
 import type { MeshLayout, NodeLayout } from './layout.ts';
 import { POD_BRIDGE } from './network.ts';
@@ -37,7 +37,7 @@ export function conflist(node: NodeLayout, meshed: boolean): object {
             {
               type: SHIM,
               socket: join(node.runDir, 'cni.sock'),
-              enrolledList: join(node.runDir, 'enrolled'),
+              enrolledList: join(node.stateDir, 'enrolled'),
               tombstones: join(node.runDir, 'tombstones'),
             },
           ]
@@ -59,19 +59,25 @@ function linkPlugins(node: NodeLayout, root: string, meshed: boolean): void {
   symlinkSync(shim, join(node.cniBinDir, SHIM));
 }
 
-async function makeNodeFiles(node: NodeLayout, root: string, meshed: boolean): Promise<void> {
-  const folders = [
-    node.bpffs,
-    node.runDir,
-    node.cniConfDir,
-    node.cniBinDir,
-    node.ipamDir,
-    node.podsDir,
-    node.logDir,
-  ];
-  for (const folder of folders) mkdirSync(folder, { recursive: true, mode: 0o700 });
+/** What a machine has anew after each boot. */
+export async function bootFiles(node: NodeLayout): Promise<void> {
+  for (const folder of [node.bpffs, node.runDir, node.podsDir])
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
   await runChecked(['mount', '-t', 'bpf', '-o', 'mode=0700', 'bpf', node.bpffs]);
   for (const cgroup of [node.podsCgroup, node.agentCgroup, node.systemCgroup]) await makeCgroup(cgroup);
+}
+
+/** Takes away what a machine loses when it goes down: processes, pins, sockets. What is on its disk stays. */
+export async function loseFiles(node: NodeLayout): Promise<void> {
+  await removeCgroup(node.cgroup);
+  await runChecked(['umount', node.bpffs]);
+  for (const folder of [node.runDir, node.podsDir]) rmSync(folder, { recursive: true });
+}
+
+async function makeNodeFiles(node: NodeLayout, root: string, meshed: boolean): Promise<void> {
+  for (const folder of [node.stateDir, node.cniConfDir, node.cniBinDir, node.ipamDir, node.logDir])
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+  await bootFiles(node);
   linkPlugins(node, root, meshed);
   writeFileSync(join(node.cniConfDir, CONFLIST_NAME), `${JSON.stringify(conflist(node, meshed), null, 2)}\n`);
 }

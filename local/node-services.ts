@@ -65,9 +65,11 @@ export class NodeServices {
     this.#watch = afterChanges(store, () => this.#sync());
   }
 
-  close(): void {
+  /** Resolves when nothing of it moves any more; dnsmasq goes with its cgroup. */
+  async close(): Promise<void> {
     this.#watch.close();
     this.#dnsmasq.abandon();
+    while (this.#busy !== undefined) await this.#busy;
   }
 
   /** Resolves when rules and records follow from the store as it is now. */

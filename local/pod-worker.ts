@@ -118,6 +118,12 @@ export class PodWorker {
     await this.#finished;
   }
 
+  /** After `abandon`: CNI DEL for a sandbox that went down with its node, and the pod's files. */
+  async clearAway(): Promise<void> {
+    await this.#host.sandboxes.run(() => this.#tearDown());
+    rmSync(this.#dir, { recursive: true, force: true });
+  }
+
   async #run(): Promise<void> {
     const { node, store } = this.#host;
     const cgroup = join(node.podsCgroup, this.pod.metadata.uid);

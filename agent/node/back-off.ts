@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Growing, jittered pauses between attempts. Full jitter: a thousand agents that lost the same server come back
-// spread over the whole pause.
+// spread over the whole pause, and nobody is away for longer than it takes to say "within seconds".
 
 import type { Random } from '#lib/core/clock.ts';
 
@@ -11,7 +11,7 @@ export interface BackOff {
   reset(): void;
 }
 
-export function createBackOff(random: Random, minMs = 200, maxMs = 10_000): BackOff {
+export function createBackOff(random: Random, minMs = 200, maxMs = 5_000): BackOff {
   let ceilingMs = minMs;
   return {
     nextMs() {

@@ -106,7 +106,7 @@ describe('the CNI shim, killed', () => {
         name: 'kills',
         type: 'nodemesh-cni',
         socket: join(layout().runDir, 'cni.sock'),
-        enrolledList: join(layout().runDir, 'enrolled'),
+        enrolledList: join(layout().stateDir, 'enrolled'),
         tombstones: join(layout().runDir, 'tombstones'),
         prevResult: { cniVersion: '1.0.0', ips: [{ address: `${address}/24` }] },
       }),

@@ -4,6 +4,7 @@
 //   load.mark('agent killed'); … ; assertOnly(await load.stop(), { allow: [], minRate: 50 });
 
 import assert from 'node:assert/strict';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { LocalMesh } from '../../local/harness.ts';
 import { type KubernetesObject, pod, type PodOptions, service } from '../e2e/objects.ts';
@@ -92,4 +93,28 @@ export async function startLoad(mesh: LocalMesh, options: StartLoad): Promise<Lo
       return { ...report, marks };
     },
   };
+}
+
+const TRIAL_MS = 1500;
+
+/** A short load of its own, again and again until one is served in full, by all these servers if there are any. */
+export async function untilServed(
+  mesh: LocalMesh,
+  options: StartLoad & { readonly timeoutMs: number; readonly servers?: readonly string[] },
+): Promise<void> {
+  const { timeoutMs, servers = [], ...load } = options;
+  let last: LoadReport | undefined;
+  const endMs = Date.now() + timeoutMs;
+  for (;;) {
+    const trial = await startLoad(mesh, load);
+    await sleep(TRIAL_MS);
+    last = await trial.stop();
+    const { failed, succeeded, byServer, failures } = last;
+    if (failed === 0 && succeeded > 0 && servers.every((server) => (byServer[server] ?? 0) > 0)) return;
+    if (Date.now() > endMs) {
+      throw new Error(
+        `not served in full within ${timeoutMs} ms: ${JSON.stringify({ byServer, failed, first: failures.slice(0, 3) })}`,
+      );
+    }
+  }
 }

@@ -134,5 +134,10 @@ describe("a local node's agent and keeper", { timeout: 280_000 }, () => {
     const wrong = run('restart-agent', 'node7');
     assert.equal(wrong.status, 1);
     assert.match(wrong.stderr, /no agent on node7; nodes are node1/);
+    const rebooted = run('reboot', 'node1');
+    assert.equal(rebooted.stdout, 'node1 has booted; its agent and its pods are starting\n', rebooted.stderr);
+    assert.notEqual(await node.agentPid(), pid);
+    await mesh.waitReady();
+    assert.match(run('reboot', 'node7').stderr, /no node node7/);
   });
 });
