@@ -150,7 +150,10 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
 
   const enrolment: Enrolment = {
     async addPod(pod: CniPod): Promise<CniAddOutcome> {
-      if (pod.uid === '') return { outcome: 'passed', reason: 'the runtime names no pod uid (K8S_POD_UID)' };
+      if (pod.uid === '') {
+        const reason = `the runtime names no uid (K8S_POD_UID) of pod ${pod.namespace}/${pod.name}`;
+        return { outcome: anyPod || namespaces.has(pod.namespace) ? 'try-again' : 'passed', reason };
+      }
       const record = recordOf(pod.uid);
       const { containerId, uid, namespace, name, netnsPath, addresses, network, ifname } = pod;
       const before = record.sandbox;
