@@ -16,6 +16,7 @@
 // A test whose name begins with the id needs no line here.
 
 import { readFileSync } from 'node:fs';
+import { type ProxyVerdict, proxyVerdicts } from '../../test/conformance/catalogue/proxy-verdicts.ts';
 
 export interface NamedTest {
   readonly file: string;
@@ -48,7 +49,18 @@ export const catalogueFiles = ['ambient', 'ebpf', 'proxy'].map(
 );
 
 export const readCatalogues = (): Catalogue[] =>
-  catalogueFiles.map((file) => parseCatalogue(readFileSync(file, 'utf8'), file));
+  catalogueFiles.map((file) => withVerdicts(parseCatalogue(readFileSync(file, 'utf8'), file), proxyVerdicts));
+
+/** What stands beside the tests that it is about prevails over the line of the catalogue. */
+function withVerdicts(catalogue: Catalogue, verdicts: readonly ProxyVerdict[]): Catalogue {
+  const reasons = new Map(verdicts.map(({ id, verdict, why }) => [id, { kind: verdict, text: why }]));
+  const reasoned = (scenario: Scenario): Scenario => {
+    const reason = reasons.get(scenario.id);
+    return reason === undefined ? scenario : { ...scenario, reason };
+  };
+  const groups = catalogue.groups.map((group) => ({ ...group, scenarios: group.scenarios.map(reasoned) }));
+  return { ...catalogue, groups };
+}
 
 const reasonLine = /^(different|not applicable|planned): (.+)$/;
 const testLine = /^test (\S+\.test\.ts): (.+)$/;

@@ -6,6 +6,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { proxyVerdicts } from '../../test/conformance/catalogue/proxy-verdicts.ts';
 import { parseCatalogue, readCatalogues } from './catalogue.ts';
 import { evidenceOfRun, evidenceOfSources } from './evidence.ts';
 import { complaints, conformancePage, judge } from './page.ts';
@@ -71,6 +72,10 @@ describe('a catalogue', () => {
     );
     assert.equal(new Set(ids).size, ids.length);
     assert.ok(ids.length > 400);
+    assert.deepEqual(
+      proxyVerdicts.map(({ id }) => id).filter((id) => !ids.includes(id)),
+      [],
+    );
   });
 });
 
