@@ -10,7 +10,6 @@ import { canonicalIp } from '#lib/core/addresses.ts';
 import { acceptedSource } from '#lib/net/accept.ts';
 import { CLIENT_HELLO_BYTES_MAX, type ClientHello, parseClientHello } from '../detect/client-hello.ts';
 import { collectBytes } from '../detect/collect.ts';
-import { detectProtocol } from '../detect/protocol.ts';
 import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
 import type { ServerPolicy } from '../model.ts';
 import { adoptSocket, awaitClient, countRefusal, type WorkerContext } from '../pods/context.ts';
@@ -24,11 +23,11 @@ import {
   policyClient,
 } from '../policy/client.ts';
 import { countInboundError } from '../route/inbound-target.ts';
+import { detectHttp } from './detect-http.ts';
 import { acceptDirect } from './direct.ts';
 import { ADMIN_PORT, MESH_PORT, TAP_PORT } from './ports.ts';
 import { serveHttp, serveTcp, trackInbound } from './serve-inbound.ts';
 
-const FIRST_READ_BYTES_MAX = 65_536;
 const POLITE_CLOSE_MS = 1_000;
 const ADMIN_DETECT_TIMEOUT_MS = 10_000;
 
@@ -220,15 +219,7 @@ function endTls(
     const inner = attachDataSource(secured.socket, source.socket);
     const policy = pod.policyOf(server.port).source;
     trackInbound(context, pod, inner, server, meshed);
-    const options = {
-      bytesMax: FIRST_READ_BYTES_MAX,
-      timeoutMs: policy.detectTimeoutMs,
-      clock: context.clock,
-      decide: () => true,
-    };
-    collectBytes(inner, null, options, (outcome, first) => {
-      if (outcome !== 'closed') serveByProtocol(context, pod, inner, server, meshed, first, policy);
-    });
+    serveByProtocol(context, pod, inner, server, meshed, null, policy);
   });
 }
 
@@ -249,36 +240,36 @@ function refuseTls(
   source.socket.destroy();
 }
 
-/** `first` is everything that was read; what it is decides, unless policy says what is spoken. */
+/** `first` is what was read already. What comes decides, unless policy says what is spoken. */
 function serveByProtocol(
   context: WorkerContext,
   pod: PodState,
   source: ByteSource,
   server: InboundServer,
   client: InboundClient,
-  first: Buffer,
+  first: Buffer | null,
   policy: ServerPolicy,
 ): void {
-  const detected = detectProtocol(first);
-  switch (policy.protocol) {
-    case 'http1':
-      if (detected === 'http2' || first.length === 0) break;
-      serveHttp(context, pod, source, server, client, first);
+  const { protocol: spoken, detectTimeoutMs: timeoutMs } = policy;
+  if (spoken === 'tls' || spoken === 'opaque') {
+    serveTcp(context, pod, source, server, client, first);
+    return;
+  }
+  detectHttp(context, pod, source, { direction: 'inbound', first, timeoutMs }, (protocol, bytes) => {
+    const http1 =
+      spoken === 'http1'
+        ? protocol !== 'http2' && bytes.length > 0
+        : spoken === 'detect' && protocol === 'http1';
+    if (http1) {
+      serveHttp(context, pod, source, server, client, bytes);
       return;
-    case 'detect':
-      if (detected !== 'http1') break;
-      serveHttp(context, pod, source, server, client, first);
-      return;
-    case 'http2':
-    case 'grpc':
-      if (detected === 'http2') break;
+    }
+    if (spoken !== 'detect' && spoken !== 'http1' && protocol !== 'http2') {
       countInboundError(context, pod, server, 'tcp', 'unexpected');
       source.reset();
       return;
-    case 'tls':
-    case 'opaque':
-      break;
-  }
-  // HTTP/2 by prior knowledge is carried as bytes, judged once per connection.
-  serveTcp(context, pod, source, server, client, first);
+    }
+    // HTTP/2 by prior knowledge is carried as bytes, judged once per connection.
+    serveTcp(context, pod, source, server, client, bytes);
+  });
 }

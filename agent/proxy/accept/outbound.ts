@@ -7,8 +7,7 @@ import type { Socket } from 'node:net';
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import { acceptedSource, descriptorOf } from '#lib/net/accept.ts';
-import { collectBytes } from '../detect/collect.ts';
-import { detectProtocol } from '../detect/protocol.ts';
+import type { Protocol } from '../detect/protocol.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import {
   FAILURE_CONNECT_OTHER,
@@ -21,9 +20,9 @@ import { adoptSocket, countRefusal, type WorkerContext } from '../pods/context.t
 import type { PodState } from '../pods/pod-state.ts';
 import { type OutboundEndpoint, OutboundTarget, unresolvedTarget } from '../route/outbound-target.ts';
 import { relay } from '../tcp/relay.ts';
+import { detectHttp } from './detect-http.ts';
 import type { AcceptedRecord } from './kernel.ts';
 
-const FIRST_READ_BYTES_MAX = 65_536;
 /** Endpoints that one TCP connection tries. */
 const TCP_ATTEMPTS = 2;
 
@@ -86,8 +85,8 @@ function serve(context: WorkerContext, pod: PodState, source: ByteSource, target
     forward(context, source, target, null);
     return;
   }
-  detectFirst(context, pod, source, (first) => {
-    if (first.length > 0 && detectProtocol(first) === 'http1') {
+  detect(context, pod, source, (protocol, first) => {
+    if (protocol === 'http1') {
       context.http.serve({ source, first, target, gate: null, owner: pod, onClosed: () => undefined });
     } else {
       // HTTP/2 by prior knowledge is carried as what it is: bytes.
@@ -96,22 +95,15 @@ function serve(context: WorkerContext, pod: PodState, source: ByteSource, target
   });
 }
 
-/** One read decides; a client that waits for the server to speak first is opaque after the timeout. */
-function detectFirst(
+/** A client that waits for the server to speak first is opaque after the timeout. */
+function detect(
   context: WorkerContext,
   pod: PodState,
   source: ByteSource,
-  done: (first: Buffer) => void,
+  done: (protocol: Protocol, first: Buffer) => void,
 ): void {
-  const options = {
-    bytesMax: FIRST_READ_BYTES_MAX,
-    timeoutMs: pod.pod.detectTimeoutOutboundMs,
-    clock: context.clock,
-    decide: () => true,
-  };
-  collectBytes(source, null, options, (outcome, first) => {
-    if (outcome !== 'closed') done(first);
-  });
+  const timeoutMs = pod.pod.detectTimeoutOutboundMs;
+  detectHttp(context, pod, source, { direction: 'outbound', first: null, timeoutMs }, done);
 }
 
 /** Never plain text because nobody answers: an HTTP client is told, any other is cut off. */
@@ -127,8 +119,8 @@ function serveUnresolved(
     { client: pod.name, destination: formatSocketAddress(target.ip, target.port) },
     'destination does not answer; the connection is refused',
   );
-  detectFirst(context, pod, source, (first) => {
-    if (first.length > 0 && detectProtocol(first) === 'http1') {
+  detect(context, pod, source, (protocol, first) => {
+    if (protocol === 'http1') {
       const unresolved = unresolvedTarget(target, failure);
       context.http.serve({
         source,

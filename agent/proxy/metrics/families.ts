@@ -11,16 +11,21 @@ const LATENCY_BUCKETS_MS: readonly number[] = [1, 10, 100, 1000, 10_000].flatMap
 
 const counter = (name: string, help: string): MetricFamily => ({ name, type: 'counter', help });
 const gauge = (name: string, help: string): MetricFamily => ({ name, type: 'gauge', help });
+const histogram = (name: string, help: string, buckets: readonly number[]): MetricFamily => ({
+  name,
+  type: 'histogram',
+  help,
+  buckets,
+});
 
 export const proxyFamilies: readonly MetricFamily[] = [
   counter('request_total', 'Total count of HTTP requests.'),
   counter('response_total', 'Total count of HTTP responses.'),
-  {
-    name: 'response_latency_ms',
-    type: 'histogram',
-    help: "Elapsed times between a request's dispatch and the first byte of its response body.",
-    buckets: LATENCY_BUCKETS_MS,
-  },
+  histogram(
+    'response_latency_ms',
+    "Elapsed times between a request's dispatch and the first byte of its response body.",
+    LATENCY_BUCKETS_MS,
+  ),
   counter('tcp_open_total', 'Total count of opened connections.'),
   gauge('tcp_open_connections', 'Number of currently open connections.'),
   counter('tcp_read_bytes_total', 'Total count of bytes read from peers.'),
@@ -42,6 +47,17 @@ export const proxyFamilies: readonly MetricFamily[] = [
     'inbound_tcp_transport_header_connections_total',
     'Total count of direct connections with a transport header.',
   ),
+  ...(['inbound', 'outbound'] as const).flatMap((direction) => [
+    counter(
+      `${direction}_tcp_detect_http_results_total`,
+      `Total count of ${direction} connections whose protocol was detected, by result.`,
+    ),
+    histogram(
+      `${direction}_tcp_detect_http_duration_seconds`,
+      `How long the detection of an ${direction} connection's protocol took.`,
+      [0.001, 0.1],
+    ),
+  ]),
   {
     name: 'process_start_time_seconds',
     type: 'gauge',

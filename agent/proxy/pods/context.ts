@@ -78,6 +78,19 @@ export function awaitClient(context: WorkerContext, pod: PodState, socket: Socke
   oldest.destroy();
 }
 
+/** As `countOnce`, for a histogram. */
+export function observeOnce(
+  context: WorkerContext,
+  family: string,
+  labels: string,
+  pod: PodState,
+  value: number,
+): void {
+  const cell = context.store.cell(family, joinLabels(labels, pod.labels), pod.uid);
+  cell.observe(value);
+  context.store.release(cell);
+}
+
 /** Makes the socket the pod's; its errors are somebody's business even if no stage listens. */
 export function adoptSocket(context: WorkerContext, pod: PodState, socket: Socket): void {
   socket.on('error', (error) =>
