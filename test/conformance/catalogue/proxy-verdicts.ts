@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scenarios of Linkerd's proxy that hold otherwise here, or not at all, and why. Those that hold otherwise have a test
+// of what holds instead; its name begins with the scenario's number.
+
+export interface ProxyVerdict {
+  readonly id: string;
+  readonly verdict: 'different' | 'not applicable';
+  /** A sentence of this project's design that asks for it, or why it does not concern us. */
+  readonly why: string;
+}
+
+export const proxyVerdicts: readonly ProxyVerdict[] = [
+  {
+    id: 'C-006',
+    verdict: 'different',
+    why: 'The original destination comes from the record that the kernel keeps of the connect. Nobody dialled what reaches the outbound listener without one, so it is closed instead of answered with 502.',
+  },
+  {
+    id: 'C-007',
+    verdict: 'different',
+    why: 'Connections from inside the pod are never steered to the inbound side. What finds its listener all the same is closed instead of answered with 403.',
+  },
+  {
+    id: 'C-289',
+    verdict: 'different',
+    why: '"Anything else as TCP; client half-close before and after detection": a client that ends its side first is passed on, not dropped, and what is no request line is not taken for one because it is long.',
+  },
+];
