@@ -55,7 +55,7 @@ proto: setup-lint ## generates lib/proto/gen anew
 docs: setup-lint ## writes the tables of docs/reference anew from the code
 	@$(with) node scripts/reference.ts
 
-bench: setup ## CPU per request against haproxy and nginx, CNI ADD, memory (BENCH=name for one of them)
+bench: setup ## CPU per request against haproxy, nginx and nghttpx, latency, memory (BENCH=name for one of them)
 	@$(alone) env $(with) node bench/run.ts $(BENCH)
 
 fuzz: setup-lint ## feeds the parsers for FUZZ_TIME seconds; what it finds is kept in test/fuzz/corpus (no root)

@@ -2,22 +2,12 @@
 // A hundred pods of a hundred accounts on one node: how long CNI ADD takes for each, and how much memory the agent
 // has once every one of them has its certificate and has made a request over mutual TLS.
 
-import {
-  appendFileSync,
-  chmodSync,
-  existsSync,
-  mkdtempSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { appendFileSync, chmodSync, existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { accountObject, type Ground, NAMESPACE, onGround, podObject } from './ground.ts';
 import { waitFor } from './peers.ts';
 import { pssBytesOf } from './processes.ts';
-import type { BenchResult } from './results.ts';
+import type { Row } from './results.ts';
 import { median, percentile, spread } from './statistics.ts';
 
 const PODS = 100;
@@ -33,11 +23,11 @@ const server = podObject({
   readyPort: SERVER_PORT,
 });
 
-export async function cniAdd(): Promise<BenchResult[]> {
+export async function cniAdd(): Promise<Row[]> {
   return onGround([server], {}, async (ground) => [await measureAdds(ground)]);
 }
 
-export async function agentMemory(): Promise<BenchResult[]> {
+export async function agentMemory(): Promise<Row[]> {
   return onGround([server], {}, async (ground) => {
     await makePods(ground);
     return [await measureMemory(ground)];
@@ -60,20 +50,17 @@ async function makePods(ground: Ground): Promise<void> {
   }
 }
 
-async function measureAdds(ground: Ground): Promise<BenchResult> {
-  const times = await timedPlugin(join(ground.mesh.node('node1').layout.cniBinDir, 'nodemesh-cni'), () =>
-    makePods(ground),
-  );
+async function measureAdds(ground: Ground): Promise<Row> {
+  const plugin = join(ground.mesh.node('node1').layout.cniBinDir, 'nodemesh-cni');
+  const times = await timedPlugin(plugin, ground.dir, () => makePods(ground));
   if (times.length < PODS) throw new Error(`${times.length} ADDs for ${PODS} pods`);
   const p99 = percentile(times, 0.99);
   return {
     bench: 'cni-add',
     load: `${PODS} pods in turn`,
     unit: 'ms p99',
-    ours: p99,
-    peer: 'bound',
-    theirs: undefined,
-    ratio: undefined,
+    value: p99,
+    peer: '',
     bound: ADD_P99_MS,
     ok: p99 <= ADD_P99_MS,
     spread: spread(times),
@@ -82,8 +69,7 @@ async function measureAdds(ground: Ground): Promise<BenchResult> {
 }
 
 /** Puts a script in the plugin's place that notes how long each ADD takes, as the runtime sees it. */
-async function timedPlugin(plugin: string, use: () => Promise<void>): Promise<number[]> {
-  const dir = mkdtempSync(join(tmpdir(), 'nodemesh-bench-'));
+async function timedPlugin(plugin: string, dir: string, use: () => Promise<void>): Promise<number[]> {
   const notes = join(dir, 'adds');
   appendFileSync(notes, '');
   const script = [
@@ -112,11 +98,10 @@ async function timedPlugin(plugin: string, use: () => Promise<void>): Promise<nu
       });
   } finally {
     renameSync(`${plugin}.real`, plugin);
-    rmSync(dir, { recursive: true });
   }
 }
 
-async function measureMemory(ground: Ground): Promise<BenchResult> {
+async function measureMemory(ground: Ground): Promise<Row> {
   const url = `http://${await ground.podIp('server')}:${SERVER_PORT}/`;
   for (let index = 0; index < PODS; index++) {
     const answer = await ground.run(`p${index}`, ['curl', '-sS', '--max-time', '10', url]);
@@ -136,10 +121,8 @@ async function measureMemory(ground: Ground): Promise<BenchResult> {
     bench: 'agent-memory',
     load: `${PODS} pods, ${PODS} accounts, ${secured} with a request over mTLS`,
     unit: 'MB PSS',
-    ours: pss,
-    peer: 'bound',
-    theirs: undefined,
-    ratio: undefined,
+    value: pss,
+    peer: '',
     bound: PSS_MB,
     ok: pss <= PSS_MB,
     spread: 0,

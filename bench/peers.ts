@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Starts the proxies that we are compared with, in the network namespaces of unmeshed pods, as sidecars would
-// stand there: haproxy and nginx with one hop, two nginx with mutual TLS between them.
+// stand there, and makes certificates for those that speak mutual TLS with each other.
 
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Address } from './load.ts';
 import { withDescendants } from './processes.ts';
 
 export interface Peer {
@@ -15,41 +16,55 @@ export interface Peer {
   readonly stop: () => Promise<void>;
 }
 
+export type PeerConfig = `haproxy${string}.cfg` | `nginx${string}.conf` | `nghttpx${string}.conf`;
+
 export interface PeerPlan {
   readonly name: string;
   /** Path of the network namespace. */
   readonly netns: string;
   readonly cores: string;
-  readonly config: 'haproxy.cfg' | 'nginx.conf' | 'nginx-mtls-client.conf' | 'nginx-mtls-server.conf';
-  readonly listen: string;
-  readonly origin: string;
+  readonly config: PeerConfig;
+  readonly listen: Address;
+  readonly origin: Address;
   /** Where the filled-in configuration and the certificates lie. */
   readonly dir: string;
 }
 
-export async function startPeer(plan: PeerPlan): Promise<Peer> {
-  const template = readFileSync(join(import.meta.dirname, 'peers', plan.config), 'utf8');
-  const path = join(plan.dir, `${plan.name}-${plan.config}`);
-  writeFileSync(
-    path,
-    template
-      .replaceAll('@LISTEN@', plan.listen)
-      .replaceAll('@ORIGIN@', plan.origin)
-      .replaceAll('@DIR@', plan.dir),
-  );
-  const program =
-    plan.config === 'haproxy.cfg' ? ['haproxy', '-f', path] : ['nginx', '-e', 'stderr', '-c', path];
-  const child = spawn('nsenter', [`--net=${plan.netns}`, 'taskset', '-c', plan.cores, ...program], {
+function programOf(config: PeerConfig, path: string): string[] {
+  if (config.startsWith('haproxy')) return ['haproxy', '-f', path];
+  if (config.startsWith('nginx')) return ['nginx', '-e', 'stderr', '-c', path];
+  return ['nghttpx', `--conf=${path}`];
+}
+
+export async function startPeer({
+  name,
+  netns,
+  cores,
+  config,
+  listen,
+  origin,
+  dir,
+}: PeerPlan): Promise<Peer> {
+  const template = readFileSync(join(import.meta.dirname, 'peers', config), 'utf8');
+  const path = join(dir, `${name}-${config}`);
+  const filled = template
+    .replaceAll('@LISTEN@', `${listen.host}:${listen.port}`)
+    .replaceAll('@LISTEN,@', `${listen.host},${listen.port}`)
+    .replaceAll('@ORIGIN@', `${origin.host}:${origin.port}`)
+    .replaceAll('@ORIGIN,@', `${origin.host},${origin.port}`)
+    .replaceAll('@DIR@', dir);
+  writeFileSync(path, filled);
+  const program = programOf(config, path);
+  const child = spawn('nsenter', [`--net=${netns}`, 'taskset', '-c', cores, ...program], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
   child.stderr.setEncoding('utf8').on('data', (text: string) => (output += text));
   const exited = once(child, 'exit');
-  const port = plan.listen.slice(plan.listen.lastIndexOf(':') + 1);
-  await waitFor(`${plan.name} to listen on ${plan.listen}`, () => {
-    if (child.exitCode !== null) throw new Error(`${plan.name} ended at once: ${output}`);
-    return listens(plan.netns, port);
+  await waitFor(`${name} to listen on port ${listen.port}`, () => {
+    if (child.exitCode !== null) throw new Error(`${name} ended at once: ${output}`);
+    return listens(netns, listen.port);
   });
   return {
     pids: () => withDescendants([child.pid ?? 0]),
@@ -60,7 +75,7 @@ export async function startPeer(plan: PeerPlan): Promise<Peer> {
   };
 }
 
-const listens = (netns: string, port: string): boolean =>
+const listens = (netns: string, port: number): boolean =>
   execFileSync('nsenter', [`--net=${netns}`, 'ss', '-Hltn', `sport = :${port}`], {
     encoding: 'utf8',
   }).trim() !== '';
@@ -95,5 +110,10 @@ export function makeCertificates(dir: string): void {
       'anchor.key',
     ];
     openssl(['req', '-x509', ...key, ...names, ...issuer, '-keyout', `${name}.key`, '-out', `${name}.crt`]);
+  }
+  // haproxy reads both from one file.
+  for (const name of ['client', 'server']) {
+    const both = ['crt', 'key'].map((kind) => readFileSync(join(dir, `${name}.${kind}`), 'utf8'));
+    writeFileSync(join(dir, `${name}.pem`), both.join(''));
   }
 }

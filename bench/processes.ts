@@ -50,6 +50,13 @@ export function cpuUsOf(pids: readonly number[]): number {
   return sum;
 }
 
+/** What all of the machine's cores did so far, in microseconds. */
+export function machineCpuUs(): number {
+  const [line = ''] = readFileSync('/proc/stat', 'latin1').split('\n');
+  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0] = line.split(/\s+/).slice(1).map(Number);
+  return (user + nice + system + irq + softirq) * TICK_US;
+}
+
 /** Memory with what is shared divided among its users, in bytes. */
 export function pssBytesOf(pids: readonly number[]): number {
   let sum = 0;

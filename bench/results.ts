@@ -7,54 +7,73 @@ import { availableParallelism, cpus, release } from 'node:os';
 import { dirname } from 'node:path';
 import { ownVersion } from '#lib/version/own-version.ts';
 
-export interface BenchResult {
+export type RunDetails = Readonly<Record<string, unknown>>;
+
+/** Numbers that a benchmark does not have are undefined or NaN, and null in JSON. */
+export interface Row {
   readonly bench: string;
   /** In words: what was sent, or what was done how often. */
   readonly load: string;
-  /** What the numbers are: `us CPU/request`, `ms p99`, `MB PSS`. */
+  /** What the ratio is of, or the value where the bound is absolute. */
   readonly unit: string;
-  readonly ours: number;
-  /** Whom it is compared with, or `bound` where the bound is absolute. */
+  /** CPU time of the proxies per request, or per MiB of a bulk transfer. */
+  readonly oursCpuUs?: number;
+  /** Whom it is compared with; '' where the bound is absolute. */
   readonly peer: string;
-  readonly theirs: number | undefined;
-  /** ours / theirs, the median over the rounds; undefined where there is no peer. */
-  readonly ratio: number | undefined;
-  /** Of the ratio, or of `ours` where there is no peer; undefined: shown for comparison only. */
+  readonly peerCpuUs?: number;
+  /** Ours to the peer's, the median over the rounds. */
+  readonly ratio?: number;
+  /** What was measured, in `unit`, where that is not CPU time. */
+  readonly value?: number;
+  readonly peerValue?: number;
+  /** The highest ratio or value allowed; undefined: only shown. */
   readonly bound: number | undefined;
   readonly ok: boolean;
-  /** (largest - smallest) / median, of the ratios or of our values. */
+  readonly oursP99Ms?: number;
+  readonly peerP99Ms?: number;
+  /** (largest - smallest) / median, of the ratios or values. */
   readonly spread: number;
-  readonly details: Readonly<Record<string, unknown>>;
+  /** The whole machine's CPU time per request or MiB: client, server, kernel and eBPF hooks included. */
+  readonly oursMachineUs?: number;
+  readonly peerMachineUs?: number;
+  readonly oursPerSecond?: number;
+  readonly peerPerSecond?: number;
+  /** Not in the table: every round. */
+  readonly details: RunDetails;
 }
 
-const columns = [
-  'bench',
-  'load',
-  'unit',
-  'ours',
-  'peer',
-  'theirs',
-  'ratio',
-  'bound',
-  'spread',
-  'verdict',
-] as const;
+const digits = (value: number | undefined, count: number): string =>
+  value === undefined || !Number.isFinite(value) ? '' : value.toFixed(count);
 
-export function renderTable(results: readonly BenchResult[]): string {
-  const rows = results.map((result) => [
-    result.bench,
-    result.load,
-    result.unit,
-    result.ours.toFixed(1),
-    result.peer,
-    result.theirs?.toFixed(1) ?? '',
-    result.ratio?.toFixed(2) ?? '',
-    result.bound === undefined ? '' : `<= ${result.bound}`,
-    `${(result.spread * 100).toFixed(0)} %`,
-    result.bound === undefined ? '' : result.ok ? 'ok' : 'MISSED',
-  ]);
-  const widths = columns.map((name, at) => Math.max(name.length, ...rows.map((row) => row[at]?.length ?? 0)));
-  return [[...columns], ...rows]
+const columns: Readonly<Record<string, (row: Row) => string>> = {
+  bench: (row) => row.bench,
+  load: (row) => row.load,
+  unit: (row) => row.unit,
+  ours: (row) => digits(row.value ?? row.oursCpuUs, 2),
+  peer: (row) => row.peer,
+  theirs: (row) => digits(row.peerValue ?? row.peerCpuUs, 2),
+  'p99 ms': (row) => [row.oursP99Ms, row.peerP99Ms].map((ms) => digits(ms, 2)).join(' / '),
+  'machine us': (row) => [row.oursMachineUs, row.peerMachineUs].map((us) => digits(us, 0)).join(' / '),
+  '/s and core': (row) =>
+    [row.oursCpuUs, row.peerCpuUs].map((us) => digits(1e6 / (us ?? Number.NaN), 0)).join(' / '),
+  ratio: (row) => digits(row.ratio, 2),
+  bound: (row) => (row.bound === undefined ? '' : `<= ${row.bound}`),
+  spread: (row) => `${(row.spread * 100).toFixed(0)} %`,
+  ok: (row) => (row.bound === undefined ? '' : row.ok ? 'ok' : 'MISSED'),
+};
+
+export function renderTable(rows: readonly Row[]): string {
+  const cells = [
+    Object.keys(columns),
+    ...rows.map((row) =>
+      Object.values(columns).map((render) => {
+        const text = render(row);
+        return text === ' / ' ? '' : text;
+      }),
+    ),
+  ];
+  const widths = Object.keys(columns).map((_, at) => Math.max(...cells.map((row) => row[at]?.length ?? 0)));
+  return cells
     .map((row) =>
       row
         .map((cell, at) => cell.padEnd(widths[at] ?? 0))
@@ -64,15 +83,34 @@ export function renderTable(results: readonly BenchResult[]): string {
     .join('\n');
 }
 
-export function writeResults(path: string, results: readonly BenchResult[]): void {
+/** So that every row has the same names. */
+const absent = {
+  bench: null,
+  load: null,
+  unit: null,
+  oursCpuUs: null,
+  peer: null,
+  peerCpuUs: null,
+  ratio: null,
+  bound: null,
+  ok: null,
+  oursP99Ms: null,
+  peerP99Ms: null,
+  spread: null,
+};
+
+/** `path`: the rows; beside it, as `….run.json`, when and with what they were measured, and every round. */
+export function writeResults(path: string, rows: readonly Row[]): void {
   mkdirSync(dirname(path), { recursive: true });
+  const listed = rows.map(({ details: _, ...row }) => ({ ...absent, ...row }));
   const run = {
     date: new Date().toISOString(),
     versions: versions(),
     machine: { kernel: release(), cores: availableParallelism(), cpu: cpus()[0]?.model ?? '' },
-    results,
+    rounds: rows.map(({ bench, load, details }) => ({ bench, load, ...details })),
   };
-  writeFileSync(path, `${JSON.stringify(run, undefined, 2)}\n`);
+  writeFileSync(path, `${JSON.stringify(listed, undefined, 2)}\n`);
+  writeFileSync(path.replace(/\.json$/, '.run.json'), `${JSON.stringify(run, undefined, 2)}\n`);
 }
 
 function versions(): Record<string, string> {
@@ -82,7 +120,9 @@ function versions(): Record<string, string> {
     node: process.version,
     haproxy: firstLine('haproxy', ['-v']),
     nginx: firstLine('nginx', ['-v']),
+    nghttpx: firstLine('nghttpx', ['--version']),
     wrk: firstLine('wrk', ['-v']),
+    iperf3: firstLine('iperf3', ['--version']),
   };
 }
 

@@ -141,4 +141,5 @@ if [ "$mode" = full ]; then
   compile cni-plugin/shim build/cni
   compile keeper build
   compile agent/parent build
+  compile bench/open-loop build
 fi
