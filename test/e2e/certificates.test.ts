@@ -488,6 +488,22 @@ describe('wrong certificates and names', () => {
     });
   });
 
+  it('a transport header that was let in is refused when it is replayed after policy has closed its port', async () => {
+    const tail = new LogTail(agentLog('node1'));
+    const replay = async (): Promise<string> =>
+      textOf(await fromOutsiderOne(wire(good, { send: [request] })));
+    assert.match(await replay(), /^HTTP\/1\.1 200 /);
+    await mesh.annotate('Pod', 'mesh', 'server', 'config.linkerd.io/default-inbound-policy=deny');
+    const deadline = performance.now() + 30_000;
+    let answer = '';
+    while (!answer.startsWith('HTTP/1.1 403 ')) {
+      assert.ok(performance.now() < deadline, answer);
+      answer = await replay();
+    }
+    const who = { pod: 'mesh/server', port: HTTP, client: outsider, clientIdentity: identityOf('caller') };
+    await tail.until({ ...who, msg: 'request denied by policy', policy: /deny/ });
+  });
+
   it('clients that fall silent in the middle of hello or header are cut off', async () => {
     const [header, hello, nothing] = await slow;
     for (const outcome of [header, hello, nothing]) {
