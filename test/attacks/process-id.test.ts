@@ -110,7 +110,12 @@ describe("a dead agent's process id", () => {
   const unprivileged = ['setpriv', '--bounding-set=-all', '--inh-caps=-all', '--no-new-privs'];
   const get = (to: string, port: number): readonly string[] => [
     ...unprivileged,
-    ...['curl', '-sS', '-i', '--max-time', '20', `http://${addresses.get(to) ?? ''}:${port}/x`],
+    'curl',
+    '-sS',
+    '-i',
+    '--max-time',
+    '20',
+    `http://${addresses.get(to) ?? ''}:${port}/x`,
   ];
   const outbound = async (port: number): Promise<number> =>
     total(await scrape(mesh, 'node1'), 'tcp_open_total', {

@@ -12,6 +12,7 @@ import { certificateMaker, type TlsIdentity } from './hostile-certificates.ts';
 import { attemptFrom, base64, requireUnharmed, textOf } from './hostile-helpers.ts';
 import { frames, noise, type Payload, payloads } from './hostile-payloads.ts';
 import { meshed, namespace, pod, service } from './objects.ts';
+import { scrape, total } from './scrape.ts';
 
 const MIRROR = fileURLToPath(new URL('programs/mirror.ts', import.meta.url));
 const HTTP = 8080;
@@ -211,6 +212,11 @@ describe('garbage', () => {
     for (const [index, outcome] of (await attemptAt('server', attempts)).entries()) {
       assert.notEqual(outcome.ended, 'open', JSON.stringify(attempts[index]?.to));
       assert.equal(textOf(outcome), '', JSON.stringify(attempts[index]?.to));
+    }
+    const metrics = await scrape(mesh, 'node1');
+    for (const reason of ['loopback', 'no_destination']) {
+      const refused = total(metrics, 'nodemesh_connections_refused_total', { pod: 'server', reason });
+      assert.ok(refused >= attempts.length / 2, `${refused} refused: ${reason}`);
     }
     await requireServing();
   });
