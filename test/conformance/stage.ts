@@ -8,9 +8,16 @@
 //   both1 the same, HTTP/1.1 inside mTLS
 
 import { test as nodeTest } from 'node:test';
-import { type RawPeer, RawServer, rawClient } from '../../agent/proxy/exchange/raw-peers.ts';
+import { listen } from '#lib/net/native.ts';
+import { RawPeer, RawServer, rawClient } from '../../agent/proxy/exchange/raw-peers.ts';
 import type { Destination, Endpoint, ServerPolicy, WorkerPod } from '../../agent/proxy/model.ts';
+import {
+  encodeTransportHeader,
+  type SessionProtocol,
+  TRANSPORT_ALPN,
+} from '../../agent/proxy/tls/transport-header.ts';
 import { endpoint, identityOf, listenIn, policy } from '../proxy/harness.ts';
+import { dialAsPeer } from '../proxy/peers.ts';
 import { CLIENT, createScene, PEER, type Scene, SERVER } from '../proxy/scene.ts';
 
 /** Whoever waits for what never comes shall not hold up the others for long. */
@@ -30,6 +37,8 @@ export const APP_PORT = 7070;
 export const OPAQUE_PORT = 7071;
 /** Nobody listens here at first. */
 export const LATE_PORT = 7072;
+/** Somebody listens here and accepts nobody: connects time out once two have come. */
+export const FULL_PORT = 7073;
 
 const listeners = {
   out: { listener: 15101, ip: '10.96.1.1', port: 80 },
@@ -57,6 +66,8 @@ export interface Stage {
   opaqueClient(): Promise<RawPeer>;
   /** A connection of the client pod to what stands behind a listener. */
   dial(listener: Listener): Promise<RawPeer>;
+  /** A meshed client's connection to a port of the server pod, or another identity's; past the transport header. */
+  meshed(port: number, protocol: SessionProtocol, identity?: string): Promise<RawPeer>;
   /** Sends one request on a connection of its own; `@` in it becomes a host that nobody else uses. */
   exchange(way: Way, request: string): Promise<Exchanged>;
   /** What is known of the destination behind a listener. */
@@ -85,6 +96,7 @@ export async function createStage(options: Parameters<typeof createScene>[0] = {
   const scene = await createScene({ failfastMs: 300, ...options });
   const { home, serverNs, client, server, serverPod } = scene;
   let clientPod = scene.clientPod;
+  listen(listenIn(serverNs, SERVER, FULL_PORT), 0);
   const app = await RawServer.listen(listenIn(serverNs, SERVER, APP_PORT));
   const opaqueApp = await RawServer.listen(listenIn(serverNs, SERVER, OPAQUE_PORT));
   const peer = await RawServer.listen(listenIn(home, PEER, APP_PORT));
@@ -116,7 +128,7 @@ export async function createStage(options: Parameters<typeof createScene>[0] = {
   server.worker.handle({
     type: 'pod',
     pod: serverPod,
-    listeners: [APP_PORT, OPAQUE_PORT, LATE_PORT].map((port, slot) => ({
+    listeners: [APP_PORT, OPAQUE_PORT, LATE_PORT, FULL_PORT].map((port, slot) => ({
       direction: 'inbound',
       family: 4,
       slot: slot + 100,
@@ -160,6 +172,18 @@ export async function createStage(options: Parameters<typeof createScene>[0] = {
       way === 'in' ? opened(APP_PORT, SERVER) : opened(listeners[way].listener, CLIENT),
     opaqueClient: async () => opened(OPAQUE_PORT, SERVER),
     dial: async (name) => opened(listeners[name].listener, CLIENT),
+    async meshed(port, protocol, identity = identityOf('web')) {
+      const { authority } = scene;
+      const socket = await dialAsPeer({
+        anchorsPem: authority.anchorPem,
+        shown: { authority, identity },
+        alpn: [TRANSPORT_ALPN],
+      });
+      socket.write(encodeTransportHeader(port, protocol));
+      const made = new RawPeer(socket);
+      peers.push(made);
+      return made;
+    },
     async exchange(way, request) {
       const host = `host-${++hosts}.test`;
       const from = await stage.client(way);

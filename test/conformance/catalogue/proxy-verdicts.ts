@@ -25,4 +25,44 @@ export const proxyVerdicts: readonly ProxyVerdict[] = [
     verdict: 'different',
     why: '"Anything else as TCP; client half-close before and after detection": a client that ends its side first is passed on, not dropped, and what is no request line is not taken for one because it is long.',
   },
+  {
+    id: 'C-437',
+    verdict: 'different',
+    why: 'The interim answer comes from who reads the body, the application, and passes as it is: a proxy that writes its own promises for somebody else.',
+  },
+  {
+    id: 'C-180',
+    verdict: 'not applicable',
+    why: 'There is no gateway: a header that names a service instead of a port is refused.',
+  },
+  {
+    id: 'C-182',
+    verdict: 'not applicable',
+    why: 'There is no gateway: a header that names a service instead of a port is refused.',
+  },
+  {
+    id: 'C-184',
+    verdict: 'not applicable',
+    why: 'There is no gateway: a header that names a service instead of a port is refused.',
+  },
+  {
+    id: 'C-197',
+    verdict: 'not applicable',
+    why: 'There is no setting that makes the host which an unmeshed client names a label; series would be as many as clients like.',
+  },
+  {
+    id: 'C-301',
+    verdict: 'not applicable',
+    why: 'Plain peak EWMA balances; the variant with penalties is no part of a released Linkerd. Endpoints that fail are left out by their breaker.',
+  },
+  {
+    id: 'C-302',
+    verdict: 'not applicable',
+    why: 'Only the variant of peak EWMA with penalties reads Retry-After.',
+  },
+  {
+    id: 'C-225',
+    verdict: 'different',
+    why: '"No answer from destination means wait, then 503 or close. An outage must not downgrade meshed traffic": an error is no answer, so the connection waits and then fails; only a definite "not found" lets it pass.',
+  },
 ];
