@@ -17,7 +17,7 @@ export interface NodeMetricsSources {
   readonly startedAtSeconds: number;
   readonly redirection: Pick<Redirection, 'counters'>;
   readonly enrolment: Pick<Enrolment, 'pods'>;
-  readonly workers: Pick<ProxyWorkers, 'replaced'>;
+  readonly workers: Pick<ProxyWorkers, 'replaced' | 'serving'>;
   readonly selfCheck: Pick<SelfCheck, 'state'>;
   readonly discovery: Pick<Discovery, 'refused'>;
   readonly keeper: Pick<Keeper, 'connected' | 'failures' | 'lastSnapshot' | 'role'>;
@@ -43,6 +43,10 @@ export function nodeMetrics(registry: MetricRegistry, sources: NodeMetricsSource
   });
   one(gauge('process_resident_memory_bytes', 'Resident memory of the agent.'), () =>
     process.memoryUsage.rss(),
+  );
+  one(
+    gauge('nodemesh_workers_serving', 'Proxy workers that accept; fewer than set: one is being replaced.'),
+    () => sources.workers.serving,
   );
   registry.collect(
     counter('nodemesh_worker_replaced_total', 'Proxy workers that ended or fell silent.'),

@@ -197,6 +197,53 @@ describe('proxy workers', () => {
     assert.equal(workers.replaced.exited, 1);
   });
 
+  it('counts a worker as serving from its word that it is ready to its end', () => {
+    assert.equal(workers.serving, 0);
+    for (const index of [0, 1]) worker(index).say({ type: 'ready' });
+    assert.equal(workers.serving, 2);
+    worker(1).emit('exit', 1);
+    assert.equal(workers.serving, 1);
+    clock.advance(100);
+    assert.equal(workers.serving, 1);
+    worker(2).say({ type: 'ready' });
+    assert.equal(workers.serving, 2);
+  });
+
+  it('lends the slots of an ended worker to one that serves until its successor does', () => {
+    const fds = (fake: FakeWorker): number[] =>
+      fake.sent.flatMap((message) => (message.type === 'pod' ? message.listeners.map(({ fd }) => fd) : []));
+    for (const index of [0, 1]) worker(index).say({ type: 'ready' });
+    workers.setPod(pod, listeners);
+    worker(1).emit('exit', 1);
+    assert.deepEqual(slotsSent(worker(0)), [0, 2, 1, 3]);
+    // A pod that comes meanwhile, too.
+    workers.setPod({ ...pod, uid: 'b' }, listeners);
+    assert.deepEqual(slotsSent(worker(0)).slice(4), [0, 1, 2, 3]);
+    clock.advance(100);
+    assert.deepEqual(slotsSent(worker(2)), [1, 3, 1, 3]);
+    assert.ok(worker(0).sent.every(({ type }) => type !== 'slots-back'));
+    worker(2).say({ type: 'ready' });
+    assert.deepEqual(worker(0).sent.at(-1), { type: 'slots-back', owner: 1 });
+    // Numbers that both were given stay open when the helper ends: the successor holds them.
+    worker(0).emit('exit', 1);
+    for (const fd of fds(worker(2)).slice(0, 4)) assert.ok(open.has(fd), String(fd));
+    assert.deepEqual(slotsSent(worker(2)).slice(4), [0, 2, 0, 2]);
+  });
+
+  it('asks the next one when the helper ends, and nobody when nobody serves', () => {
+    for (const index of [0, 1]) worker(index).say({ type: 'ready' });
+    workers.setPod(pod, listeners);
+    worker(1).emit('exit', 1);
+    worker(0).emit('exit', 1);
+    clock.advance(100);
+    // Both start anew, each with its own.
+    assert.deepEqual(slotsSent(worker(2)), [1, 3]);
+    assert.deepEqual(slotsSent(worker(3)), [0, 2]);
+    worker(2).say({ type: 'ready' });
+    worker(3).say({ type: 'ready' });
+    assert.ok(spawned.every(({ sent }) => sent.every(({ type }) => type !== 'slots-back')));
+  });
+
   it('closes the listeners that an ended worker had not taken, and no others that have their numbers', () => {
     workers.setPod(pod, listeners);
     assert.deepEqual([...open.keys()], [1100, 1102, 1101, 1103]);

@@ -2,7 +2,8 @@
 // The control thread's side of the proxy workers: starts them, tells each the pods, certificates and
 // destinations it needs, replaces one that ends or falls silent. Opens no sockets and knows no kernel.
 //
-//   slot s of a pod is served by worker s mod count; a replacement gets the same slots again
+//   slot s of a pod is served by worker s mod count; a replacement gets the same slots again, and until it is there
+//   another worker accepts on them beside its own: what waits in their backlogs does not wait for a thread to start
 
 import type { Worker } from 'node:worker_threads';
 import type { Clock, Timer } from '#lib/core/clock.ts';
@@ -79,6 +80,8 @@ export interface ProxyWorkers {
   close(): Promise<void>;
   /** Workers replaced so far, by reason. */
   readonly replaced: { exited: number; silent: number };
+  /** Workers that have started and not ended. */
+  readonly serving: number;
 }
 
 interface PodState {
@@ -103,6 +106,7 @@ interface WorkerState {
   lastBeatAtMs: number;
   readonly wants: Set<string>;
   handed: Handed[];
+  started: boolean;
   ended: boolean;
 }
 
@@ -122,6 +126,8 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   const waitingForCount = new Map<string, (open: number) => void>();
   const workers: WorkerState[] = [];
   const replaced = { exited: 0, silent: 0 };
+  /** Owner of slots -> the worker that accepts on them while the owner cannot. */
+  const helpers = new Map<number, WorkerState>();
   const drained = new Set<number>();
   const whenDrained: (() => void)[] = [];
   let anchorsPem = options.anchorsPem;
@@ -142,18 +148,42 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     for (const worker of workers) send(worker, message);
   };
 
+  const serves = (worker: WorkerState, owner: number): boolean =>
+    owner === worker.index || helpers.get(owner) === worker;
   const sendPod = (worker: WorkerState, state: PodState, all: readonly ListenerHandle[]): void => {
     // Its successor's start sends everything; a duplicate would be nobody's.
     if (worker.ended) return;
     const listeners = accepting
       ? all
-          .filter((listener) => listener.slot % count === worker.index)
+          .filter((listener) => serves(worker, listener.slot % count))
           .map((listener) => ({ ...listener, fd: options.duplicate(listener.fd) }))
       : [];
     for (const { fd } of listeners) {
+      // Whatever had that number before is closed.
+      worker.handed = worker.handed.filter((earlier) => earlier.fd !== fd);
       worker.handed.push({ uid: state.pod.uid, fd, inode: options.inodeOf(fd) });
     }
     send(worker, { type: 'pod', pod: state.pod, listeners });
+  };
+
+  /** Somebody accepts in the place of the owner until its successor has started. */
+  const lend = (owner: number): void => {
+    helpers.delete(owner);
+    const helper = workers.find(({ started, ended }) => started && !ended);
+    if (helper === undefined) return;
+    helpers.set(owner, helper);
+    for (const state of pods.values()) {
+      sendPod(
+        helper,
+        state,
+        state.listeners.filter(({ slot }) => slot % count === owner),
+      );
+    }
+  };
+  const takeBack = (owner: number): void => {
+    const helper = helpers.get(owner);
+    helpers.delete(owner);
+    if (helper !== undefined) send(helper, { type: 'slots-back', owner });
   };
 
   const release = (key: string, workerIndex: number): void => {
@@ -193,6 +223,8 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   const onMessage = (worker: WorkerState, message: FromWorker): void => {
     switch (message.type) {
       case 'ready':
+        worker.started = true;
+        takeBack(worker.index);
         readyWorkers.add(worker.index);
         if (readyWorkers.size === count) allReady();
         break;
@@ -247,6 +279,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       lastBeatAtMs: clock.nowMs() + START_GRACE_MS,
       wants: new Set(),
       handed: [],
+      started: false,
       ended: false,
       port: options.spawn({
         ...options.start,
@@ -276,7 +309,12 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     for (const key of worker.wants) release(key, worker.index);
     options.descriptors.sweep(worker.descriptors);
     // What it had not taken yet stays open otherwise, and a pod's namespace with it.
+    const elsewhere = new Set(
+      workers.filter(({ ended }) => !ended).flatMap(({ handed }) => handed.map(({ fd }) => fd)),
+    );
     for (const { fd, inode } of worker.handed.splice(0)) {
+      // The same listener may have the same number again, in another worker's hand.
+      if (elsewhere.has(fd)) continue;
       if (inode !== undefined && options.inodeOf(fd) === inode) options.closeDuplicate(fd);
     }
     for (const [id, count] of waitingForCount) if (id.endsWith(`/${worker.index}`)) count(0);
@@ -288,6 +326,8 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     if (closing) return;
     replaced.exited++;
     log.error({ worker: worker.index }, 'a proxy worker ended; a successor takes over its listeners');
+    for (const [owner, helper] of helpers) if (helper === worker) lend(owner);
+    lend(worker.index);
     clock.after(RESTART_DELAY_MS, () => {
       if (!closing) start(worker.index);
     });
@@ -320,6 +360,9 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   return {
     ready,
     replaced,
+    get serving() {
+      return workers.filter(({ started, ended }) => started && !ended).length;
+    },
     setPod(pod, listeners) {
       const known = pods.get(pod.uid)?.listeners ?? [];
       const state = {

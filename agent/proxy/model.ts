@@ -111,8 +111,8 @@ export type Destination =
     };
 
 export type ToWorker =
+  /** Also for a pod known already: listeners are added to those that it has. */
   | { readonly type: 'pod'; readonly pod: WorkerPod; readonly listeners: readonly ListenerHandle[] }
-  /** New listeners for a pod known already (a slot moved to this worker). */
   | { readonly type: 'pod-removed'; readonly uid: string; readonly ticket: number }
   | { readonly type: 'certificate'; readonly certificate: Certificate }
   /** No pod of this identity is left: its key goes. */
@@ -122,6 +122,8 @@ export type ToWorker =
   | { readonly type: 'destination'; readonly key: string; readonly destination: Destination }
   /** Gives up the listeners, and nothing else: another agent accepts on the same ones. `pod` brings them back. */
   | { readonly type: 'stop-accepting' }
+  /** Gives up the listeners of this worker's slots, which were only lent: their owner accepts again. */
+  | { readonly type: 'slots-back'; readonly owner: number }
   | { readonly type: 'drain'; readonly graceMs: number }
   /** The agent goes on after all. */
   | { readonly type: 'resume' }

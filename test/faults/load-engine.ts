@@ -23,6 +23,7 @@ export interface LoadOptions {
 }
 
 export interface Engine {
+  everyKindAnswered(): boolean;
   /** Lets what is under way end, then reports. */
   stop(): Promise<Report>;
 }
@@ -83,7 +84,7 @@ export function startEngine(options: LoadOptions): Engine {
   const latencies: number[] = [];
   const byConnection = { 'http-new': 0, 'http-kept': 0, 'tcp-new': 0, 'tcp-kept': 0, stream: 0 };
   const byServer: Record<string, number> = {};
-  let [failed, succeeded, underWay, latencyMaxMs] = [0, 0, 0, 0];
+  let [failed, succeeded, underWay, latencyMaxMs, keptMax] = [0, 0, 0, 0, 0];
   let lastSuccessMs = startedMs;
   let [gapMaxMs, gapMaxAtMs] = [0, startedMs];
   let stopping = false;
@@ -93,9 +94,14 @@ export function startEngine(options: LoadOptions): Engine {
     if (nowMs - lastSuccessMs > gapMaxMs) [gapMaxMs, gapMaxAtMs] = [nowMs - lastSuccessMs, lastSuccessMs];
     lastSuccessMs = nowMs;
   };
-  const fail = (kind: FailureKind, connection: ConnectionKind, detail: string): void => {
+  const fail = (
+    kind: FailureKind,
+    connection: ConnectionKind,
+    detail: string,
+    dueMs: number = Date.now(),
+  ): void => {
     failed++;
-    if (failures.length < FAILURES_KEPT) failures.push({ atMs: Date.now(), kind, connection, detail });
+    if (failures.length < FAILURES_KEPT) failures.push({ dueMs, atMs: Date.now(), kind, connection, detail });
   };
   const succeed = (asked: Asked, server: string): void => {
     const nowMs = Date.now();
@@ -183,10 +189,11 @@ export function startEngine(options: LoadOptions): Engine {
     }
 
     #end(kind: FailureKind, detail: string): void {
-      if (this.#asked === undefined) return;
+      const asked = this.#asked;
+      if (asked === undefined) return;
       this.#asked = undefined;
       clearTimeout(this.#timer);
-      fail(kind, this.kind, detail);
+      fail(kind, this.kind, detail, asked.dueMs);
       done();
       this.#let(false);
     }
@@ -203,7 +210,8 @@ export function startEngine(options: LoadOptions): Engine {
     const pool = pools.get(kind);
     if (pool === undefined) return;
     while (pool.waiting.length > 0) {
-      let connection = pool.free.pop();
+      // All of them are opened, and take turns: one that is idle for long is under test as well.
+      let connection = pool.open.size < connections ? undefined : pool.free.shift();
       if (connection === undefined && pool.open.size < connections) {
         connection = new Connection(kind, (freed, usable) => {
           pool.free = pool.free.filter((one) => one !== freed);
@@ -212,6 +220,10 @@ export function startEngine(options: LoadOptions): Engine {
           setImmediate(serve, kind);
         });
         pool.open.add(connection);
+        keptMax = Math.max(
+          keptMax,
+          [...pools.values()].reduce((sum, { open }) => sum + open.size, 0),
+        );
       }
       const asked = connection === undefined ? undefined : pool.waiting.shift();
       if (connection === undefined || asked === undefined) return;
@@ -248,8 +260,8 @@ export function startEngine(options: LoadOptions): Engine {
     const oldestMs = Date.now() - timeoutMs;
     for (const [kind, pool] of pools) {
       while ((pool.waiting[0]?.dueMs ?? Infinity) < oldestMs) {
-        pool.waiting.shift();
-        fail('timeout', kind, 'no connection became free');
+        const asked = pool.waiting.shift();
+        fail('timeout', kind, 'no connection became free', asked?.dueMs);
         done();
       }
     }
@@ -277,6 +289,7 @@ export function startEngine(options: LoadOptions): Engine {
   for (let index = 0; index < (options.streams ?? 0); index++) openStream();
 
   return {
+    everyKindAnswered: () => kinds.every((kind) => byConnection[kind] > 0),
     async stop() {
       stopping = true;
       const endedMs = Date.now();
@@ -295,6 +308,7 @@ export function startEngine(options: LoadOptions): Engine {
         failures,
         byConnection,
         byServer,
+        keptMax,
         gapMaxMs,
         gapMaxAtMs,
         latencyMaxMs,

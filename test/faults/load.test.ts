@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { describe, it } from 'node:test';
 import { type LoadOptions, parseAnswer, startEngine } from './load-engine.ts';
-import { complaints, type Failure, type Report } from './report.ts';
+import { complaints, type Failure, type Report, summary } from './report.ts';
 
 /** Loads a server that treats each line or request head as `behave` says, until enough has been seen. */
 async function loadOn(
@@ -62,6 +62,7 @@ describe('load', () => {
     );
     assert.deepEqual(complaints(report, { minRate: 150 }), []);
     assert.ok(report.byConnection['http-new'] > 50 && report.byConnection['http-kept'] > 50);
+    assert.equal(report.keptMax, 2);
     assert.deepEqual(Object.keys(report.byServer), ['me']);
   });
 
@@ -185,6 +186,7 @@ describe('load', () => {
 
 describe('judging', () => {
   const failure = (kind: Failure['kind'], connection: Failure['connection']): Failure => ({
+    dueMs: 1400,
     atMs: 1500,
     kind,
     connection,
@@ -198,6 +200,7 @@ describe('judging', () => {
     failures,
     byConnection: { 'http-new': 100, 'http-kept': 0, 'tcp-new': 0, 'tcp-kept': 0, stream: 0 },
     byServer: {},
+    keptMax: 0,
     gapMaxMs: 10,
     gapMaxAtMs: 0,
     latencyMaxMs: 1,
@@ -224,6 +227,14 @@ describe('judging', () => {
   it('failures beyond what was kept are never allowed; a low rate is a complaint', () => {
     assert.match(complaints(report([], 5), { minRate: 1 }).join(), /more than the 0 that were kept/);
     assert.match(complaints(report([]), { minRate: 101 }).join(), /100\.0 requests\/s/);
+  });
+
+  it('a summary counts failures by kind over all loads', () => {
+    const reset = failure('reset-new', 'tcp-new');
+    assert.equal(
+      summary([report([reset, reset]), { ...report([]), latencyMaxMs: 2.4 }]),
+      '200 requests answered, 2 failed (2 tcp-new reset-new); slowest answer 2 ms; longest time without an answer 10 ms',
+    );
   });
 
   it('an answer is complete at every split point, not before', () => {

@@ -10,12 +10,14 @@ import type { LocalMesh } from '../../local/harness.ts';
 import { type KubernetesObject, pod, type PodOptions, service } from '../e2e/objects.ts';
 import type { LoadOptions } from './load-engine.ts';
 import type { LoadReport, Report } from './report.ts';
+import { until } from './until.ts';
 
-export { assertOnly, type Demands, type LoadReport, rateOf } from './report.ts';
+export { assertOnly, type Demands, type LoadReport, rateOf, summary } from './report.ts';
 
 const ECHO = fileURLToPath(new URL('programs/echo.ts', import.meta.url));
 const CLIENT = fileURLToPath(new URL('programs/load-client.ts', import.meta.url));
 const HOUR_MS = 3_600_000;
+const BEGUN_MS = 30_000;
 export const HTTP_PORT = 8080;
 /** Opaque: the servers' pods and services say so. */
 export const TCP_PORT = 7070;
@@ -57,10 +59,11 @@ export interface Load {
 
 let loads = 0;
 
-/** Starts the load; it runs until `stop`. */
+/** Starts the load, and resolves when it is being answered; it runs until `stop`. */
 export async function startLoad(mesh: LocalMesh, options: StartLoad): Promise<Load> {
   const { from, to, rate, ...rest } = options;
   const stopFile = `/run/load-${process.pid}-${++loads}.stop`;
+  const begunFile = `${stopFile}.begun`;
   const engine: LoadOptions = {
     host: to,
     rate,
@@ -73,13 +76,17 @@ export async function startLoad(mesh: LocalMesh, options: StartLoad): Promise<Lo
   const marks: { name: string; atMs: number }[] = [];
   let over = false;
   const run = mesh
-    .exec(from.pod, ['node', CLIENT, JSON.stringify(engine), stopFile], {
+    .exec(from.pod, ['node', CLIENT, JSON.stringify(engine), stopFile, begunFile], {
       ns: from.ns,
       timeoutMs: 2 * HOUR_MS,
     })
     .finally(() => (over = true));
   // Whoever waits for `stop` hears of it; until then it is no unhandled rejection.
   run.catch(() => undefined);
+  await until('every kind of request is answered', BEGUN_MS, async () => {
+    if (over) await run;
+    return (await mesh.exec(from.pod, ['rm', begunFile], { ns: from.ns })).code === 0 ? true : undefined;
+  });
   return {
     mark: (name) => marks.push({ name, atMs: Date.now() }),
     async stop() {

@@ -24,7 +24,9 @@ export const failureKinds = [
 export type FailureKind = (typeof failureKinds)[number];
 
 export interface Failure {
-  /** Since the epoch; when it was noticed. */
+  /** Since the epoch; when it was to be asked. */
+  readonly dueMs: number;
+  /** When it was noticed. */
   readonly atMs: number;
   readonly kind: FailureKind;
   readonly connection: ConnectionKind;
@@ -43,6 +45,8 @@ export interface Report {
   readonly byConnection: Readonly<Record<ConnectionKind, number>>;
   /** Successes by the server pod that answered. */
   readonly byServer: Readonly<Record<string, number>>;
+  /** Kept connections that were open at once, at most. */
+  readonly keptMax: number;
   /** The longest time without a success, the ends of the run included. */
   readonly gapMaxMs: number;
   readonly gapMaxAtMs: number;
@@ -121,4 +125,21 @@ export function complaints(report: Report, demands: Demands): string[] {
 export function assertOnly(report: Report, demands: Demands): void {
   const found = complaints(report, demands);
   assert.ok(found.length === 0, found.join('\n'));
+}
+
+/** What loads have seen, in one line for whoever reads the output of a soak. */
+export function summary(reports: readonly Report[]): string {
+  const sum = (of: (report: Report) => number): number => reports.reduce((all, one) => all + of(one), 0);
+  const longest = (of: (report: Report) => number): number => Math.round(Math.max(...reports.map(of)));
+  const kinds = new Map<string, number>();
+  for (const { kind, connection } of reports.flatMap(({ failures }) => failures)) {
+    kinds.set(`${connection} ${kind}`, (kinds.get(`${connection} ${kind}`) ?? 0) + 1);
+  }
+  const failed = sum((report) => report.failed);
+  const detail = failed === 0 ? '' : ` (${[...kinds].map(([kind, count]) => `${count} ${kind}`).join(', ')})`;
+  return [
+    `${sum((report) => report.succeeded)} requests answered, ${failed} failed${detail}`,
+    `slowest answer ${longest((report) => report.latencyMaxMs)} ms`,
+    `longest time without an answer ${longest((report) => report.gapMaxMs)} ms`,
+  ].join('; ');
 }

@@ -19,5 +19,8 @@ export const scale = {
     destinationAwayMs: pick(20_000, 300_000),
   },
   optInOut: { cycles: pick(5, 50) },
+  /** How often each process is killed, and each worker hurt. */
+  kills: pick(3, 20),
+  upgrades: pick(1, 7),
   churn: { pods: pick(60, 1000), atOnce: pick(10, 20) },
 } as const;

@@ -108,19 +108,20 @@ export class PodState {
     if (this.gone) socket.destroy();
   }
 
-  /** Another agent accepts on the same listeners from now on; what was accepted here stays. */
-  stopAccepting(): void {
-    // The socket underneath lives on: these are duplicates.
-    for (const server of this.listeners.keys()) server.close();
-    this.listeners.clear();
-  }
-
-  dropListener({ direction, family, slot }: ListenerHandle): void {
-    for (const [server, other] of this.listeners) {
-      if (other.direction !== direction || other.family !== family || other.slot !== slot) continue;
+  /** Somebody else accepts on the same listeners from now on; what was accepted here stays. */
+  stopAccepting(which: (listener: ListenerHandle) => boolean = () => true): void {
+    for (const [server, listener] of this.listeners) {
+      if (!which(listener)) continue;
+      // The socket underneath lives on: this is a duplicate.
       server.close();
       this.listeners.delete(server);
     }
+  }
+
+  dropListener({ direction, family, slot }: ListenerHandle): void {
+    this.stopAccepting(
+      (other) => other.direction === direction && other.family === family && other.slot === slot,
+    );
   }
 
   /** Closes everything; calls back when the last descriptor is closed. */

@@ -148,6 +148,12 @@ class Worker implements ProxyWorker {
       case 'stop-accepting':
         for (const pod of this.#pods.values()) pod.stopAccepting();
         break;
+      case 'slots-back': {
+        const workers = this.#options.workers ?? 1;
+        const lent = ({ slot }: ListenerHandle): boolean => slot % workers === message.owner;
+        for (const pod of this.#pods.values()) pod.stopAccepting(lent);
+        break;
+      }
       case 'drain':
         this.#drain(message.graceMs);
         break;

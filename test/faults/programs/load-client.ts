@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The client of the load, run inside a pod: load until the stop file is there, then one JSON document on stdout.
-//   node load-client.ts OPTIONS_AS_JSON STOP_FILE
+// Makes the file BEGUN as soon as the first request of each kind was answered.
+//   node load-client.ts OPTIONS_AS_JSON STOP_FILE BEGUN_FILE
 
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { type LoadOptions, startEngine } from '../load-engine.ts';
 
-const [text = '', stopFile = ''] = process.argv.slice(2);
+const [text = '', stopFile = '', begunFile = ''] = process.argv.slice(2);
 const options = JSON.parse(text) as LoadOptions;
 const engine = startEngine(options);
+let begun = false;
 const poll = setInterval(() => {
+  if (!begun && engine.everyKindAnswered()) {
+    begun = true;
+    writeFileSync(begunFile, '');
+  }
   if (!existsSync(stopFile)) return;
   clearInterval(poll);
   void engine.stop().then((report) => {
