@@ -179,7 +179,7 @@ const workers = createProxyWorkers({
   },
   discover: (key, target, deliver) => discovery.subscribe(key, target, deliver),
   metricDefined: (worker, definition) => metrics.define(worker, definition as MetricDefinition),
-  podMetrics: async (uid) => metrics.render(uid),
+  podMetrics: async (uid, exposition) => metrics.render(uid, exposition),
   applicationRefused: (uid) => redirection.refreshListeners(uid),
 });
 certificates.onChange((certificate) => {
@@ -361,7 +361,7 @@ const admin = await createAdmin({
   port: config.metricsPort,
   socketPath: join(config.runDir, 'agent.sock'),
   peerUid,
-  metrics: async () => metrics.render(),
+  metrics: async (exposition) => metrics.render(undefined, exposition),
   notReady: () => {
     if (certificates.get(ownIdentity) === undefined) return `no certificate of ${ownIdentity} so far`;
     if (snapshotSeen || earlier !== undefined) return undefined;

@@ -3,11 +3,18 @@
 // a Unix socket (0600, in the agent's 0700 directory) what shows or changes more. Reads nothing itself.
 
 import { chmod, rename, rm, stat } from 'node:fs/promises';
-import { createServer, type RequestListener, type Server, type ServerResponse } from 'node:http';
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
 import type { ListenOptions, Socket } from 'node:net';
 import type { Clock, Timer } from '#lib/core/clock.ts';
 import { errnoName, errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
+import { encodeExposition, type Exposition, expositionFor } from '#lib/metrics/exposition.ts';
 
 export interface AdminOptions {
   /** Where the node's scraper and probes come. Port 0 takes a free one. */
@@ -15,7 +22,7 @@ export interface AdminOptions {
   readonly port: number;
   readonly socketPath: string;
   /** The text exposition of everything on this node. */
-  readonly metrics: () => Promise<string>;
+  readonly metrics: (exposition: Exposition) => Promise<string>;
   /** Why the agent is not ready, or undefined when it is. */
   readonly notReady: () => string | undefined;
   /** State for `GET /state` on the Unix socket; plain data, without keys. */
@@ -137,14 +144,18 @@ function limited(onRequest: RequestListener): Server {
 
 function nodeRequests(options: AdminOptions): RequestListener {
   let scrapes = 0;
-  const metrics = async (response: ServerResponse): Promise<void> => {
+  const metrics = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     if (scrapes >= SCRAPES_MAX) {
       answer(response, 503, 'too many scrapes at once\n');
       return;
     }
     scrapes++;
     try {
-      answer(response, 200, await options.metrics());
+      const exposition = expositionFor(request.headers);
+      const text = await options.metrics(exposition);
+      const { body, headers } = await encodeExposition(text, exposition, request.headers);
+      response.writeHead(200, { ...headers, 'content-length': body.length });
+      response.end(body);
     } catch (error) {
       options.log.error({ error: errorMessage(error) }, 'metrics cannot be rendered');
       answer(response, 500, '');
@@ -167,7 +178,7 @@ function nodeRequests(options: AdminOptions): RequestListener {
         ready(response);
         break;
       case '/metrics':
-        void metrics(response);
+        void metrics(request, response);
         break;
       default:
         answer(response, 404, '');
@@ -219,7 +230,7 @@ function answer(
   response: ServerResponse,
   status: number,
   text: string,
-  type = 'text/plain; version=0.0.4; charset=utf-8',
+  type = 'text/plain; charset=utf-8',
 ): void {
   response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(text) });
   response.end(text);

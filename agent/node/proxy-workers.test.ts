@@ -344,7 +344,7 @@ describe('proxy workers', () => {
   });
 
   it("answers a pod's scrape through the worker that asked", async () => {
-    worker(1).say({ type: 'pod-metrics-wanted', ticket: 7, uid: 'a' });
+    worker(1).say({ type: 'pod-metrics-wanted', ticket: 7, uid: 'a', exposition: 'text' });
     await new Promise((resolve) => setImmediate(resolve));
     assert.deepEqual(worker(1).sent, [{ type: 'pod-metrics', ticket: 7, text: 'metrics of a' }]);
   });

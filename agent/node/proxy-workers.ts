@@ -9,6 +9,7 @@ import type { Worker } from 'node:worker_threads';
 import type { Clock, Timer } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
+import type { Exposition } from '#lib/metrics/exposition.ts';
 import type {
   Certificate,
   Destination,
@@ -49,7 +50,7 @@ export interface ProxyWorkersOptions {
     deliver: (destination: Destination) => void,
   ) => { close(): void };
   readonly metricDefined: (workerIndex: number, definition: unknown) => void;
-  readonly podMetrics: (uid: string) => Promise<string>;
+  readonly podMetrics: (uid: string, exposition: Exposition) => Promise<string>;
   /** A pod's application refused; at most once a second for each. */
   readonly applicationRefused: (uid: string) => void;
   readonly clock: Clock;
@@ -253,7 +254,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
         break;
       }
       case 'pod-metrics-wanted':
-        options.podMetrics(message.uid).then(
+        options.podMetrics(message.uid, message.exposition).then(
           (text) => send(worker, { type: 'pod-metrics', ticket: message.ticket, text }),
           (error: unknown) => {
             log.warn({ uid: message.uid, error: errorMessage(error) }, "a pod's metrics cannot be rendered");

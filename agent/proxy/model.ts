@@ -3,6 +3,7 @@
 // No behaviour here. Descriptors are numbers: threads of one process share them.
 
 import type { PortRange } from '#lib/core/addresses.ts';
+import type { Exposition } from '#lib/metrics/exposition.ts';
 
 /** One listener of a pod's slot, as a duplicate that belongs to this worker (the worker closes it). */
 export interface ListenerHandle {
@@ -155,7 +156,12 @@ export type FromWorker =
   | { readonly type: 'metric'; readonly definition: unknown }
   /** The application refused although its port counts as listening; at most once a second for a pod. */
   | { readonly type: 'application-refused'; readonly uid: string }
-  | { readonly type: 'pod-metrics-wanted'; readonly ticket: number; readonly uid: string }
+  | {
+      readonly type: 'pod-metrics-wanted';
+      readonly ticket: number;
+      readonly uid: string;
+      readonly exposition: Exposition;
+    }
   | { readonly type: 'drained' };
 
 /** `workerData` of a proxy worker. */

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rendering side: knows which cells of which threads make up each series, sums them and writes the Prometheus
-// text format (version 0.0.4). What a thread counted stays counted after its end.
+// The rendering side: knows which cells of which threads make up each series, sums them and writes Prometheus'
+// text format (0.0.4) or OpenMetrics (1.0.0). What a thread counted stays counted after its end.
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { MetricDefinition, MetricFamily } from './model.ts';
 import { cellsOf } from './model.ts';
+import type { Exposition } from './exposition.ts';
 
 /** Lines between two pauses, so that a scrape never holds up the thread for long. */
 const LINES_PER_TURN = 2_000;
@@ -138,11 +139,14 @@ export class MetricRegistry {
   }
 
   /** All series, or those of one owner. */
-  async render(owner?: string): Promise<string> {
+  async render(owner?: string, exposition: Exposition = 'text'): Promise<string> {
     const out: string[] = [];
     let lines = 0;
+    const open = exposition === 'openmetrics';
     for (const family of this.#families) {
-      const header = `# HELP ${family.name} ${family.help}\n# TYPE ${family.name} ${family.type}\n`;
+      // OpenMetrics names a counter without the ending of its samples, and types come first.
+      const name = open && family.type === 'counter' ? family.name.replace(/_total$/, '') : family.name;
+      const header = `# HELP ${name} ${family.help}\n# TYPE ${name} ${family.type}\n`;
       let headed = false;
       for (const sample of this.#samples(family, owner)) {
         if (!headed) out.push(header);
@@ -151,6 +155,7 @@ export class MetricRegistry {
         if (++lines % LINES_PER_TURN === 0) await nextTurn();
       }
     }
+    if (open) out.push('# EOF\n');
     return out.join('');
   }
 

@@ -279,7 +279,7 @@ export async function startWorker(options: {
         setImmediate(() => worker.handle({ type: 'destination', key: message.key, destination }));
       } else if (message.type === 'pod-metrics-wanted') {
         void registry
-          .render(message.uid)
+          .render(message.uid, message.exposition)
           .then((text) => worker.handle({ type: 'pod-metrics', ticket: message.ticket, text }));
       }
     },

@@ -12,7 +12,7 @@ import { adoptSocket, awaitClient, countOnce, countRefusal, type WorkerContext }
 import type { PodState } from '../pods/pod-state.ts';
 import { authorize } from '../policy/authorize.ts';
 import { type InboundClient, type InboundServer, policyClient } from '../policy/client.ts';
-import { countInboundError } from '../route/inbound-target.ts';
+import { countInboundError, inboundHttpMetrics } from '../route/inbound-target.ts';
 import {
   type DecodedHeader,
   decodeTransportHeader,
@@ -159,11 +159,12 @@ function serve(
   trackInbound(context, pod, source, server, client);
   if (server.port === ADMIN_PORT) {
     const facts = policyClient(client);
-    const allowed = (): boolean => authorize(pod.policyOf(ADMIN_PORT), facts) !== null;
+    const metricsAllowed = (): boolean => authorize(pod.policyOf(ADMIN_PORT), facts) !== null;
     // The admin server reads the socket itself.
     source.onBytes = () => undefined;
     if (rest.length > 0) source.socket.unshift(rest);
-    context.servePodAdmin(pod, source.socket, allowed);
+    const metrics = inboundHttpMetrics(context, pod, server, client);
+    context.servePodAdmin(pod, source.socket, { metricsAllowed, metrics });
   } else if (server.port === MESH_PORT) {
     refuse(context, pod, source, local, client, identity, 'asked for the mesh port itself');
   } else if (header.protocol !== undefined && !pod.isOpaque(server.port)) {

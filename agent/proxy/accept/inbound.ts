@@ -18,11 +18,12 @@ import { authorize } from '../policy/authorize.ts';
 import {
   type InboundClient,
   type InboundServer,
+  inboundTransportLabels,
   NO_TLS,
   PORT_SKIPPED,
   policyClient,
 } from '../policy/client.ts';
-import { countInboundError } from '../route/inbound-target.ts';
+import { countInboundError, inboundHttpMetrics } from '../route/inbound-target.ts';
 import { detectHttp } from './detect-http.ts';
 import { acceptDirect } from './direct.ts';
 import { ADMIN_PORT, MESH_PORT, TAP_PORT } from './ports.ts';
@@ -82,8 +83,13 @@ function acceptAdmin(
 ): void {
   const serve = (socket: Socket, who: InboundClient): void => {
     const facts = policyClient(who);
-    const allowed = (): boolean => pod.owns(client.ip) || authorize(pod.policyOf(ADMIN_PORT), facts) !== null;
-    context.servePodAdmin(pod, socket, allowed);
+    const metricsAllowed = (): boolean =>
+      pod.owns(client.ip) || authorize(pod.policyOf(ADMIN_PORT), facts) !== null;
+    context.transports.track(socket, inboundTransportLabels(pod, server, who), pod.uid);
+    context.servePodAdmin(pod, socket, {
+      metricsAllowed,
+      metrics: inboundHttpMetrics(context, pod, server, who),
+    });
   };
   awaitClient(context, pod, source.socket);
   let hello: ClientHello = { kind: 'partial' };

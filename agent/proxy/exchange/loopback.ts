@@ -19,6 +19,8 @@ export class RecordedMetrics implements HttpMetrics {
     this.started++;
   }
 
+  close(): void {}
+
   firstBody(status: number): void {
     this.firstBodies.push(status);
   }

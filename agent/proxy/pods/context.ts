@@ -9,12 +9,19 @@ import { joinLabels } from '#lib/metrics/model.ts';
 import type { MetricStore } from '#lib/metrics/store.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
-import type { HttpServer } from '../exchange/types.ts';
+import type { HttpMetrics, HttpServer } from '../exchange/types.ts';
 import type { TransportMetrics } from '../metrics/transport-metrics.ts';
 import type { Destinations } from '../route/destinations.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
 import type { MeshTlsServer } from '../tls/mesh-server.ts';
 import type { PodState } from './pod-state.ts';
+
+/** A connection to a pod's admin port. */
+export interface AdminVisit {
+  /** Whether policy lets this client see the metrics, asked at each request. */
+  readonly metricsAllowed: () => boolean;
+  readonly metrics: HttpMetrics & { close(): void };
+}
 
 export interface WorkerContext {
   readonly kernel: WorkerKernel;
@@ -38,8 +45,8 @@ export interface WorkerContext {
   podByUid(uid: string): PodState | undefined;
   /** Serves a connection of the pod to itself at its inbound side. */
   joinInbound(pod: PodState, source: ByteSource, local: { readonly ip: string; readonly port: number }): void;
-  /** Serves /live, /ready and this pod's /metrics, the last to whom policy allows it at each request. */
-  servePodAdmin(pod: PodState, socket: Socket, metricsAllowed: () => boolean): void;
+  /** Serves /live, /ready and this pod's /metrics. */
+  servePodAdmin(pod: PodState, socket: Socket, visit: AdminVisit): void;
 }
 
 /** Why a connection was closed before it was served; label `reason`. */

@@ -7,6 +7,7 @@ import { type AddressInfo, connect, createServer, type Server, type Socket } fro
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { VirtualClock } from '#lib/core/clock.ts';
 import type { FromWorker } from '../model.ts';
+import { RecordedMetrics } from '../exchange/loopback.ts';
 import { PodAdmin } from './pod-admin.ts';
 import type { PodState } from './pod-state.ts';
 
@@ -18,6 +19,7 @@ describe("a pod's admin port", () => {
   let posted: FromWorker[];
   let admin: PodAdmin;
   let metricsAllowed: boolean;
+  let metrics: RecordedMetrics;
   let server: Server;
   const clients: Socket[] = [];
 
@@ -25,6 +27,7 @@ describe("a pod's admin port", () => {
     clock = new VirtualClock();
     posted = [];
     metricsAllowed = true;
+    metrics = new RecordedMetrics();
     admin = new PodAdmin(
       (message) => {
         posted.push(message);
@@ -34,7 +37,7 @@ describe("a pod's admin port", () => {
       () => true,
     );
     server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) =>
-      admin.serve(pod, socket, () => metricsAllowed),
+      admin.serve(pod, socket, { metricsAllowed: () => metricsAllowed, metrics }),
     );
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');

@@ -108,7 +108,7 @@ class Worker implements ProxyWorker {
       podByIndex: (index) => this.#byIndex.get(index),
       podByUid: (uid) => this.#pods.get(uid),
       joinInbound: (pod, source, local) => joinInbound(this.#context, pod, source, local),
-      servePodAdmin: (pod, socket, allowed) => this.#admin.serve(pod, socket, allowed),
+      servePodAdmin: (pod, socket, visit) => this.#admin.serve(pod, socket, visit),
     };
     this.#every(SAMPLE_MS, () => {
       this.#context.transports.sample();

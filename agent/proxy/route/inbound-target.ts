@@ -74,6 +74,27 @@ export function countInboundError(
   );
 }
 
+function inboundHttpLabels(pod: PodState, server: InboundServer, client: InboundClient): string {
+  const authorization = authorize(pod.policyOf(server.port), policyClient(client));
+  return [
+    DIRECTION_INBOUND,
+    inboundLabels(pod, server, client),
+    DEFAULT_ROUTE_LABELS,
+    authorization === null ? '' : authorizationLabels(authorization.labels),
+    pod.labels,
+  ].reduce(joinLabels);
+}
+
+/** Requests that are answered here, of one client; to be closed. */
+export function inboundHttpMetrics(
+  context: WorkerContext,
+  pod: PodState,
+  server: InboundServer,
+  client: InboundClient,
+): EndpointHttpMetrics {
+  return new EndpointHttpMetrics(context.store, inboundHttpLabels(pod, server, client), pod.uid);
+}
+
 /** The target for this client, made or found; to be released. */
 export function inboundTarget(
   context: WorkerContext,
@@ -81,15 +102,7 @@ export function inboundTarget(
   server: InboundServer,
   client: InboundClient,
 ): InboundTarget {
-  const policy = pod.policyOf(server.port);
-  const authorization = authorize(policy, policyClient(client));
-  const labels = [
-    DIRECTION_INBOUND,
-    inboundLabels(pod, server, client),
-    DEFAULT_ROUTE_LABELS,
-    authorization === null ? '' : authorizationLabels(authorization.labels),
-    pod.labels,
-  ].reduce(joinLabels);
+  const labels = inboundHttpLabels(pod, server, client);
   // Applications that see the client's address get no connection that another client's request opened.
   const key = `${pod.pod.clientAddressOfProxy ? '' : client.ip}|${labels}`;
   let target = pod.inboundTargets.get(key);

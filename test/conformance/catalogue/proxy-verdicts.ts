@@ -65,4 +65,44 @@ export const proxyVerdicts: readonly ProxyVerdict[] = [
     verdict: 'different',
     why: '"No answer from destination means wait, then 503 or close. An outage must not downgrade meshed traffic": an error is no answer, so the connection waits and then fails; only a definite "not found" lets it pass.',
   },
+  {
+    id: 'C-162',
+    verdict: 'not applicable',
+    why: '"The accepted socket’s local address is the original destination": it is always an address of the pod’s own namespace, further interfaces included.',
+  },
+  {
+    id: 'C-154',
+    verdict: 'not applicable',
+    why: 'A pod has no proxy process of its own whose environment could be shown.',
+  },
+  {
+    id: 'C-155',
+    verdict: 'not applicable',
+    why: 'A pod has no proxy process of its own whose environment could be shown.',
+  },
+  {
+    id: 'C-156',
+    verdict: 'not applicable',
+    why: 'The log is the agent’s and speaks of all pods of the node: a pod’s admin port shows nothing of the others.',
+  },
+  {
+    id: 'C-157',
+    verdict: 'not applicable',
+    why: 'The log is the agent’s and speaks of all pods of the node: a pod’s admin port shows nothing of the others.',
+  },
+  {
+    id: 'C-158',
+    verdict: 'not applicable',
+    why: 'The log is the agent’s and speaks of all pods of the node: a pod’s admin port shows nothing of the others.',
+  },
+  {
+    id: 'C-159',
+    verdict: 'not applicable',
+    why: 'The log is the agent’s and speaks of all pods of the node: a pod’s admin port shows nothing of the others.',
+  },
+  {
+    id: 'C-160',
+    verdict: 'not applicable',
+    why: 'The log is the agent’s and speaks of all pods of the node: a pod’s admin port shows nothing of the others.',
+  },
 ];
