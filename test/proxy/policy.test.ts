@@ -231,15 +231,6 @@ describe('inbound policy', () => {
     assert.equal(scene.accepted.length, 0);
   });
 
-  test('HTTP/2 by prior knowledge is carried as it is', async () => {
-    const socket = await dialAt(SERVER, TCP_PORT);
-    socket.write('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
-    const server = await scene.nextAccepted();
-    assert.equal(await readSome(server), 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
-    socket.destroy();
-    server.destroy();
-  });
-
   test('metrics of the pod are for whom its policy lets in; health is for everybody', async () => {
     scene.setPolicy(deny);
     const at = async (path: string) => ask({ host: SERVER, port: 4191, localAddress: CLIENT, path });

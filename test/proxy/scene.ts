@@ -29,6 +29,8 @@ export const SERVER = '10.77.0.2';
 export const PEER = '10.77.0.3';
 export const HTTP_PORT = 8080;
 export const TCP_PORT = 9090;
+/** Nothing listens there until a test does. */
+export const HTTP2_PORT = 8081;
 
 /** Listeners on the client pod's side, one for each thing that its application dials. */
 export const services = {
@@ -40,6 +42,8 @@ export const services = {
   empty: { listener: 15006, ip: '10.96.0.6', port: 80 },
   unknown: { listener: 15007, ip: PEER, port: 7000 },
   itself: { listener: 15008, ip: '10.96.0.8', port: 80 },
+  http2: { listener: 15009, ip: '10.96.0.9', port: 80 },
+  outside: { listener: 15010, ip: '10.96.0.10', port: 80 },
 } as const;
 export type ServiceName = keyof typeof services;
 
@@ -89,7 +93,7 @@ export async function createScene(
   server.worker.handle({
     type: 'pod',
     pod: serverPod,
-    listeners: [4143, 4190, 4191, HTTP_PORT, TCP_PORT, 1234].map((port, slot) => ({
+    listeners: [4143, 4190, 4191, HTTP_PORT, HTTP2_PORT, TCP_PORT, 1234].map((port, slot) => ({
       direction: 'inbound',
       family: 4,
       slot,
@@ -132,6 +136,8 @@ export async function createScene(
     localPodUid: options.sameNode === 'carrier' ? serverPod.uid : undefined,
   };
   lead('http', [endpoint(SERVER, HTTP_PORT, { ...meshed, labels: { service: 'api', deployment: 'api' } })]);
+  lead('http2', [endpoint(SERVER, HTTP2_PORT, meshed)]);
+  lead('outside', [endpoint(PEER, HTTP2_PORT)]);
   lead('tcp', [endpoint(SERVER, TCP_PORT, meshed)], true);
   lead('peer', [endpoint(PEER, HTTP_PORT, meshed)]);
   lead('peerTcp', [endpoint(PEER, TCP_PORT, meshed)], true);

@@ -3,7 +3,7 @@
 // the pod's own identity ends here and everything else is judged as an unmeshed client.
 //
 //   4143 ─▶ direct.ts    4190 ─▶ closed    4191 ─▶ TLS to this pod, or none ─▶ live, ready, metrics
-//   else ─▶ opaque? ─▶ TLS hello? ─▶ to this pod: end TLS │ to others: as it is ─▶ first read ─▶ HTTP/1 │ TCP
+//   else ─▶ opaque? ─▶ TLS hello? ─▶ to this pod: end TLS │ to others: as it is ─▶ first bytes ─▶ HTTP │ TCP
 
 import type { Socket } from 'node:net';
 import { canonicalIp } from '#lib/core/addresses.ts';
@@ -262,20 +262,15 @@ function serveByProtocol(
     return;
   }
   detectHttp(context, pod, source, { direction: 'inbound', first, timeoutMs }, (protocol, bytes) => {
-    const http1 =
-      spoken === 'http1'
-        ? protocol !== 'http2' && bytes.length > 0
-        : spoken === 'detect' && protocol === 'http1';
-    if (http1) {
+    if (protocol === 'http2') {
+      serveHttp(context, pod, source, server, client, bytes, true);
+    } else if (spoken === 'http1' ? bytes.length > 0 : spoken === 'detect' && protocol === 'http1') {
       serveHttp(context, pod, source, server, client, bytes);
-      return;
-    }
-    if (spoken !== 'detect' && spoken !== 'http1' && protocol !== 'http2') {
+    } else if (spoken === 'detect' || spoken === 'http1') {
+      serveTcp(context, pod, source, server, client, bytes);
+    } else {
       countInboundError(context, pod, server, 'tcp', 'unexpected');
       source.reset();
-      return;
     }
-    // HTTP/2 by prior knowledge is carried as bytes, judged once per connection.
-    serveTcp(context, pod, source, server, client, bytes);
   });
 }

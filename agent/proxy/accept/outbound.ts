@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A connection that an application of the pod opened: where it was going, what it speaks, and on to the endpoint.
 //
-//   record of the kernel ─▶ destination known ─▶ opaque? ─▶ first read ─▶ HTTP/1: exchange │ else: relay
+//   record of the kernel ─▶ destination known ─▶ opaque? ─▶ first bytes ─▶ HTTP: exchange │ else: relay
 
 import type { Socket } from 'node:net';
 import { formatSocketAddress } from '#lib/core/addresses.ts';
@@ -86,11 +86,11 @@ function serve(context: WorkerContext, pod: PodState, source: ByteSource, target
     return;
   }
   detect(context, pod, source, (protocol, first) => {
-    if (protocol === 'http1') {
-      context.http.serve({ source, first, target, gate: null, owner: pod, onClosed: () => undefined });
-    } else {
-      // HTTP/2 by prior knowledge is carried as what it is: bytes.
+    if (protocol === 'opaque') {
       forward(context, source, target, first);
+    } else {
+      const http2 = protocol === 'http2';
+      context.http.serve({ source, first, http2, target, gate: null, owner: pod, onClosed: () => undefined });
     }
   });
 }
@@ -120,11 +120,12 @@ function serveUnresolved(
     'destination does not answer; the connection is refused',
   );
   detect(context, pod, source, (protocol, first) => {
-    if (protocol === 'http1') {
+    if (protocol !== 'opaque') {
       const unresolved = unresolvedTarget(target, failure);
       context.http.serve({
         source,
         first,
+        http2: protocol === 'http2',
         target: unresolved,
         gate: null,
         owner: pod,

@@ -53,3 +53,12 @@ export function errorList(failure: number, grpc: boolean, explained: boolean): H
   if (explains) list.add(defineField('l5d-proxy-error', message));
   return list;
 }
+
+/** The end of a gRPC answer that cannot go on. */
+export function errorTrailers(failure: number, explained: boolean): HeaderList {
+  const { status, message } = failures[failure] ?? { status: 500, message: 'unexpected error' };
+  const list = new HeaderList();
+  list.add(defineField('grpc-status', String(grpcStatuses[status] ?? GRPC_INTERNAL)));
+  if (explained && message !== '') list.add(defineField('grpc-message', message));
+  return list;
+}

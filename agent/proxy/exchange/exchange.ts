@@ -20,11 +20,11 @@ import {
 import { type Head, INCOMPLETE } from '../http1/head.ts';
 import { HEAD_BYTES_MAX } from '../http1/limits.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
-import { FLAG_PROXY_RESPONSE } from '../http2/hpack/names.ts';
+import { FLAG_PROXY_RESPONSE, NAME_GRPC_STATUS } from '../http2/hpack/names.ts';
 import { type EndpointSlot, slotOf } from './endpoint-slot.ts';
-import type { ClientStream, StreamHolder } from './http2-client.ts';
+import { type ClientStream, NOT_RESET, type StreamHolder } from './http2-client.ts';
 import type { ServerContext } from './server-context.ts';
-import type { HttpEndpoint, HttpTarget } from './types.ts';
+import { GRPC_NONE, GRPC_MISSING, type HttpEndpoint, type HttpTarget } from './types.ts';
 import { UpstreamConnection, type UpstreamHolder } from './upstream-connection.ts';
 
 /** What the request may travel over: its own HTTP/1 connection, HTTP/2 if the endpoint has it, or only HTTP/2. */
@@ -39,6 +39,8 @@ export const PICKED_HTTP2 = 2;
 
 /** How often a request is sent again that no endpoint has processed. */
 const ATTEMPTS_MAX = 3;
+/** Codes above are nobody's. */
+const GRPC_STATUS_MAX = 16;
 
 /** The client's side. */
 export interface ExchangeClient {
@@ -68,8 +70,8 @@ export interface ExchangeClient {
   onTunnelBytes(buffer: Buffer, end: number): void;
   onTunnelEnd(): void;
   onTunnelClosed(failed: boolean): void;
-  /** `started`: part of the response is out. */
-  onFailure(failure: number, started: boolean): void;
+  /** `started`: part of the response is out; `reset`: with what the endpoint reset its stream, or NOT_RESET. */
+  onFailure(failure: number, started: boolean, reset: number): void;
   /** The endpoint's side takes no more of the request, or takes it again. */
   onUpstreamBlocked(): void;
   onUpstreamDrain(): void;
@@ -100,6 +102,7 @@ export class Exchange implements UpstreamHolder, StreamHolder {
   #host: string | null = null;
   #dispatchedMs = 0;
   #attempts = 0;
+  #grpcStatus = GRPC_NONE;
   /** Counts waits, so that what comes too late is recognised. */
   #serial = 0;
 
@@ -111,7 +114,8 @@ export class Exchange implements UpstreamHolder, StreamHolder {
   }
 
   /** Before the request is known to be well. */
-  begin(): void {
+  begin(grpc = false): void {
+    this.#grpcStatus = grpc ? GRPC_MISSING : GRPC_NONE;
     this.status = 0;
     this.started = false;
     this.tunnel = false;
@@ -276,7 +280,7 @@ export class Exchange implements UpstreamHolder, StreamHolder {
   /** The response is complete; `clean`: nothing came after it. */
   onResponseEnd(clean: boolean): void {
     if (this.measuring) this.measured();
-    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE);
+    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
     this.#endpoint = null;
     const upstream = this.http1;
     this.http1 = null;
@@ -336,7 +340,7 @@ export class Exchange implements UpstreamHolder, StreamHolder {
   tunnelled(): void {
     this.tunnel = true;
     this.measured();
-    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE);
+    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
     this.#endpoint = null;
   }
 
@@ -356,18 +360,26 @@ export class Exchange implements UpstreamHolder, StreamHolder {
       this.#client.onInterim2(list);
       return;
     }
+    this.#classify(list);
     this.status = list.status;
     this.started = true;
     this.#client.onHead2(list, endStream);
   }
 
+  #classify(list: HeaderList): void {
+    if (this.#grpcStatus === GRPC_NONE) return;
+    const status = Number(list.find(NAME_GRPC_STATUS)?.value ?? Number.NaN);
+    if (Number.isInteger(status) && status >= 0 && status <= GRPC_STATUS_MAX) this.#grpcStatus = status;
+  }
+
   onStreamTrailers(list: HeaderList): void {
+    this.#classify(list);
     this.#client.onTrailers(list);
   }
 
   onStreamEnd(): void {
     if (this.measuring) this.measured();
-    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE);
+    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
     this.#endpoint = null;
     const stream = this.http2;
     this.http2 = null;
@@ -376,11 +388,11 @@ export class Exchange implements UpstreamHolder, StreamHolder {
   }
 
   /** `unprocessed`: the endpoint did nothing with the request. */
-  onStreamFailed(failure: number, unprocessed: boolean): void {
+  onStreamFailed(failure: number, unprocessed: boolean, reset: number): void {
     if (!unprocessed || this.started || !this.#client.repeatable) {
-      this.fail(failure);
+      this.fail(failure, reset);
     } else if (++this.#attempts >= ATTEMPTS_MAX) {
-      this.fail(FAILURE_LIMIT);
+      this.fail(FAILURE_LIMIT, reset);
     } else {
       this.http2 = null;
       this.#connectHttp2();
@@ -415,13 +427,13 @@ export class Exchange implements UpstreamHolder, StreamHolder {
       const now = this.#context.clock.nowMs();
       (this.#load as LoadEstimate).finished(now, now - this.#dispatchedMs);
     }
-    endpoint.metrics.responseEnded(status, failure);
+    endpoint.metrics.responseEnded(status, failure, GRPC_NONE);
   }
 
-  fail(failure: number): void {
+  fail(failure: number, reset: number = NOT_RESET): void {
     const started = this.started;
     this.abandon(started ? this.status : (failures[failure]?.status ?? 500), failure);
     this.started = true;
-    this.#client.onFailure(failure, started);
+    this.#client.onFailure(failure, started, reset);
   }
 }

@@ -23,6 +23,8 @@ import { Stream } from './http2-stream.ts';
 import type { ServerContext } from './server-context.ts';
 
 const IDLE_MS = 60_000;
+/** The endpoint did not reset the stream: it or the connection failed. */
+export const NOT_RESET = -1;
 
 /** What holds a stream while it carries a request. */
 export interface StreamHolder {
@@ -31,8 +33,8 @@ export interface StreamHolder {
   onResponseBody(buffer: Buffer, start: number, end: number): void;
   onStreamTrailers(list: HeaderList): void;
   onStreamEnd(): void;
-  /** `unprocessed`: the endpoint did nothing with the request. */
-  onStreamFailed(failure: number, unprocessed: boolean): void;
+  /** `unprocessed`: the endpoint did nothing with the request; `reset`: with what it reset the stream, or NOT_RESET. */
+  onStreamFailed(failure: number, unprocessed: boolean, reset: number): void;
   onUpstreamDrain(): void;
 }
 
@@ -103,11 +105,17 @@ export class ClientStream extends Stream {
     this.holder?.onStreamEnd();
   }
 
+  onReset(code: number): void {
+    const { holder } = this;
+    this.holder = null;
+    holder?.onStreamFailed(FAILURE_UPSTREAM_RESET, code === REFUSED_STREAM, code);
+  }
+
   onLost(code: number, unprocessed: boolean): void {
     const { holder } = this;
     this.holder = null;
     const failure = code === PROTOCOL_ERROR ? FAILURE_UPSTREAM_PROTOCOL : FAILURE_UPSTREAM_RESET;
-    holder?.onStreamFailed(failure, unprocessed || code === REFUSED_STREAM);
+    holder?.onStreamFailed(failure, unprocessed, NOT_RESET);
   }
 
   onWritable(): void {

@@ -57,7 +57,9 @@ export const STREAMS_MAX = 1_000;
 /** Frames that cost us something and carry nothing, and streams given up: so many at once, then so many a second. */
 const NOISE_MAX = 2_000;
 const NOISE_PER_SECOND = 500;
-/** Bytes that wait for a peer who does not read; flow control keeps honest ones far below. */
+/** Of DATA that the kernel has not taken: a peer may offer windows that are larger than what it reads. */
+const UNSENT_BYTES_MAX = 262_144;
+/** Bytes that wait for a peer who does not read at all, what it asked for included. */
 const WAITING_BYTES_MAX = 4_194_304;
 /** Streams that we gave up a while ago, whose frames may still be on their way. */
 const RESET_REMEMBERED = 256;
@@ -114,6 +116,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     socket.on('end', () => this.#onEnd());
     socket.on('error', (error) => context.log.debug({ err: error }, 'HTTP/2 connection failed'));
     socket.on('close', () => this.#onClose());
+    socket.on('drain', () => this.#feed());
     this.#greet(isServer);
     context.wheel.schedule(this, this.receivedMs, CHECK_MS);
   }
@@ -159,8 +162,9 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
       if (size > stream.sendWindow) size = stream.sendWindow;
       if (size > this.#sendWindow) size = this.#sendWindow;
       if (size > this.#frameBytesMax) size = this.#frameBytesMax;
-      if (size <= 0 && at < end) {
-        if (this.#sendWindow <= 0 && !stream.starved) {
+      const full = this.socket.writableLength >= UNSENT_BYTES_MAX;
+      if ((size <= 0 || full) && at < end) {
+        if ((this.#sendWindow <= 0 || full) && !stream.starved) {
           stream.starved = true;
           this.#starved.add(stream);
         }
@@ -366,7 +370,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     const stream = this.streams.get(id);
     if (stream === undefined) return this.isIdle(id) ? PROTOCOL_ERROR : this.noise();
     this.forget(stream);
-    stream.onLost(code, false);
+    stream.onReset(code);
     return this.noise();
   }
 
@@ -423,12 +427,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     if (id === 0) {
       this.#sendWindow += increment;
       if (this.#sendWindow > WINDOW_MAX) return FLOW_CONTROL_ERROR;
-      for (const stream of this.#starved) {
-        if (this.#sendWindow <= 0) break;
-        this.#starved.delete(stream);
-        stream.starved = false;
-        stream.proceed();
-      }
+      this.#feed();
       return NO_ERROR;
     }
     const stream = this.streams.get(id);
@@ -437,6 +436,16 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     if (stream.sendWindow > WINDOW_MAX) return this.streamError(stream, FLOW_CONTROL_ERROR);
     stream.proceed();
     return NO_ERROR;
+  }
+
+  /** Streams go on that waited for the connection, each as far as it comes. */
+  #feed(): void {
+    for (const stream of this.#starved) {
+      if (this.#sendWindow <= 0 || this.socket.writableLength >= UNSENT_BYTES_MAX) break;
+      this.#starved.delete(stream);
+      stream.starved = false;
+      stream.proceed();
+    }
   }
 
   onStreamError(id: number, code: number): number {

@@ -22,7 +22,7 @@ import {
 } from '../http2/codes.ts';
 import { defineField, type Field } from '../http2/hpack/field.ts';
 import { HeaderList } from '../http2/hpack/header-list.ts';
-import { FLAG_PROXY_REQUEST } from '../http2/hpack/names.ts';
+import { FLAG_ORIGIN, FLAG_PROXY_REQUEST, NAME_CONTENT_TYPE } from '../http2/hpack/names.ts';
 import {
   BODY_MISMATCH,
   LIST_TOO_LARGE,
@@ -42,9 +42,9 @@ import {
   trailerLines,
   writeResponseHead,
 } from '../http2/translate.ts';
-import { errorList } from './error-response.ts';
+import { errorList, errorTrailers } from './error-response.ts';
 import { Exchange, type ExchangeClient, PICKED_NONE, WANT_HTTP1, WANT_HTTP2 } from './exchange.ts';
-import type { ClientStream } from './http2-client.ts';
+import { type ClientStream, NOT_RESET } from './http2-client.ts';
 import { Http2Connection, STREAMS_MAX } from './http2-connection.ts';
 import { Stream } from './http2-stream.ts';
 import type { ServedConnection, ServerContext } from './server-context.ts';
@@ -113,6 +113,8 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     if (this.leaving) return NO_ERROR;
     this.lastStream = id;
     if (this.streams.size >= STREAMS_MAX) return this.refuse(id, REFUSED_STREAM);
+    // What came from an application of the pod is what it looks like.
+    if (this.connection.gate === null) list.drop(FLAG_ORIGIN);
     const verdict = validateRequest(list);
     if (verdict > PATH_TOO_LONG) return this.refuse(id, PROTOCOL_ERROR);
     const stream = new ServerStream(this);
@@ -146,6 +148,9 @@ class ServerStream extends Stream implements ExchangeClient {
   readonly #exchange: Exchange;
   #method = 0;
   #wantsBody = false;
+  #grpc = false;
+  /** The answer's head was of gRPC too: its end can be told in trailers. */
+  #grpcAnswer = false;
   /** The request as HTTP/1 text, or as a list; null: the other one. */
   #list: HeaderList | null = null;
   /** What has to be written as soon as there is a connection. */
@@ -180,7 +185,9 @@ class ServerStream extends Stream implements ExchangeClient {
     this.remoteEnded = endStream;
     this.#wantsBody = !endStream;
     this.#method = list.method;
-    this.#exchange.begin();
+    const origin = originOf(list);
+    this.#grpc = origin === ORIGIN_NONE && isGrpc(list);
+    this.#exchange.begin(this.#grpc);
     if (verdict !== VALID) {
       this.#exchange.fail(verdict === LIST_TOO_LARGE ? FAILURE_HEAD_TOO_LARGE : FAILURE_URI_TOO_LONG);
       return;
@@ -192,9 +199,8 @@ class ServerStream extends Stream implements ExchangeClient {
         this.#exchange.fail(failure);
         return;
       }
-      list.drop(FLAG_PROXY_REQUEST);
     }
-    const origin = originOf(list);
+    list.drop(FLAG_PROXY_REQUEST);
     const want = origin === ORIGIN_NONE ? WANT_HTTP2 : WANT_HTTP1;
     if (origin === ORIGIN_NONE) {
       this.#list = new HeaderList();
@@ -288,6 +294,10 @@ class ServerStream extends Stream implements ExchangeClient {
     }
   }
 
+  onReset(): void {
+    this.onLost();
+  }
+
   onLost(): void {
     if (this.#over) return;
     this.#over = true;
@@ -349,6 +359,8 @@ class ServerStream extends Stream implements ExchangeClient {
   }
 
   onHead2(list: HeaderList, endStream: boolean): void {
+    this.#grpcAnswer = this.#grpc && isGrpc(list);
+    if (this.#server.connection.gate === null) list.drop(FLAG_ORIGIN);
     this.#server.sendList(this, list, endStream);
     if (endStream) this.headEnded();
   }
@@ -381,17 +393,22 @@ class ServerStream extends Stream implements ExchangeClient {
     }
   }
 
-  onFailure(failure: number, started: boolean): void {
+  onFailure(failure: number, started: boolean, reset: number): void {
     this.#over = true;
-    if (started) {
+    if (reset !== NOT_RESET && this.#list !== null) {
+      // What the endpoint says to HTTP/2 is said to HTTP/2.
+      this.cancel(reset === NO_ERROR ? INTERNAL_ERROR : reset);
+    } else if (started && this.#grpcAnswer) {
+      if (!this.remoteEnded) this.endsBoth = true;
+      this.trailers(errorTrailers(failure, this.#server.explained));
+    } else if (started) {
       // Part of the response is out: only an error shows the client that the rest is missing.
       this.cancel(INTERNAL_ERROR);
-      return;
+    } else {
+      this.#server.sendList(this, errorList(failure, this.#grpc, this.#server.explained), true);
+      if (!this.remoteEnded) this.endsBoth = true;
+      this.headEnded();
     }
-    const grpc = this.#list !== null && isGrpc(this.#list);
-    this.#server.sendList(this, errorList(failure, grpc, this.#server.explained), true);
-    if (!this.remoteEnded) this.endsBoth = true;
-    this.headEnded();
   }
 
   onTunnelBytes(): void {}
@@ -408,7 +425,7 @@ class ServerStream extends Stream implements ExchangeClient {
 }
 
 function isGrpc(list: HeaderList): boolean {
-  return list.get('content-type')?.value.startsWith('application/grpc') === true;
+  return list.find(NAME_CONTENT_TYPE)?.value.startsWith('application/grpc') === true;
 }
 
 /** What routes and policies look at: neither query nor fragment. */

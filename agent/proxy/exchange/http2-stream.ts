@@ -46,7 +46,9 @@ export abstract class Stream {
   abstract onData(buffer: Buffer, start: number, end: number): void;
   /** The peer has sent everything. */
   abstract onEnded(): void;
-  /** The peer, an error of the stream or the end of the connection ended it. `unprocessed`: nothing was done with it. */
+  /** The peer reset it. */
+  abstract onReset(code: number): void;
+  /** An error of the stream or the end of the connection ended it. `unprocessed`: nothing was done with it. */
   abstract onLost(code: number, unprocessed: boolean): void;
   /** Nothing waits any more. */
   abstract onWritable(): void;

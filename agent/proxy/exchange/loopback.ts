@@ -7,13 +7,22 @@ import { type AddressInfo, createServer, type Server, Socket } from 'node:net';
 import { FAILURE_CONNECT_OTHER, FAILURE_CONNECT_REFUSED, FAILURE_NONE } from '../failure.ts';
 import { acceptedSource, SharedSource } from '#lib/net/accept.ts';
 import { attachDataSource, type ByteSource } from './byte-source.ts';
-import type { Connected, HttpEndpoint, HttpMetrics, HttpServer, HttpTarget, RequestGate } from './types.ts';
+import {
+  type Connected,
+  GRPC_NONE,
+  type HttpEndpoint,
+  type HttpMetrics,
+  type HttpServer,
+  type HttpTarget,
+  type RequestGate,
+} from './types.ts';
 
 /** Metrics that keep what they were told. */
 export class RecordedMetrics implements HttpMetrics {
   started = 0;
   readonly firstBodies: number[] = [];
   readonly ended: { status: number; failure: number }[] = [];
+  readonly grpc: number[] = [];
 
   requestStarted(): void {
     this.started++;
@@ -25,8 +34,9 @@ export class RecordedMetrics implements HttpMetrics {
     this.firstBodies.push(status);
   }
 
-  responseEnded(status: number, failure: number): void {
+  responseEnded(status: number, failure: number, grpcStatus: number): void {
     this.ended.push({ status, failure });
+    if (grpcStatus !== GRPC_NONE) this.grpc.push(grpcStatus);
   }
 }
 

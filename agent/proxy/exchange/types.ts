@@ -12,14 +12,21 @@ import type { EndpointSlot } from './endpoint-slot.ts';
  */
 export type Connected = (failure: number, source: ByteSource | null) => void;
 
+/** No gRPC, and gRPC without a status: counted as UNKNOWN, but no failure, as Linkerd does. */
+export const GRPC_NONE = -1;
+export const GRPC_MISSING = -2;
+
 /** Counts for one endpoint of one client pod (or one inbound client): cells were resolved when it was made. */
 export interface HttpMetrics {
   /** When the request is dispatched to the endpoint. */
   requestStarted(): void;
   /** At the first byte of the response's body, or its end; milliseconds since dispatch. */
   firstBody(status: number, latencyMs: number): void;
-  /** At the end of the response; `failure` is FAILURE_NONE when the status came from the endpoint. */
-  responseEnded(status: number, failure: number): void;
+  /**
+   * At the end of the response; `failure` is FAILURE_NONE when the status came from the endpoint. `grpcStatus` decides
+   * then, unless it is GRPC_NONE: no gRPC request.
+   */
+  responseEnded(status: number, failure: number, grpcStatus: number): void;
 }
 
 /**

@@ -3,11 +3,16 @@
 // looked up once per status, then counting is an addition.
 
 import type { Cell, MetricStore } from '#lib/metrics/store.ts';
-import type { HttpMetrics } from '../exchange/types.ts';
+import { GRPC_MISSING, GRPC_NONE, type HttpMetrics } from '../exchange/types.ts';
 import { FAILURE_NONE } from '../failure.ts';
 
 /** Statuses above this share the cells of "no status": they are no HTTP. */
 const STATUS_MAX = 999;
+const GRPC_UNKNOWN = 2;
+/** Beyond the codes there are. */
+const GRPC_INDEX_MISSING = 31;
+/** What Linkerd counts as failures: UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, INTERNAL, UNAVAILABLE, DATA_LOSS. */
+const grpcFailures: ReadonlySet<number> = new Set([2, 4, 7, 13, 14, 15]);
 
 export class EndpointHttpMetrics implements HttpMetrics {
   readonly #store: MetricStore;
@@ -17,6 +22,7 @@ export class EndpointHttpMetrics implements HttpMetrics {
   readonly #latency: (Cell | undefined)[] = [];
   readonly #responses: (Cell | undefined)[] = [];
   readonly #failures: (Cell | undefined)[] = [];
+  readonly #grpc = new Map<number, Cell>();
   #closed = false;
 
   constructor(store: MetricStore, labels: string, owner: string) {
@@ -40,19 +46,31 @@ export class EndpointHttpMetrics implements HttpMetrics {
     cell.observe(latencyMs);
   }
 
-  responseEnded(status: number, failure: number): void {
+  responseEnded(status: number, failure: number, grpcStatus: number): void {
     const code = known(status);
+    if (grpcStatus !== GRPC_NONE) {
+      this.#grpcEnded(code, grpcStatus);
+      return;
+    }
     const failed = failure !== FAILURE_NONE || code >= 500 || code === 0;
     const cells = failed ? this.#failures : this.#responses;
     let cell = cells[code];
     if (cell === undefined) {
-      const outcome = failed ? 'failure' : 'success';
       const error = code === 0 ? ',error="unclassified"' : '';
-      cell = this.#resolve(
-        'response_total',
-        `${this.#labels}${statusLabel(code)},classification="${outcome}"${error}`,
-      );
+      cell = this.#resolve('response_total', `${this.#labels}${statusLabel(code)}${outcome(failed)}${error}`);
       cells[code] = cell;
+    }
+    cell.add(1);
+  }
+
+  #grpcEnded(code: number, grpcStatus: number): void {
+    const index = code * 32 + (grpcStatus === GRPC_MISSING ? GRPC_INDEX_MISSING : grpcStatus);
+    let cell = this.#grpc.get(index);
+    if (cell === undefined) {
+      const shown = grpcStatus === GRPC_MISSING ? GRPC_UNKNOWN : grpcStatus;
+      const labels = `${outcome(grpcFailures.has(grpcStatus))},grpc_status="${shown}"`;
+      cell = this.#resolve('response_total', `${this.#labels}${statusLabel(code)}${labels}`);
+      this.#grpc.set(index, cell);
     }
     cell.add(1);
   }
@@ -62,7 +80,7 @@ export class EndpointHttpMetrics implements HttpMetrics {
     if (this.#closed) return;
     this.#closed = true;
     if (this.#requests !== null) this.#store.release(this.#requests);
-    for (const cells of [this.#latency, this.#responses, this.#failures]) {
+    for (const cells of [this.#latency, this.#responses, this.#failures, [...this.#grpc.values()]]) {
       for (const cell of cells) if (cell !== undefined) this.#store.release(cell);
     }
   }
@@ -80,4 +98,8 @@ function known(status: number): number {
 
 function statusLabel(code: number): string {
   return code === 0 ? '' : `,status_code="${code}"`;
+}
+
+function outcome(failed: boolean): string {
+  return `,classification="${failed ? 'failure' : 'success'}"`;
 }

@@ -7,6 +7,7 @@ import { METHOD_OTHER } from '../../http1/head.ts';
 import { LIST_BYTES_MAX, LIST_FIELDS_MAX } from '../limits.ts';
 import { FIELD_OVERHEAD_BYTES, type Field, staticFields } from './field.ts';
 import {
+  FLAG_ORIGIN,
   FLAG_PROXY_REQUEST,
   FLAG_PROXY_RESPONSE,
   NAME_AUTHORITY,
@@ -179,6 +180,7 @@ export class HeaderList {
     }
     this.length = kept;
     this.flags &= ~flags;
+    if ((flags & FLAG_ORIGIN) !== 0) this.originField = null;
   }
 
   /** Removes what only a proxy may say. */

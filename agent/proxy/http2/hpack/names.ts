@@ -38,6 +38,8 @@ export const FLAG_NOT_IN_TRAILERS = 16;
 export const FLAG_PROXY_REQUEST = 32;
 /** Only a proxy may say it in a response: `l5d-proxy-error`, `l5d-proxy-connection`. */
 export const FLAG_PROXY_RESPONSE = 64;
+/** Says what a message was before HTTP/2, among agents: `l5d-orig-proto`. */
+export const FLAG_ORIGIN = 256;
 /** No host: wrong in a request, of no meaning in a response. */
 export const FLAG_BAD_HOST = 128;
 
@@ -57,7 +59,7 @@ const known = new Map<string, readonly [id: number, flags: number]>([
   ['content-type', [NAME_CONTENT_TYPE, 0]],
   ['grpc-status', [NAME_GRPC_STATUS, 0]],
   ['grpc-message', [NAME_GRPC_MESSAGE, 0]],
-  ['l5d-orig-proto', [NAME_ORIG_PROTO, N]],
+  ['l5d-orig-proto', [NAME_ORIG_PROTO, N | FLAG_ORIGIN]],
   ['connection', [NAME_CONNECTION_SPECIFIC, C]],
   ['keep-alive', [NAME_CONNECTION_SPECIFIC, C]],
   ['proxy-connection', [NAME_CONNECTION_SPECIFIC, C]],
