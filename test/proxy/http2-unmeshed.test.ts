@@ -27,7 +27,10 @@ describe('HTTP/2 where only one side is in the mesh', () => {
       stream.end('served');
     });
     const client = http2At(SERVER, HTTP2_PORT);
-    closing.push(() => client.destroy(), server.close);
+    closing.push(
+      () => client.destroy(),
+      () => server.close(),
+    );
     const { text } = await fetch2(client, { ':path': '/plain', 'l5d-client-id': identityOf('web') });
     assert.equal(text, 'served');
     assert.equal(headers[0]?.['l5d-client-id'], undefined);
@@ -49,7 +52,7 @@ describe('HTTP/2 where only one side is in the mesh', () => {
       ports.map((port) => endpoint(PEER, port)),
     );
     const client = http2To('outside');
-    closing.push(() => client.destroy(), ...servers.map((server) => server.close));
+    closing.push(() => client.destroy(), ...servers.map((server) => () => server.close()));
     const counts = new Map<string, number>();
     const answers = await Promise.all(
       Array.from({ length: 100 }, async () => fetch2(client, { ':path': '/' })),
