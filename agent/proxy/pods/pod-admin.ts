@@ -6,6 +6,7 @@ import type { IncomingHttpHeaders, IncomingMessage, Server, ServerResponse } fro
 import type { Socket } from 'node:net';
 import type { Clock } from '#lib/core/clock.ts';
 import { encodeExposition, type Exposition, expositionFor } from '#lib/metrics/exposition.ts';
+import { GRPC_NONE } from '../exchange/types.ts';
 import { FAILURE_NONE } from '../failure.ts';
 import type { FromWorker } from '../model.ts';
 import type { AdminVisit } from './context.ts';
@@ -49,7 +50,7 @@ export class PodAdmin {
       metrics.requestStarted();
       response.once('close', () => {
         metrics.firstBody(response.statusCode, clock.nowMs() - begunMs);
-        metrics.responseEnded(response.statusCode, FAILURE_NONE);
+        metrics.responseEnded(response.statusCode, FAILURE_NONE, GRPC_NONE);
       });
       this.#answer(served, request, response);
     });
