@@ -225,6 +225,32 @@ describe('lookups', () => {
       assert.deepEqual(told(await inbox.next()), ['-10.1.0.1/8080']);
     });
 
+    it('says in its headers when clients leave endpoints out, and ends a stream whose service says otherwise now', async () => {
+      const service = (annotations: Record<string, string>) => {
+        const made = testService('web', { clusterIP: '10.96.0.1' }) as { metadata: object };
+        return { ...made, metadata: { ...made.metadata, annotations } };
+      };
+      const headersOf = async (): Promise<{ header: unknown; ended: Promise<ServiceError> }> => {
+        const call = client.get(request(`web.shop.${shop}:80`));
+        closing.push(() => call.cancel());
+        const ended = new Promise<ServiceError>((resolve) => {
+          call.on('error', (error: ServiceError) => resolve(error));
+        });
+        call.resume();
+        const header = await new Promise<unknown>((resolve) => {
+          call.on('metadata', (metadata) => resolve(metadata.get('nodemesh-failure-accrual')[0]));
+        });
+        return { header, ended };
+      };
+      await start([service({}), testPod('web-1', { ips: ['10.1.0.1'] })]);
+      const plain = await headersOf();
+      assert.equal(plain.header, undefined);
+      await cluster.apply(service({ 'balancer.linkerd.io/failure-accrual': 'consecutive' }));
+      assert.equal((await plain.ended).code, status.UNAVAILABLE);
+      const { header } = await headersOf();
+      assert.equal(header, 'consecutive;max-failures=7;min-penalty=1000;max-penalty=60000;jitter=0.5');
+    });
+
     it("sends only endpoints of the requester's node for internalTrafficPolicy Local", async () => {
       await start([
         testService('web', { internalTrafficPolicy: 'Local' }),

@@ -336,8 +336,16 @@ class StreamingDiscovery implements Discovery {
     if (profile === undefined) return undefined;
     const authority = authorityOf(profile, target.port);
     if (authority !== undefined && service !== undefined) {
-      const { resolved, endpoints } = service.lookup;
-      return { kind: 'service', authority, opaque: profile.opaqueProtocol, resolved, endpoints };
+      const { resolved, endpoints, accrual } = service.lookup;
+      const opaque = profile.opaqueProtocol;
+      return {
+        kind: 'service',
+        authority,
+        opaque,
+        resolved,
+        endpoints,
+        ...(accrual === undefined ? {} : { accrual }),
+      };
     }
     const address = profile.endpoint;
     const endpoint = address && endpointOf(address, {}, this.#options.localPods);

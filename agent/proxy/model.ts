@@ -95,6 +95,15 @@ export interface Endpoint {
   readonly localPodUid: string | undefined;
 }
 
+/** When an endpoint is left out for a while: after so many failures in a row, for a pause that doubles. */
+export interface FailureAccrual {
+  readonly maxFailures: number;
+  readonly minPenaltyMs: number;
+  readonly maxPenaltyMs: number;
+  /** Up to this part of the pause is added at random. */
+  readonly jitterRatio: number;
+}
+
 /** What is known of an original destination. */
 export type Destination =
   /** Definitely no pod and no service: forwarded to the original destination in plain text. */
@@ -109,6 +118,8 @@ export type Destination =
       /** False while the first answer of Get is outstanding. */
       readonly resolved: boolean;
       readonly endpoints: readonly Endpoint[];
+      /** Without it no endpoint is left out for its failures. */
+      readonly accrual?: FailureAccrual;
     };
 
 export type ToWorker =

@@ -100,6 +100,8 @@ export class RawPeer {
 export class RawServer {
   readonly port: number;
   readonly connections: RawPeer[] = [];
+  /** For servers that answer by themselves. */
+  onConnection: ((peer: RawPeer) => void) | null = null;
   readonly #server: Server;
   #taken = 0;
   #turn = 0;
@@ -107,7 +109,11 @@ export class RawServer {
   private constructor(server: Server) {
     this.#server = server;
     this.port = (server.address() as AddressInfo).port;
-    server.on('connection', (socket: Socket) => this.connections.push(new RawPeer(socket)));
+    server.on('connection', (socket: Socket) => {
+      const peer = new RawPeer(socket);
+      this.connections.push(peer);
+      this.onConnection?.(peer);
+    });
   }
 
   /** On a port of loopback, or on a listening descriptor, which the server takes over. */

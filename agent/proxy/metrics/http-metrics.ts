@@ -52,7 +52,7 @@ export class EndpointHttpMetrics implements HttpMetrics {
       this.#grpcEnded(code, grpcStatus);
       return;
     }
-    const failed = failure !== FAILURE_NONE || code >= 500 || code === 0;
+    const failed = isFailure(status, failure, grpcStatus);
     const cells = failed ? this.#failures : this.#responses;
     let cell = cells[code];
     if (cell === undefined) {
@@ -68,7 +68,7 @@ export class EndpointHttpMetrics implements HttpMetrics {
     let cell = this.#grpc.get(index);
     if (cell === undefined) {
       const shown = grpcStatus === GRPC_MISSING ? GRPC_UNKNOWN : grpcStatus;
-      const labels = `${outcome(grpcFailures.has(grpcStatus))},grpc_status="${shown}"`;
+      const labels = `${outcome(isFailure(code, FAILURE_NONE, grpcStatus))},grpc_status="${shown}"`;
       cell = this.#resolve('response_total', `${this.#labels}${statusLabel(code)}${labels}`);
       this.#grpc.set(index, cell);
     }
@@ -90,6 +90,13 @@ export class EndpointHttpMetrics implements HttpMetrics {
     if (this.#closed) this.#store.release(cell);
     return cell;
   }
+}
+
+/** Linkerd's classification of a response's end. */
+export function isFailure(status: number, failure: number, grpcStatus: number): boolean {
+  if (grpcStatus !== GRPC_NONE) return grpcFailures.has(grpcStatus);
+  const code = known(status);
+  return failure !== FAILURE_NONE || code >= 500 || code === 0;
 }
 
 function known(status: number): number {

@@ -5,12 +5,14 @@
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import type { Timer } from '#lib/core/clock.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
-import type { HttpEndpoint, HttpTarget } from '../exchange/types.ts';
+import { Breaker } from '../balance/breaker.ts';
+import type { HttpEndpoint, HttpMetrics, HttpTarget } from '../exchange/types.ts';
 import { FAILURE_DISCOVERY, FAILURE_FAILFAST, FAILURE_LIMIT, FAILURE_NONE } from '../failure.ts';
+import { BreakingMetrics } from '../balance/breaking-metrics.ts';
 import { errorLabel } from '../metrics/error-labels.ts';
 import { EndpointHttpMetrics } from '../metrics/http-metrics.ts';
 import { DIRECTION_OUTBOUND, endpointLabels, targetLabels, type UpstreamTls } from '../metrics/labels.ts';
-import type { Destination, Endpoint } from '../model.ts';
+import type { Destination, Endpoint, FailureAccrual } from '../model.ts';
 import { countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import type { SessionProtocol } from '../tls/transport-header.ts';
@@ -29,6 +31,8 @@ export class OutboundTarget implements HttpTarget {
   readonly #pod: PodState;
   readonly #handle: DestinationHandle | undefined;
   #destination: Destination | undefined;
+  #all: readonly OutboundEndpoint[] = [];
+  /** Of all those whose breaker admits requests. */
   #endpoints: readonly OutboundEndpoint[] = [];
   #failfast = false;
   readonly #unknown = new Set<Waiter>();
@@ -123,8 +127,8 @@ export class OutboundTarget implements HttpTarget {
 
   /** Of two endpoints drawn at random the one with fewer connections; undefined if there is none. */
   pickTcp(except?: OutboundEndpoint): OutboundEndpoint | undefined {
-    const candidates =
-      except === undefined ? this.#endpoints : this.#endpoints.filter((endpoint) => endpoint !== except);
+    // Breakers judge responses, of which TCP has none.
+    const candidates = except === undefined ? this.#all : this.#all.filter((endpoint) => endpoint !== except);
     const count = candidates.length;
     if (count < 2) return candidates[0];
     const first = Math.floor(this.#context.random() * count);
@@ -147,7 +151,7 @@ export class OutboundTarget implements HttpTarget {
     this.#unknownTimer?.cancel();
     this.#emptyTimer?.cancel();
     this.#handle?.release();
-    for (const endpoint of this.#endpoints) endpoint.close();
+    for (const endpoint of this.#all) endpoint.close();
     release(this.#unknown, FAILURE_DISCOVERY);
     release(this.#empty, FAILURE_DISCOVERY);
   }
@@ -160,17 +164,25 @@ export class OutboundTarget implements HttpTarget {
         ? destination.endpoints
         : [destination.kind === 'endpoint' ? destination.endpoint : this.#original()];
     const authority = destination.kind === 'service' ? destination.authority : undefined;
-    const before = new Map(this.#endpoints.map((endpoint) => [endpoint.key, endpoint]));
-    this.#endpoints = wanted.map((endpoint) => {
-      const key = JSON.stringify([authority, endpoint]);
+    const accrual = destination.kind === 'service' ? destination.accrual : undefined;
+    const before = new Map(this.#all.map((endpoint) => [endpoint.key, endpoint]));
+    this.#all = wanted.map((endpoint) => {
+      const key = JSON.stringify([authority, accrual, endpoint]);
       const known = before.get(key);
       before.delete(key);
-      return known ?? new OutboundEndpoint(this.#context, this.#pod, this, authority, endpoint, key);
+      if (known !== undefined) return known;
+      return new OutboundEndpoint(this.#context, this.#pod, this, { authority, accrual, endpoint, key });
     });
     for (const endpoint of before.values()) endpoint.close();
     this.#unknownTimer?.cancel();
     this.#unknownTimer = null;
     release(this.#unknown, FAILURE_NONE);
+    this.admissionChanged();
+  }
+
+  /** A breaker opened or shut. */
+  admissionChanged(): void {
+    this.#endpoints = this.#all.filter((endpoint) => endpoint.admits);
     if (this.#endpoints.length === 0) return;
     this.#emptyTimer?.cancel();
     this.#emptyTimer = null;
@@ -198,10 +210,18 @@ function release(waiters: Set<Waiter>, failure: number): void {
   for (const waiter of all) waiter(failure);
 }
 
+interface EndpointSettings {
+  readonly authority: string | undefined;
+  readonly accrual: FailureAccrual | undefined;
+  readonly endpoint: Endpoint;
+  /** All of the above as text. */
+  readonly key: string;
+}
+
 export class OutboundEndpoint implements HttpEndpoint {
   readonly name: string;
   readonly key: string;
-  readonly metrics: EndpointHttpMetrics;
+  readonly metrics: HttpMetrics;
   slot: HttpEndpoint['slot'] = null;
   readonly multiplexed: boolean;
   /** TCP connections now. */
@@ -212,15 +232,11 @@ export class OutboundEndpoint implements HttpEndpoint {
   readonly #endpoint: Endpoint;
   readonly #self: boolean;
   readonly #transportLabels: string;
+  readonly #series: EndpointHttpMetrics;
+  readonly #breaker: Breaker | null;
 
-  constructor(
-    context: WorkerContext,
-    pod: PodState,
-    target: OutboundTarget,
-    authority: string | undefined,
-    endpoint: Endpoint,
-    key: string,
-  ) {
+  constructor(context: WorkerContext, pod: PodState, target: OutboundTarget, settings: EndpointSettings) {
+    const { authority, accrual, endpoint, key } = settings;
     this.#context = context;
     this.#pod = pod;
     this.#target = target;
@@ -230,8 +246,26 @@ export class OutboundEndpoint implements HttpEndpoint {
     this.#self = endpoint.localPodUid === pod.uid || pod.owns(endpoint.ip);
     this.multiplexed = endpoint.http2 === true && !this.#self;
     const labels = joinLabels(endpointLabels(authority, endpoint, this.#tls()), pod.labels);
-    this.metrics = new EndpointHttpMetrics(context.store, joinLabels(DIRECTION_OUTBOUND, labels), pod.uid);
+    this.#series = new EndpointHttpMetrics(context.store, joinLabels(DIRECTION_OUTBOUND, labels), pod.uid);
+    this.#breaker =
+      accrual === undefined
+        ? null
+        : new Breaker({ ...context, accrual, changed: () => this.#breakerChanged() });
+    this.metrics = this.#breaker === null ? this.#series : new BreakingMetrics(this.#series, this.#breaker);
     this.#transportLabels = `${DIRECTION_OUTBOUND},peer="dst",${labels}`;
+  }
+
+  /** Whether its breaker lets a request go there. */
+  get admits(): boolean {
+    return this.#breaker === null || this.#breaker.admits;
+  }
+
+  #breakerChanged(): void {
+    this.#context.log.info(
+      { client: this.#pod.name, service: this.#target.authority, endpoint: this.name },
+      this.admits ? 'an endpoint gets requests again' : 'an endpoint gets no requests for a while',
+    );
+    this.#target.admissionChanged();
   }
 
   connect(http2: boolean, done: Dialled): void {
@@ -256,7 +290,8 @@ export class OutboundEndpoint implements HttpEndpoint {
   }
 
   close(): void {
-    this.metrics.close();
+    this.#series.close();
+    this.#breaker?.close();
   }
 
   #dial(protocol: SessionProtocol, done: Dialled): void {
