@@ -216,11 +216,11 @@ describe('balancing', () => {
   test('endpoints come and go under load without a failed request', async () => {
     lead(3);
     const name = services;
-    let stopped = false;
+    const load = { stopped: false };
     const failed: number[] = [];
     let done = 0;
-    const load = Array.from({ length: 6 }, async () => {
-      while (!stopped) {
+    const clients = Array.from({ length: 6 }, async () => {
+      while (!load.stopped) {
         const status = await ask();
         done++;
         if (status !== 200) failed.push(status);
@@ -239,8 +239,8 @@ describe('balancing', () => {
       const enough = done + 12;
       await until(() => done >= enough, 'some requests');
     }
-    stopped = true;
-    await Promise.all(load);
+    load.stopped = true;
+    await Promise.all(clients);
     assert.deepEqual(failed, []);
     assert.ok(backends.every(({ requests }) => requests > 10));
   });
