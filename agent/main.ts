@@ -20,6 +20,7 @@ import { listens } from '#lib/net/socket-facts.ts';
 import { peerUid } from '#lib/net/peer-uid.ts';
 import { ownVersion } from '#lib/version/own-version.ts';
 import { identityOf } from '#lib/x509/names.ts';
+import type { CniNode } from '../cni-plugin/logic/node.ts';
 import { type CniServer, serveCni } from '../cni-plugin/logic/server.ts';
 import { createAdmin } from './admin/admin.ts';
 import { loadAgentConfig } from './config.ts';
@@ -214,7 +215,6 @@ const enrolment = createEnrolment({
     },
   },
   sandboxesChanged: (sandboxes) => {
-    namespacePaths = new Map(sandboxes.map(({ uid, netnsPath }) => [uid, netnsPath]));
     lists.setSandboxes(sandboxes);
     keeper.touch();
   },
@@ -232,24 +232,16 @@ const search = createNamespaceSearch({
   notFound: (uid) => enrolment.setNotFound(uid),
   gone: (uid) => enrolment.setFoundGone(uid),
 });
-let namespacePaths: ReadonlyMap<string, string> = new Map();
-const reportCheck = (uid: string, state: 'failed' | 'enrolled', reason: string, message: string): void => {
-  const pod = enrolment.pods.find((other) => other.uid === uid);
-  if (pod?.phase === 'enrolled') nodeStream.report(uid, state, pod.generation, reason, message);
-};
 const selfCheck = createSelfCheck({
   ...common,
   redirection: whileHolding(redirection, () => keeper.role === 'holder'),
   pods: () =>
     enrolment.pods
       .filter(({ phase }) => phase === 'enrolled')
-      .map(({ uid, namespace, name }) => ({
-        uid,
-        name: `${namespace}/${name}`,
-        netnsPath: namespacePaths.get(uid),
-      })),
-  failed: (uid, message) => reportCheck(uid, 'failed', 'SelfCheck', message),
-  recovered: (uid) => reportCheck(uid, 'enrolled', 'Enrolled', 'the self-check finds nothing wrong any more'),
+      .map(({ uid, namespace, name, netnsPath }) => ({ uid, name: `${namespace}/${name}`, netnsPath })),
+  repairListeners: (uid) => enrolment.repairListeners(uid),
+  failed: (uid, message) => enrolment.setProblem(uid, message),
+  recovered: (uid) => enrolment.setProblem(uid, undefined),
   inodeOf: (path) => statSync(path, { bigint: true, throwIfNoEntry: false })?.ino,
   intervalMs: config.selfCheckIntervalMs,
 });
@@ -349,8 +341,18 @@ await workers.ready;
 // The pods of the earlier agent first: whoever claims the role serves them.
 for (const deadline = clock.nowMs() + SETTLE_MS; !enrolment.settled && clock.nowMs() < deadline; )
   await sleep(SETTLE_POLL_MS);
+const cniNode: CniNode = {
+  addPod: async (pod) => enrolment.addPod(pod),
+  checkPod: async (pod) => enrolment.checkPod(pod),
+  removePod: async (...pod) => enrolment.removePod(...pod),
+  keepOnly: async (...list) => {
+    await enrolment.keepOnly(...list);
+    // The runtime has compared its pods with ours, as it does after its own restarts.
+    void selfCheck.run();
+  },
+};
 const openCni = async (): Promise<CniServer> =>
-  serveCni(join(config.runDir, 'cni.sock'), enrolment, log, {
+  serveCni(join(config.runDir, 'cni.sock'), cniNode, log, {
     tombstones: join(config.runDir, 'tombstones'),
   });
 let cni = await openCni();

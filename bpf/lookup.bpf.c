@@ -90,7 +90,10 @@ int nm_lookup(struct bpf_sk_lookup *ctx)
 	if (ctx->protocol != IPPROTO_TCP)
 		return SK_PASS;
 	pod = bpf_map_lookup_elem(&nm_pods, &cookie);
-	if (!pod || !pod->armed)
+	/* Never without its record as long as this hangs here: somebody deleted it, and policy must hold. */
+	if (!pod)
+		return SK_DROP;
+	if (!pod->armed)
 		return SK_PASS;
 
 	/* All reads before the choice: see NM_READ. */

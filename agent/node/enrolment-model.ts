@@ -76,6 +76,10 @@ export interface PodView {
   /** Destination says that the pod shall be in the mesh. */
   readonly wanted: boolean;
   readonly reason: string;
+  /** What the self-check cannot mend; empty if nothing. */
+  readonly problem: string;
+  /** By the container runtime's word; undefined for a pod that was found by its processes. */
+  readonly netnsPath: string | undefined;
   readonly generation: number;
   readonly addresses: readonly string[];
   readonly identity: string;
@@ -99,8 +103,10 @@ export interface Enrolment extends CniNode {
    * their configuration as it changes, those that go are let go of. True again: all is brought to what it should be.
    */
   setActive(active: boolean): void;
-  /** Puts new listeners in the place of those that do not listen any more; how many. */
-  repairListeners(): number;
+  /** Puts new listeners in the place of those that do not listen any more, of all pods or of one; how many. */
+  repairListeners(uid?: string): number;
+  /** What the self-check cannot mend, until it says otherwise: reported in the place of `enrolled`. */
+  setProblem(uid: string, problem: string | undefined): void;
   /** Running pods that shall be enrolled and of whose sandboxes nothing is known; and those found nevertheless. */
   readonly missing: readonly WantedPod[];
   readonly found: readonly WantedPod[];

@@ -641,6 +641,22 @@ describe('enrolment', () => {
     assert.equal(events.filter((event) => event.startsWith('arm a')).length, 2);
   });
 
+  it('reports what the self-check cannot mend in the place of "enrolled", whatever changes meanwhile', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    enrolment.setProblem('a', 'pod-listeners: dead');
+    assert.equal(reports().at(-1), undefined, 'a pod that is not in the mesh has no such problem');
+    await enrolment.addPod(cniPod('a'));
+    enrolment.setProblem('a', 'pod-listeners: dead');
+    assert.equal(reports().at(-1), 'report a failed 1 SelfCheck');
+    assert.equal(enrolment.pods[0]?.problem, 'pod-listeners: dead');
+    enrolment.setWorkload(workloadOf('a', { generation: 2 }));
+    await settle();
+    assert.equal(reports().at(-1), 'report a failed 2 SelfCheck');
+    assert.equal(enrolment.pods[0]?.phase, 'enrolled', 'it is served');
+    enrolment.setProblem('a', undefined);
+    assert.equal(reports().at(-1), 'report a enrolled 2 Enrolled');
+  });
+
   it('replaces listeners that were shut down, and no others', async () => {
     enrolment.setWorkload(workloadOf('a'));
     await enrolment.addPod(cniPod('a'));

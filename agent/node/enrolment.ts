@@ -320,10 +320,15 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       }
       if (active) options.sandboxMissing();
     },
-    repairListeners() {
+    repairListeners(uid) {
       let repaired = 0;
-      for (const record of records.values()) repaired += steps.repairListeners(record);
+      for (const record of records.values())
+        if (uid === undefined || record.uid === uid) repaired += steps.repairListeners(record);
       return repaired;
+    },
+    setProblem(uid, problem) {
+      const record = records.get(uid);
+      if (record !== undefined) steps.setProblem(record, problem);
     },
     get missing() {
       return wanted(isMissing);
@@ -360,6 +365,8 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
         phase: record.phase,
         wanted: record.workload?.enrol === true,
         reason: record.reason,
+        problem: record.problem ?? '',
+        netnsPath: record.sandbox?.found === true ? undefined : record.sandbox?.netnsPath,
         generation: record.workload?.pod.generation ?? 0,
         addresses: record.sandbox?.addresses ?? record.workload?.pod.addresses ?? [],
         identity: record.enrolled?.identity ?? '',

@@ -31,12 +31,13 @@ export function takeKept(
   return undefined;
 }
 
-type Checks = Pick<KernelRedirection, 'checkNode' | 'checkInflight' | 'podChecks'>;
+type Checks = Pick<KernelRedirection, 'checkNode' | 'checkInflight' | 'podChecks' | 'unsound'>;
 
 /** The self-check of the agent that does not hold the role finds nothing to compare: the other one writes. */
 export function whileHolding(redirection: Checks, holding: () => boolean): Checks {
   return {
     checkNode: () => (holding() ? redirection.checkNode() : []),
+    unsound: () => (holding() ? redirection.unsound() : []),
     podChecks: () => (holding() ? redirection.podChecks() : []),
     *checkInflight() {
       return holding() ? yield* redirection.checkInflight() : [];

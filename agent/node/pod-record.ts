@@ -33,6 +33,7 @@ export interface PodRecord {
   leaving: Leaving | undefined;
   phase: EnrolmentPhase;
   reason: string;
+  problem: string | undefined;
   attempts: number;
   /** Its namespace was looked for at least once, and not found. */
   searched: boolean;
@@ -51,6 +52,7 @@ export const createPodRecord = (uid: string): PodRecord => ({
   leaving: undefined,
   phase: 'pending',
   reason: '',
+  problem: undefined,
   attempts: 0,
   searched: false,
   retry: undefined,

@@ -40,6 +40,8 @@ export interface PodStepsOptions
 
 export interface PodSteps {
   setPhase(record: PodRecord, phase: EnrolmentPhase, reason: string, message: string): void;
+  /** As long as there is a problem, the pod is served and reported as failed. */
+  setProblem(record: PodRecord, problem: string | undefined): void;
   enrol(record: PodRecord): Promise<void>;
   /** Gives workers and kernel a new configuration; what the kernel refuses is tried again. */
   update(record: PodRecord, enrolled: Enrolled, workload: NodeWorkload): void;
@@ -66,7 +68,20 @@ export function createPodSteps(options: PodStepsOptions): PodSteps {
   const setPhase = (record: PodRecord, phase: EnrolmentPhase, reason: string, message: string): void => {
     record.phase = phase;
     record.reason = reason;
-    options.reporter.report(record.uid, phase, record.workload?.pod.generation ?? 0, reason, message);
+    const { problem, uid } = record;
+    const generation = record.workload?.pod.generation ?? 0;
+    if (phase === 'enrolled' && problem !== undefined)
+      options.reporter.report(uid, 'failed', generation, 'SelfCheck', problem);
+    else options.reporter.report(uid, phase, generation, reason, message);
+  };
+
+  const setEnrolled = (record: PodRecord, { identity }: Enrolled): void =>
+    setPhase(record, 'enrolled', 'Enrolled', `${identity} is in the mesh`);
+
+  const setProblem = (record: PodRecord, problem: string | undefined): void => {
+    if (record.enrolled === undefined || record.phase !== 'enrolled' || record.problem === problem) return;
+    record.problem = problem;
+    setEnrolled(record, record.enrolled);
   };
 
   /** The kernel's part of an enrolment takes tens of milliseconds; between two of them all else has its turn. */
@@ -128,7 +143,7 @@ export function createPodSteps(options: PodStepsOptions): PodSteps {
       record.attempts = 0;
       for (const address of withAddresses.pod.addresses) byAddress.set(address, record.uid);
       log.info({ pod: who(record), uid: record.uid, identity }, 'pod enrolled');
-      setPhase(record, 'enrolled', 'Enrolled', `${identity} is in the mesh`);
+      setEnrolled(record, enrolled);
     } catch (error) {
       redirection?.abandon();
       if (adopted.length > 0) {
@@ -164,7 +179,7 @@ export function createPodSteps(options: PodStepsOptions): PodSteps {
     cancelLeaving(record);
     forgetAddresses(record.uid);
     for (const address of workload.pod.addresses) byAddress.set(address, record.uid);
-    setPhase(record, 'enrolled', 'Enrolled', `${enrolled.identity} is in the mesh`);
+    setEnrolled(record, enrolled);
   };
 
   const cancelLeaving = (record: PodRecord): void => {
@@ -220,6 +235,7 @@ export function createPodSteps(options: PodStepsOptions): PodSteps {
     if (enrolled === undefined) return;
     cancelLeaving(record);
     record.enrolled = undefined;
+    record.problem = undefined;
     forgetAddresses(record.uid);
     if (isActive()) enrolled.redirection.close();
     else enrolled.redirection.letGo();
@@ -256,6 +272,7 @@ export function createPodSteps(options: PodStepsOptions): PodSteps {
 
   return {
     setPhase,
+    setProblem,
     enrol,
     update,
     beginLeaving,

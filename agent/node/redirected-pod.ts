@@ -52,6 +52,8 @@ export interface RedirectedPodHandle extends PodRedirection {
   refreshListeners(): void;
   /** Compares the kernel with what should be, and mends; `noted` are the pod's keys among the listening ports. */
   check(noted: readonly Buffer[]): Difference[];
+  /** A glance at what would let connections pass by: cheap enough for every second, mends nothing. */
+  sound(): boolean;
   /** Of its network namespace. */
   inode(): bigint;
   /** Lets go of everything here, while the pod stays redirected. */
@@ -96,6 +98,8 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
 
   /** What stands in the slots, by the slot's key. */
   const listeners = new Map<string, { readonly key: Buffer; readonly fd: number }>();
+  /** The pod's record as it was written last. */
+  let written: Buffer = Buffer.alloc(0);
   let attached = begin();
 
   function begin(): Attached {
@@ -130,8 +134,9 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
     });
   }
 
-  function writePod(): void {
-    maps.pods.update(key, podRecord());
+  function writePod(record = podRecord()): void {
+    maps.pods.update(key, record);
+    written = record;
   }
 
   /** The pod's addresses and whatever else its namespace has, loopback aside. */
@@ -243,7 +248,7 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
       ...differenceOf('pod-record', () => {
         const expected = podRecord();
         if (maps.pods.lookup(key)?.equals(expected) === true) return undefined;
-        maps.pods.update(key, expected);
+        writePod(expected);
         return 'its record in the kernel was gone or another';
       }),
       ...differenceOf('pod-pins', repairPins),
@@ -270,6 +275,11 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
       attached.slots.delete(at);
     },
     check,
+    sound: () =>
+      closed ||
+      !armed ||
+      (attached.link.target() === fstatSync(pod.netnsFd, { bigint: true }).ino &&
+        maps.pods.lookup(key)?.equals(written) === true),
     inode: () => fstatSync(pod.netnsFd, { bigint: true }).ino,
     arm: (next) => {
       pod = next;

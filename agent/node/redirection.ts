@@ -5,7 +5,16 @@
 //
 //   <bpffs>/nodemesh/<layout>/maps/<map>   links/<program>   pods/<cookie>/{slots,link}
 
-import { closeSync, existsSync, fstatSync, mkdirSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  readdirSync,
+  rmdirSync,
+  statSync,
+  unlinkSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
@@ -90,6 +99,8 @@ export interface KernelRedirection extends Redirection {
   refreshListeners(uid: string): void;
   /** Compares what belongs to the node, and mends. */
   checkNode(): Difference[];
+  /** Where a glance sees that connections pass by: uids of pods, '' for the node. Mends nothing. */
+  unsound(): string[];
   /** Pods by uid with their check. */
   podChecks(): { readonly uid: string; readonly inode: () => bigint; readonly check: () => Difference[] }[];
   /** Removes entries of handshakes that nobody finishes, a piece at each `next`, and corrects the counts. */
@@ -216,10 +227,10 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
   function retirePod(cookie: bigint): void {
     for (const name of otherLayouts()) {
       try {
+        removePins(loader, join(all, name, 'pods', String(cookie)));
         const records = loader.openMap(join(all, name, 'maps/nm_pods'));
         records?.delete(encodeCookie(cookie));
         records?.close();
-        removePins(loader, join(all, name, 'pods', String(cookie)));
       } catch (error) {
         log.warn(
           { layout: name, error: errorMessage(error) },
@@ -359,8 +370,9 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
       for (const name of readdirSync(folder.pods)) {
         const cookie = BigInt(name);
         if (pods.has(cookie) || (scope === 'dead' && lives(join(folder.pods, name, 'link')))) continue;
-        forgetPod(maps, cookie);
+        /** The link first: while it hangs, a pod without a record is refused everything. */
         removePins(loader, join(folder.pods, name));
+        forgetPod(maps, cookie);
         swept++;
       }
       retireLayouts(scope);
@@ -376,6 +388,12 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
       ...differenceOf('node-pins', repairNodePins),
       ...differenceOf('node-links', repairNodeLinks),
     ],
+    unsound: () => {
+      const hangs = ({ link, cgroup }: NodeLink): boolean =>
+        link.target() === statSync(cgroup, { bigint: true, throwIfNoEntry: false })?.ino;
+      const wrong = [...uids].flatMap(([uid, handle]) => (handle.sound() ? [] : [uid]));
+      return nodeLinks.every(hangs) ? wrong : ['', ...wrong];
+    },
     podChecks: () => {
       const noted = notedPorts();
       return [...uids].map(([uid, handle]) => ({

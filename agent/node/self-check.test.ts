@@ -17,6 +17,8 @@ function setUp() {
     pod: [] as Difference[],
     inode: 7n as bigint | undefined,
     nodeChecks: 0,
+    unsound: [] as string[],
+    deadListeners: 0,
     gone: false,
   };
   const check = createSelfCheck({
@@ -29,9 +31,16 @@ function setUp() {
         yield undefined;
         return [];
       },
+      unsound: () => now.unsound,
       podChecks: () => [{ uid: 'u1', inode: () => 7n, check: () => now.pod }],
     },
     pods: () => (now.gone ? [] : [{ uid: 'u1', name: 'shop/web', netnsPath: '/run/netns/web' }]),
+    repairListeners: () => {
+      const dead = now.deadListeners;
+      if (dead < 0) throw new Error('no descriptor is left');
+      now.deadListeners = 0;
+      return dead;
+    },
     failed: (uid, message) => told.push(`failed ${uid} ${message}`),
     recovered: (uid) => told.push(`recovered ${uid}`),
     inodeOf: () => now.inode,
@@ -61,12 +70,43 @@ describe('self-check', () => {
       clock.advance(59_999);
       assert.equal(now.nodeChecks, round - 1);
       clock.advance(1);
-      await until(() => now.nodeChecks === round && clock.pendingTimers === 1);
+      await until(() => now.nodeChecks === round && clock.pendingTimers === 2);
     }
     check.close();
     assert.equal(clock.pendingTimers, 0);
     await check.run();
     assert.equal(now.nodeChecks, 3);
+  });
+
+  it('runs at once when a glance sees that something passes by, and not again for what cannot be mended', async () => {
+    const { clock, now, check } = setUp();
+    now.unsound = ['u1'];
+    clock.advance(1_000);
+    await until(() => now.nodeChecks === 1);
+    await check.run();
+    clock.advance(5_000);
+    await check.run();
+    assert.equal(now.nodeChecks, 3, 'only the runs that were asked for');
+    now.unsound = ['', 'u1'];
+    clock.advance(1_000);
+    await until(() => now.nodeChecks === 4);
+    now.unsound = [];
+    await check.run();
+    now.unsound = ['u1'];
+    clock.advance(1_000);
+    await until(() => now.nodeChecks === 6);
+    check.close();
+    assert.equal(clock.pendingTimers, 0);
+  });
+
+  it('puts new listeners in the place of dead ones, or says that it cannot', async () => {
+    const { now, check } = setUp();
+    now.deadListeners = 2;
+    const state = await check.run();
+    assert.equal(state.repairs.get('pod-listeners'), 1);
+    assert.equal(state.pods.get('u1')?.result, 'repaired');
+    now.deadListeners = -1;
+    assert.deepEqual((await check.run()).pods.get('u1')?.problems, ['pod-listeners: no descriptor is left']);
   });
 
   it('counts each repair, and keeps them per pod', async () => {

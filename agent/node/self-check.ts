@@ -2,11 +2,13 @@
 // Compares about once a minute what the kernel holds with what should be, for the node and for each pod, and keeps
 // the outcome for metrics and the admin socket. What is compared and mended is the redirection's business; this file
 // says when, a piece at a time so that the control thread is never held up, and tells those who must know.
+// The kernel tells nobody that a program was detached or a record deleted, so a cheap glance each second looks for just
+// that: a difference there is compared and mended at once.
 
 import type { Clock, Random, Timer } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
-import { type CheckName, checkNames, type Difference } from './self-check-difference.ts';
+import { type CheckName, checkNames, type Difference, differenceOf } from './self-check-difference.ts';
 import type { KernelRedirection } from './redirection.ts';
 
 export interface CheckedPod {
@@ -18,7 +20,9 @@ export interface CheckedPod {
 }
 
 export interface SelfCheckOptions {
-  readonly redirection: Pick<KernelRedirection, 'checkNode' | 'checkInflight' | 'podChecks'>;
+  readonly redirection: Pick<KernelRedirection, 'checkNode' | 'checkInflight' | 'podChecks' | 'unsound'>;
+  /** Puts new listeners in the place of a pod's dead ones; how many. Throws if it cannot. */
+  readonly repairListeners: (uid: string) => number;
   /** Enrolled pods. */
   readonly pods: () => readonly CheckedPod[];
   /** A pod has a problem that could not be mended. */
@@ -62,6 +66,8 @@ export interface SelfCheck {
   close(): void;
 }
 
+/** For so long at most, give or take a run, what passes by is not noticed. */
+const GLANCE_MS = 1_000;
 /** A piece that takes longer is worth a line in the log. */
 const PIECE_WARN_MS = 50;
 const NODE = '';
@@ -82,6 +88,10 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
   let durationMs = 0;
   let longestPieceMs = 0;
   let timer: Timer | undefined;
+  let glancing: Timer | undefined;
+  /** What the last run found unsound and left so. */
+  let unmended = '';
+  let running = false;
   let closed = false;
   let queue: Promise<unknown> = Promise.resolve();
 
@@ -130,8 +140,15 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
     }
   };
 
+  const replaceListeners = (uid: string): Difference[] =>
+    differenceOf('pod-listeners', () => {
+      const replaced = options.repairListeners(uid);
+      return replaced === 0 ? undefined : `${replaced} of its listeners did not listen any more`;
+    });
+
   const runOnce = async (): Promise<void> => {
     if (isClosed()) return;
+    running = true;
     const startMs = clock.nowMs();
     longestPieceMs = 0;
     const found = [...(await piece('node', [], () => redirection.checkNode()))];
@@ -153,7 +170,7 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
       const differences = await piece(pod.name, [], () => {
         const there = pod.netnsPath === undefined ? undefined : options.inodeOf(pod.netnsPath);
         /** Nothing there: the pod is on its way out, and CNI DEL or GC will say so. */
-        if (there === undefined || there === inode()) return check();
+        if (there === undefined || there === inode()) return [...replaceListeners(uid), ...check()];
         const message = `${pod.netnsPath} leads to another network namespace than the one that was enrolled`;
         return [{ check: 'pod-namespace' as const, repaired: false, message }];
       });
@@ -172,8 +189,22 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
     timer = clock.after(intervalMs * (0.8 + 0.4 * random()), () => void run());
   };
 
+  const glance = (): void => {
+    try {
+      const wrong = running ? '' : unsound();
+      if (wrong !== '' && wrong !== unmended) void run();
+    } catch (error) {
+      log.error({ error: errorMessage(error) }, 'the glance at the kernel failed');
+    }
+    if (!isClosed()) glancing = clock.after(GLANCE_MS, glance);
+  };
+  const unsound = (): string => JSON.stringify(redirection.unsound()).replace('[]', '');
+
   const run = async (): Promise<SelfCheckState> => {
-    const turn = queue.then(runOnce);
+    const turn = queue.then(runOnce).finally(() => {
+      running = false;
+      unmended = isClosed() ? '' : unsound();
+    });
     queue = turn.catch((error: unknown) =>
       log.error({ error: errorMessage(error) }, 'the self-check ended before its end'),
     );
@@ -208,6 +239,7 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
   };
 
   schedule();
+  glancing = clock.after(GLANCE_MS, glance);
   return {
     get state() {
       return state();
@@ -216,6 +248,7 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
     close() {
       closed = true;
       timer?.cancel();
+      glancing?.cancel();
     },
   };
 }

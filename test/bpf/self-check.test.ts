@@ -124,8 +124,18 @@ describe('self-check', () => {
   });
 
   it('pod-record: a record that is gone, and one that was changed', async () => {
+    const server = await listening(7003);
+    assert.deepEqual(node.redirection.unsound(), []);
     shared('nm_pods', (map) => map.delete(encodeCookie(cookie())));
+    assert.deepEqual(node.redirection.unsound(), [pod.description.uid]);
+    const client = node.outsider();
+    const fd = await client.call('socket 4');
+    assert.equal(await client.call(`connect ${fd} ${pod.ip4} 7003`), 'ECONNREFUSED', 'it does not pass by');
+    await client.close();
     repairs('pod-record');
+    assert.deepEqual(node.redirection.unsound(), []);
+    await meshedIn(7003);
+    await app.call(`close ${server}`);
     await meshedOut();
     shared('nm_pods', (map) => {
       const value = map.lookup(encodeCookie(cookie()));
@@ -142,6 +152,7 @@ describe('self-check', () => {
     const link = node.loader.openLink(podPin('link'));
     link?.detach();
     link?.close();
+    assert.deepEqual(node.redirection.unsound(), [pod.description.uid]);
     repairs('pod-link');
     await meshedIn(7001);
     await meshedOut();
