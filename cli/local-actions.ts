@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { errnoName, MeshError } from '#lib/core/errors.ts';
 import { callDaemon, takeDown } from '../local/api-client.ts';
+import type { MeshStatus } from '../local/api.ts';
 import type { AppliedObject } from '../local/apply.ts';
 import { exitCodeOf } from '../local/command.ts';
 import type { ExtraEnv } from '../local/control-plane.ts';
@@ -13,6 +14,7 @@ import type { ManifestSource } from '../local/manifests.ts';
 import type { AgentAction } from '../local/node-agent.ts';
 import { type AnyObject, clusterScoped, type Kind } from '../local/objects.ts';
 import { requireFitHost } from '../local/preflight.ts';
+import type { NodeSelfCheck } from '../local/self-checks.ts';
 import { spawnDaemon } from '../local/spawn-daemon.ts';
 import { runMesh } from '../local/up.ts';
 import { objectTable } from './object-table.ts';
@@ -213,13 +215,24 @@ export async function logs(
 const statusLine = (program: string, pid: string, starts: string): string =>
   `${program.padEnd(28)}${pid.padEnd(10)}${starts}`;
 
-/** Each program of the mesh with its process and how often it was started. */
+/** Each program of the mesh with its process and how often it was started, and each node's self-check. */
 export async function status(name: string, output: 'table' | 'json'): Promise<void> {
   const found = await callDaemon(name, 'status', {});
-  if (output === 'json') return print(JSON.stringify(found, null, 2));
+  const selfChecks = await callDaemon(name, 'selfChecks', {});
+  if (output === 'json') print(JSON.stringify({ ...found, selfChecks }, null, 2));
+  else printStatus(found, selfChecks);
+  if (selfChecks.some(({ result }) => result === 'failed')) throw new ExitCode(1);
+}
+
+function printStatus(found: MeshStatus, selfChecks: readonly NodeSelfCheck[]): void {
   print(statusLine('PROGRAM', 'PID', 'STARTS'));
   for (const program of found.programs) {
     print(statusLine(program.name, String(program.pid ?? '-'), String(program.starts)));
+  }
+  for (const { node, result, checkedAt, repairs, problems } of selfChecks) {
+    const when = checkedAt === '' ? '' : ` at ${checkedAt}, ${repairs} repairs so far`;
+    print(`self-check of ${node}: ${result}${when}`);
+    for (const problem of problems) print(`  ${problem}`);
   }
   print(found.unready.length === 0 ? 'all is ready' : `not ready: ${found.unready.join(', ')}`);
 }

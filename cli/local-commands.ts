@@ -196,7 +196,7 @@ export function localCommands(parser: Argv, rest: readonly string[]): Argv {
     )
     .command(
       'status',
-      'the programs of the mesh, a keeper and an agent per node, and what is not ready',
+      "the programs of the mesh, a keeper and an agent per node, what is not ready, and each node's self-check; exit code 1 if that found what it cannot mend",
       (y) =>
         y.option('output', { alias: 'o', choices: ['table', 'json'] as const, default: 'table' as const }),
       async (args) => (await actions()).status(args.name, args.output),

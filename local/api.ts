@@ -17,6 +17,7 @@ import type { Daemon } from './daemon.ts';
 import { type ManifestSource, parseManifests } from './manifests.ts';
 import type { AgentAction } from './node-agent.ts';
 import { type AnyObject, type Kind, namespaceOf } from './objects.ts';
+import { type NodeSelfCheck, readSelfChecks } from './self-checks.ts';
 import { waitForStore } from './store.ts';
 
 const BODY_BYTES_MAX = 16 * 1024 * 1024;
@@ -43,6 +44,7 @@ interface PodRef {
 
 export interface ApiCalls {
   status: { request: object; reply: MeshStatus };
+  selfChecks: { request: object; reply: readonly NodeSelfCheck[] };
   apply: { request: { sources: readonly ManifestSource[] }; reply: readonly AppliedObject[] };
   delete: {
     request: { sources?: readonly ManifestSource[]; refs?: readonly ObjectRef[]; waitMs?: number };
@@ -101,6 +103,7 @@ function handlers(daemon: Daemon): Handlers {
         starts: program.starts,
       })),
     }),
+    selfChecks: async () => (daemon.options.meshed ? readSelfChecks(daemon.layout.nodes) : []),
     apply: async ({ sources }) => daemon.apply(sources),
     async delete({ sources, refs, waitMs }) {
       const wanted = [...manifestRefs(parseManifests(sources ?? [])), ...(refs ?? [])];
