@@ -113,7 +113,8 @@ it('the record of the pod is deleted: refused until it is written again', async 
   for (let round = 0; round < ROUNDS; round++) {
     const [brokenMs] = await breakage('pod-record', () => {
       const map = loader.openMap(join(root(), 'maps/nm_pods'));
-      assert.ok(map?.delete(encodeCookie(cookie())));
+      assert.ok(map);
+      assert.ok(map.delete(encodeCookie(cookie())));
       map.close();
     });
     assert.deepEqual(past(brokenMs), []);
@@ -146,10 +147,11 @@ it('the program of the pod is detached: passed by for the time of a glance, no l
 });
 
 it('whoever may has been served all the time, but for new connections during a breakage', async () => {
-  const report = await load.stop();
-  console.log(
-    JSON.stringify({ ...report, failures: report.failures.length }),
-    JSON.stringify(report.failures.slice(0, 40)),
-  );
-  assertOnly(report, { allow: [], minRate: 20, gapMaxMs: WINDOW_MS });
+  // A client is told in the way of its protocol that nobody took its connection; kept connections do not notice.
+  const allow = [
+    { kind: 'reset-new', connection: 'tcp-new' },
+    { kind: 'bad-status', connection: 'http-new' },
+    { kind: 'refused' },
+  ] as const;
+  assertOnly(await load.stop(), { allow, minRate: 20, gapMaxMs: WINDOW_MS });
 });
