@@ -2,6 +2,7 @@
 // Every setting of the agent. Nothing else reads the environment.
 
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 import {
   asDurationMs,
   asInteger,
@@ -180,5 +181,7 @@ export const agentSettings = {
 
 export type AgentConfig = ConfigOf<typeof agentSettings>;
 
-export const loadAgentConfig = (env: Readonly<Record<string, string | undefined>>): AgentConfig =>
-  loadConfig(agentSettings, env);
+export function loadAgentConfig(env: Readonly<Record<string, string | undefined>>): AgentConfig {
+  const config = loadConfig(agentSettings, env);
+  return { ...config, keeperSocket: config.keeperSocket || join(config.runDir, 'keeper.sock') };
+}

@@ -75,7 +75,7 @@ const lists = createDiskLists({ runDir: config.runDir, stateDir: config.stateDir
 lists.setActive(false);
 const keeper = createKeeper({
   ...common,
-  connect: () => connectKeeper(join(config.runDir, 'keeper.sock'), { timeoutMs: KEEPER_TIMEOUT_MS }),
+  connect: () => connectKeeper(config.keeperSocket, { timeoutMs: KEEPER_TIMEOUT_MS }),
   snapshot: () =>
     encodeSnapshot({
       writtenAtMs: clock.wallMs(),
@@ -182,6 +182,11 @@ const workers = createProxyWorkers({
   metricDefined: (worker, definition) => metrics.define(worker, definition as MetricDefinition),
   podMetrics: async (uid, exposition) => metrics.render(uid, exposition),
   applicationRefused: (uid) => redirection.refreshListeners(uid),
+  wedged: (worker) => {
+    log.error({ worker }, 'a proxy worker can neither serve nor be ended; the agent is started anew');
+    // An orderly exit would wait for that thread.
+    process.kill(process.pid, 'SIGKILL');
+  },
 });
 certificates.onChange((certificate) => {
   workers.setCertificate(certificate);

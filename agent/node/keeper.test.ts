@@ -6,6 +6,7 @@ import { seededRandom, VirtualClock } from '#lib/core/clock.ts';
 import { MeshError } from '#lib/core/errors.ts';
 import { type LogLine, recordingLog } from '#lib/core/log.ts';
 import type { KeeperClient, KeptDescriptor, Role } from '#lib/keeper/client.ts';
+import type { KeeperStats } from '#lib/keeper/wire.ts';
 import { createKeeper, type Keeper } from './keeper.ts';
 
 /** A keeper as its protocol has it, without sockets. */
@@ -90,8 +91,12 @@ class FakeClient implements KeeperClient {
     return holder === this ? 'holder' : 'other';
   }
 
-  stats(): never {
-    throw new Error('not asked for');
+  stats(): KeeperStats {
+    this.#check();
+    const { entries, holder } = this.keeper;
+    const zero = { entriesMax: 9, clients: 1, limitMs: 30_000, shutdowns: 0, refused: 0, dropped: 0 };
+    const holderAgeMs = holder === undefined ? undefined : 5;
+    return { ...zero, entries: entries.size, holderAgeMs, blobBytes: 0, uptimeMs: 0 };
   }
 
   close(): void {
@@ -125,6 +130,20 @@ describe("the agent's side of the keeper", () => {
     clock = new VirtualClock();
     keeper = new FakeKeeper();
     lines = [];
+  });
+
+  it('tells what the keeper says of itself, nothing without one, and counts its returns', () => {
+    const agent = make();
+    assert.equal(agent.stats()?.holderAgeMs, undefined);
+    agent.hold();
+    agent.put('a/inbound/4/0', 7);
+    assert.deepEqual([agent.stats()?.entries, agent.stats()?.holderAgeMs], [1, 5]);
+    keeper.up = false;
+    assert.equal(agent.stats(), undefined);
+    assert.deepEqual([agent.connected, agent.failures, agent.reconnects], [false, 1, 0]);
+    keeper.up = true;
+    clock.advance(10_000);
+    assert.deepEqual([agent.stats()?.entries, agent.reconnects], [1, 1]);
   });
 
   it('keeps listeners at once and the snapshot at most once a second, when it changed', () => {

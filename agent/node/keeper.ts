@@ -10,6 +10,7 @@ import type { Clock, Random, Timer } from '#lib/core/clock.ts';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import type { KeeperClient } from '#lib/keeper/client.ts';
+import type { KeeperStats } from '#lib/keeper/wire.ts';
 import { createBackOff } from './back-off.ts';
 
 const BEAT_MS = 1_000;
@@ -48,6 +49,10 @@ export interface Keeper {
   readonly role: AgentRole;
   /** Connections to the keeper that failed or broke, and snapshots that it did not take. */
   readonly failures: number;
+  /** Connections to a keeper after the first one. */
+  readonly reconnects: number;
+  /** What the keeper says of itself; undefined if there is none. */
+  stats(): KeeperStats | undefined;
   /** Size of the last snapshot and what its making cost. */
   readonly lastSnapshot: { readonly bytes: number; readonly ms: number };
   /** What an earlier agent left; nothing if there is no keeper. */
@@ -80,6 +85,7 @@ class SelfHealingKeeper implements Keeper {
   #client: KeeperClient | undefined;
   #role: AgentRole = 'starting';
   #failures = 0;
+  #connections = 0;
   #dirty = true;
   /** Beats in a row by which nobody held the role. */
   #nobody = 0;
@@ -107,6 +113,18 @@ class SelfHealingKeeper implements Keeper {
 
   get failures(): number {
     return this.#failures;
+  }
+
+  get reconnects(): number {
+    return Math.max(0, this.#connections - 1);
+  }
+
+  stats(): KeeperStats | undefined {
+    let stats: KeeperStats | undefined;
+    this.#attempt((client) => {
+      stats = client.stats();
+    });
+    return stats;
   }
 
   take(): Kept {
@@ -162,6 +180,7 @@ class SelfHealingKeeper implements Keeper {
       this.#lost(error);
       return;
     }
+    this.#connections++;
     this.#backOff.reset();
     this.#sawOther = false;
     this.#nobody = 0;

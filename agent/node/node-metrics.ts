@@ -2,6 +2,7 @@
 // Series of the agent as a whole, read when metrics are rendered: the process, the kernel's counters, enrolment.
 // The data path's families are in agent/proxy/metrics.
 
+import type { KeeperStats } from '#lib/keeper/wire.ts';
 import type { MetricRegistry } from '#lib/metrics/registry.ts';
 import { renderLabels, type MetricFamily } from '#lib/metrics/model.ts';
 import type { Enrolment, EnrolmentPhase } from './enrolment-model.ts';
@@ -20,7 +21,7 @@ export interface NodeMetricsSources {
   readonly workers: Pick<ProxyWorkers, 'replaced' | 'serving'>;
   readonly selfCheck: Pick<SelfCheck, 'state'>;
   readonly discovery: Pick<Discovery, 'refused'>;
-  readonly keeper: Pick<Keeper, 'connected' | 'failures' | 'lastSnapshot' | 'role'>;
+  readonly keeper: Pick<Keeper, 'connected' | 'failures' | 'lastSnapshot' | 'reconnects' | 'role' | 'stats'>;
   readonly keptListeners: Pick<KeptListeners, 'counts'>;
 }
 
@@ -95,6 +96,42 @@ export function nodeMetrics(registry: MetricRegistry, sources: NodeMetricsSource
   one(
     gauge('nodemesh_keeper_snapshot_bytes', 'Size of the last snapshot for the next agent.'),
     () => keeper.lastSnapshot.bytes,
+  );
+  one(
+    counter('nodemesh_keeper_reconnects_total', 'Connections to a keeper after the first one.'),
+    () => keeper.reconnects,
+  );
+  // Gauges all of them: the keeper's own counts begin anew with it, not with the agent.
+  const ofKeeper = (name: string, help: string, read: (stats: KeeperStats) => number | undefined): void =>
+    registry.collect(gauge(name, help), () => {
+      const stats = keeper.stats();
+      const value = stats === undefined ? undefined : read(stats);
+      return value === undefined ? [] : [{ labels: renderLabels(node), value }];
+    });
+  ofKeeper(
+    'nodemesh_keeper_entries',
+    'Listeners that the keeper holds; absent without a keeper.',
+    ({ entries }) => entries,
+  );
+  ofKeeper(
+    'nodemesh_keeper_entries_max',
+    'Listeners that the keeper has room for.',
+    ({ entriesMax }) => entriesMax,
+  );
+  ofKeeper(
+    'nodemesh_keeper_last_beat_seconds',
+    'How long ago the last beat of the holder was; absent if nobody holds.',
+    ({ holderAgeMs }) => (holderAgeMs === undefined ? undefined : holderAgeMs / 1000),
+  );
+  ofKeeper(
+    'nodemesh_keeper_limit_seconds',
+    'Without a beat for this long the keeper shuts listeners down.',
+    ({ limitMs }) => limitMs / 1000,
+  );
+  ofKeeper(
+    'nodemesh_keeper_listeners_shut_down',
+    'Listeners that this keeper has shut down because no beat came in time.',
+    ({ shutdowns }) => shutdowns,
   );
   one(
     gauge('nodemesh_agent_holder', 'Whether this agent accepts and writes; 0: another one of the node does.'),

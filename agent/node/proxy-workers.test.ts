@@ -83,6 +83,7 @@ describe('proxy workers', () => {
   let workers: ProxyWorkers;
   let swept: number;
   let refused: string[];
+  let wedged: number[];
   let open: Map<number, number>;
   let discoveries: Map<string, { deliver: (destination: Destination) => void; closed: boolean }>;
   const worker = (index: number): FakeWorker => {
@@ -98,6 +99,7 @@ describe('proxy workers', () => {
     spawned = [];
     swept = 0;
     refused = [];
+    wedged = [];
     open = new Map();
     discoveries = new Map();
     workers = createProxyWorkers({
@@ -133,6 +135,7 @@ describe('proxy workers', () => {
       metricDefined: () => undefined,
       podMetrics: (uid) => Promise.resolve(`metrics of ${uid}`),
       applicationRefused: (uid) => refused.push(uid),
+      wedged: (index) => wedged.push(index),
       clock,
       log: silentLog,
     });
@@ -269,6 +272,37 @@ describe('proxy workers', () => {
     assert.equal(worker(1).terminated, true);
     assert.equal(worker(0).terminated, false);
     assert.equal(workers.replaced.silent, 1);
+    assert.deepEqual(wedged, []);
+  });
+
+  it('lends the slots of a silent worker at once, and gives the process up when its thread does not end', () => {
+    for (const index of [0, 1]) worker(index).say({ type: 'ready' });
+    workers.setPod(pod, listeners);
+    let ended = 0;
+    worker(1).terminate = () => {
+      ended++;
+      return Promise.resolve(1);
+    };
+    const pass = (steps: number): void => {
+      for (let step = 0; step < steps; step++) {
+        worker(0).beat();
+        clock.advance(500);
+      }
+    };
+    pass(26);
+    assert.deepEqual(slotsSent(worker(0)), [0, 2, 1, 3]);
+    assert.equal(workers.serving, 1);
+    assert.deepEqual(wedged, []);
+    pass(30);
+    assert.equal(ended, 1);
+    assert.equal(workers.replaced.silent, 1);
+    assert.ok(wedged.length > 0 && wedged.every((index) => index === 1));
+    // It ends after all: its successor takes the slots, which nobody is lent a second time.
+    worker(1).emit('exit', 1);
+    clock.advance(100);
+    worker(2).say({ type: 'ready' });
+    assert.deepEqual(slotsSent(worker(0)), [0, 2, 1, 3]);
+    assert.deepEqual(worker(0).sent.at(-1), { type: 'slots-back', owner: 1 });
   });
 
   it('shares one discovery between workers, tells late ones what is known, ends it when nobody wants it', () => {

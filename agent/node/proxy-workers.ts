@@ -29,6 +29,8 @@ const START_GRACE_MS = 10_000;
 const POD_GONE_MS = 2_000;
 const RESTART_DELAY_MS = 100;
 const REFUSED_LOOK_MS = 1_000;
+/** A thread whose end takes longer (something native does not return) keeps what it has: only the process can end. */
+const WEDGED_MS = 10_000;
 
 export type WorkerPort = Pick<Worker, 'postMessage' | 'on' | 'terminate'>;
 
@@ -53,6 +55,8 @@ export interface ProxyWorkersOptions {
   readonly podMetrics: (uid: string, exposition: Exposition) => Promise<string>;
   /** A pod's application refused; at most once a second for each. */
   readonly applicationRefused: (uid: string) => void;
+  /** A worker can neither serve nor be ended: the process must be left, the next agent adopts the listeners. */
+  readonly wedged: (workerIndex: number) => void;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -108,6 +112,8 @@ interface WorkerState {
   readonly wants: Set<string>;
   handed: Handed[];
   started: boolean;
+  /** When it was silent for too long and had to end. */
+  condemnedAtMs: number | undefined;
   ended: boolean;
 }
 
@@ -149,6 +155,8 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     for (const worker of workers) send(worker, message);
   };
 
+  const servesNow = ({ started, condemnedAtMs, ended }: WorkerState): boolean =>
+    started && condemnedAtMs === undefined && !ended;
   const serves = (worker: WorkerState, owner: number): boolean =>
     owner === worker.index || helpers.get(owner) === worker;
   const sendPod = (worker: WorkerState, state: PodState, all: readonly ListenerHandle[]): void => {
@@ -170,7 +178,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   /** Somebody accepts in the place of the owner until its successor has started. */
   const lend = (owner: number): void => {
     helpers.delete(owner);
-    const helper = workers.find(({ started, ended }) => started && !ended);
+    const helper = workers.find(servesNow);
     if (helper === undefined) return;
     helpers.set(owner, helper);
     for (const state of pods.values()) {
@@ -180,6 +188,11 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
         state.listeners.filter(({ slot }) => slot % count === owner),
       );
     }
+  };
+  /** Others serve what this one did. */
+  const replaceIn = (worker: WorkerState): void => {
+    for (const [owner, helper] of helpers) if (helper === worker) lend(owner);
+    if (!helpers.has(worker.index)) lend(worker.index);
   };
   const takeBack = (owner: number): void => {
     const helper = helpers.get(owner);
@@ -281,6 +294,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       wants: new Set(),
       handed: [],
       started: false,
+      condemnedAtMs: undefined,
       ended: false,
       port: options.spawn({
         ...options.start,
@@ -327,8 +341,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     if (closing) return;
     replaced.exited++;
     log.error({ worker: worker.index }, 'a proxy worker ended; a successor takes over its listeners');
-    for (const [owner, helper] of helpers) if (helper === worker) lend(owner);
-    lend(worker.index);
+    replaceIn(worker);
     clock.after(RESTART_DELAY_MS, () => {
       if (!closing) start(worker.index);
     });
@@ -344,9 +357,15 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
         worker.lastBeat = beat;
         worker.lastBeatAtMs = now;
       } else if (now - worker.lastBeatAtMs > SILENT_MS) {
+        worker.lastBeatAtMs = now;
+        if (worker.condemnedAtMs !== undefined) {
+          if (now - worker.condemnedAtMs > WEDGED_MS) options.wedged(worker.index);
+          continue;
+        }
+        worker.condemnedAtMs = now;
         replaced.silent++;
         log.error({ worker: worker.index, silentMs: SILENT_MS }, 'a proxy worker is silent; it is ended');
-        worker.lastBeatAtMs = now;
+        replaceIn(worker);
         worker.port.terminate().catch((error: unknown) => {
           log.error({ worker: worker.index, error: errorMessage(error) }, 'a silent worker cannot be ended');
         });
@@ -362,7 +381,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     ready,
     replaced,
     get serving() {
-      return workers.filter(({ started, ended }) => started && !ended).length;
+      return workers.filter(servesNow).length;
     },
     setPod(pod, listeners) {
       const known = pods.get(pod.uid)?.listeners ?? [];

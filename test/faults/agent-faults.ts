@@ -20,6 +20,8 @@ const PATIENCE_MS = 30_000;
 const SEEN_MS = 2_000;
 const NOTICED_MS = 4_000;
 const GONE_POLL_MS = 5;
+/** Agents give a TLS handshake 10 s: a connection that waits longer in a backlog is given up by its own side. */
+const HANDSHAKE_MS = 9_500;
 
 /** A server and a client on node1, whose agent is hurt; a client on node2, whose agent is not. */
 export const scene = (...more: object[]): object[] => [
@@ -29,6 +31,12 @@ export const scene = (...more: object[]): object[] => [
   pod('mesh', 'far', [], { node: 'node2' }),
   ...more,
 ];
+
+/**
+ * Requests of another node's pods wait for the next agent as long as they do here, however slow the machine is; by
+ * default they would be told 504 after 3 s.
+ */
+export const patientAgents = { NODEMESH_FAILFAST: '25s' };
 
 /** Loads from these pods at once. */
 export async function startLoads(
@@ -83,7 +91,8 @@ const lost: readonly FailureKind[] = [
 
 /**
  * Only requests on connections that the dead one held have failed: those asked before it was gone, and told at once.
- * What was asked later, and what waited for the next one, was answered.
+ * What was asked later, and what waited for the next one, was answered, unless the next one took its time: a start takes
+ * a second or two, but many on a machine that runs much else.
  */
 export function assertLostOnly(
   report: LoadReport,
@@ -100,7 +109,9 @@ export function assertLostOnly(
     ({ atMs, dueMs, kind, detail }) =>
       (kind === 'bad-status' && !detail.startsWith('502')) ||
       !deaths.some(
-        ({ beginMs, goneMs }) => atMs >= beginMs && atMs <= goneMs + NOTICED_MS && dueMs <= goneMs + SEEN_MS,
+        ({ beginMs, goneMs }) =>
+          atMs >= beginMs &&
+          (atMs - dueMs >= HANDSHAKE_MS || (atMs <= goneMs + NOTICED_MS && dueMs <= goneMs + SEEN_MS)),
       ),
   );
   assert.deepEqual(strange, [], JSON.stringify(deaths));
@@ -112,7 +123,7 @@ export function assertLostOnly(
 }
 
 /** The slowest answer of a request that waited for the next agent or worker, on a machine that is busy. */
-export const SLOWEST_MS = 20_000;
+export const SLOWEST_MS = 28_000;
 
 /** Waits until node1's agent has its listeners in the keeper again. */
 export async function keeperConnected(mesh: LocalMesh): Promise<void> {

@@ -15,6 +15,7 @@ import {
   assertLostOnly,
   CounterWatch,
   harm,
+  patientAgents,
   RATE,
   scene,
   SLOWEST_MS,
@@ -35,6 +36,7 @@ before(async () => {
   mesh = await startMesh({
     name: 'a-workers',
     agentEnv: {
+      ...patientAgents,
       NODE_OPTIONS: `--import ${PRELOAD}`,
       NODEMESH_TEST_FAULTS: folder,
       NODEMESH_WORKERS: String(WORKERS),

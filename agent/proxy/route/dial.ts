@@ -22,7 +22,8 @@ import type { PodState } from '../pods/pod-state.ts';
 import { startMeshTls } from '../tls/mesh-client.ts';
 import { encodeTransportHeader, type SessionProtocol } from '../tls/transport-header.ts';
 
-const HANDSHAKE_TIMEOUT_MS = 5_000;
+/** What servers allow, too: a connection may wait in the backlog of an agent that restarts. */
+const HANDSHAKE_TIMEOUT_MS = 10_000;
 const KEEPALIVE_MS = 10_000;
 
 /** How the kernel shall treat the connection. */
