@@ -76,7 +76,7 @@ export class PodAdmin {
   }
 
   #answer({ pod, metricsAllowed }: Served, request: IncomingMessage, response: ServerResponse): void {
-    switch ((request.url ?? '').split('?', 1)[0]) {
+    switch ((request.url ?? '').split('?', 1)[0] ?? '') {
       case '/live':
         plain(response, 200, 'live\n');
         return;
