@@ -70,6 +70,8 @@ export interface Stage {
   meshed(port: number, protocol: SessionProtocol, identity?: string): Promise<RawPeer>;
   /** Sends one request on a connection of its own; `@` in it becomes a host that nobody else uses. */
   exchange(way: Way, request: string): Promise<Exchanged>;
+  /** Where the client pod's applications find a listener. */
+  address(listener: Listener): { readonly host: string; readonly port: number };
   /** What is known of the destination behind a listener. */
   lead(listener: Listener, destination: Destination): void;
   /** `name.shop.svc.cluster.local:80` with these endpoints. */
@@ -179,7 +181,12 @@ export async function createStage(options: Parameters<typeof createScene>[0] = {
         shown: { authority, identity },
         alpn: [TRANSPORT_ALPN],
       });
-      socket.write(encodeTransportHeader(port, protocol));
+      // Whoever takes the socket over must not meet this write.
+      await new Promise<void>((resolve, reject) => {
+        socket.write(encodeTransportHeader(port, protocol), (error) =>
+          error == null ? resolve() : reject(error),
+        );
+      });
       const made = new RawPeer(socket);
       peers.push(made);
       return made;
@@ -191,6 +198,7 @@ export async function createStage(options: Parameters<typeof createScene>[0] = {
       const to = await stage.appOf(way).accept();
       return { client: from, server: to, head: await to.head(), host };
     },
+    address: (name) => ({ host: CLIENT, port: listeners[name].listener }),
     lead,
     service,
     fresh() {

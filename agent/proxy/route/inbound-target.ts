@@ -6,7 +6,12 @@ import { formatSocketAddress } from '#lib/core/addresses.ts';
 import type { Timer } from '#lib/core/clock.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import type { HttpEndpoint, HttpTarget } from '../exchange/types.ts';
-import { FAILURE_CONNECT_REFUSED, FAILURE_NONE } from '../failure.ts';
+import {
+  FAILURE_CONNECT_REFUSED,
+  FAILURE_CONNECT_TIMEOUT,
+  FAILURE_FAILFAST,
+  FAILURE_NONE,
+} from '../failure.ts';
 import { errorLabel } from '../metrics/error-labels.ts';
 import { EndpointHttpMetrics } from '../metrics/http-metrics.ts';
 import {
@@ -22,6 +27,9 @@ import { authorize } from '../policy/authorize.ts';
 import { type InboundClient, type InboundServer, inboundLabels, policyClient } from '../policy/client.ts';
 import { type DialMark, type Dialled, dialTcp } from './dial.ts';
 
+/** How long requests over HTTP/2 wait for the application to take connections. */
+const FAILFAST_MS = 1_000;
+const RECONNECT_MS = 100;
 /** Longer than a pooled connection stays idle. */
 const IDLE_MS = 5_000;
 
@@ -172,13 +180,29 @@ export class InboundTarget implements HttpTarget, HttpEndpoint {
     setImmediate(done, FAILURE_NONE);
   }
 
-  connect(_http2: boolean, done: Dialled): void {
-    const client = this.#client as InboundClient;
-    dialApplication(this.#context, this.#pod, this.#server, client, (failure, source) => {
+  connect(http2: boolean, done: Dialled): void {
+    const ended: Dialled = (failure, source) => {
       if (source === null) {
         countInboundError(this.#context, this.#pod, this.#server, 'http', errorLabel(failure));
       }
       done(failure, source);
+    };
+    if (http2) this.#dialAgain(this.#context.clock.nowMs() + FAILFAST_MS, RECONNECT_MS, ended);
+    else this.#dial(ended);
+  }
+
+  #dial(done: Dialled): void {
+    dialApplication(this.#context, this.#pod, this.#server, this.#client as InboundClient, done);
+  }
+
+  /** The one connection that all requests over HTTP/2 share is tried again for a while, as with Linkerd. */
+  #dialAgain(untilMs: number, pauseMs: number, done: Dialled): void {
+    const { clock } = this.#context;
+    this.#dial((failure, source) => {
+      if (failure !== FAILURE_CONNECT_REFUSED && failure !== FAILURE_CONNECT_TIMEOUT) done(failure, source);
+      else if (clock.nowMs() + pauseMs >= untilMs) {
+        clock.after(Math.max(0, untilMs - clock.nowMs()), () => done(FAILURE_FAILFAST, null));
+      } else clock.after(pauseMs, () => this.#dialAgain(untilMs, pauseMs * 2, done));
     });
   }
 }
