@@ -237,6 +237,23 @@ describe('enrolment', () => {
     assert.deepEqual(enrolment.pods, []);
   });
 
+  it('says that a pod which has ended is out, whether its DEL or its end is heard of first', async () => {
+    const end = { enrol: false, notEnrolledReason: 'the pod has ended', generation: 2 };
+    for (const uid of ['a', 'b']) {
+      enrolment.setWorkload(workloadOf(uid));
+      await enrolment.addPod(cniPod(uid));
+    }
+    await enrolment.removePod('c-a', 'a');
+    enrolment.setWorkload(workloadOf('a', end));
+    enrolment.setWorkload(workloadOf('b', end));
+    await enrolment.removePod('c-b', 'b');
+    await settle();
+    assert.deepEqual(reports().slice(2), ['report a left 2 NotEnrolled', 'report b left 2 NotEnrolled']);
+    enrolment.setWorkload(workloadOf('a', { ...end, generation: 3 }));
+    await settle();
+    assert.equal(reports().length, 4, 'it is said once');
+  });
+
   it('ignores a DEL of an earlier sandbox of the same pod', async () => {
     enrolment.setWorkload(workloadOf('a'));
     await enrolment.addPod(cniPod('a', 'first'));

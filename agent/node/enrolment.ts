@@ -83,10 +83,16 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
 
   /** Brings the pod to what its workload says, without anybody waiting. */
   const reconcile = (record: PodRecord): void => {
-    if (closed || record.workload === undefined || record.sandbox === undefined) return;
+    if (closed || record.workload === undefined) return;
+    if (record.sandbox === undefined && !record.unsaid) return;
     inTurn(record, async () => {
       const { workload, enrolled } = record;
-      if (workload === undefined || record.sandbox === undefined) return;
+      if (workload === undefined) return;
+      if (record.sandbox === undefined) {
+        if (active && record.unsaid && !workload.enrol)
+          steps.setPhase(record, 'left', 'NotEnrolled', workload.notEnrolledReason);
+        return;
+      }
       if (!active) {
         // Whatever else is to be done about it is the other agent's.
         if (enrolled !== undefined && workload.enrol)
@@ -244,11 +250,12 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       record.retry?.cancel();
       record.retry = undefined;
       record.sandbox = undefined;
+      record.unsaid = true;
       indices.forget(uid);
       sandboxesChanged();
       await inTurn(record, async () => steps.leave(record));
-      // Destination learns it from the pod's own end, or from what becomes of its next sandbox.
-      if (record.enrolled === undefined) record.phase = 'pending';
+      // Reported with the next sandbox, or when destination says that the pod has ended.
+      if (record.enrolled === undefined && record.unsaid) record.phase = 'pending';
       forgetIfEmpty(record);
     },
     setWorkload(workload) {

@@ -35,6 +35,8 @@ export interface PodRecord {
   reason: string;
   problem: string | undefined;
   attempts: number;
+  /** Its sandbox has gone since the last report, which may say that it is in the mesh. */
+  unsaid: boolean;
   /** Its namespace was looked for at least once, and not found. */
   searched: boolean;
   retry: Timer | undefined;
@@ -54,6 +56,7 @@ export const createPodRecord = (uid: string): PodRecord => ({
   reason: '',
   problem: undefined,
   attempts: 0,
+  unsaid: false,
   searched: false,
   retry: undefined,
   queue: Promise.resolve(),

@@ -68,6 +68,7 @@ export function createPodSteps(options: PodStepsOptions): PodSteps {
   const setPhase = (record: PodRecord, phase: EnrolmentPhase, reason: string, message: string): void => {
     record.phase = phase;
     record.reason = reason;
+    record.unsaid = false;
     const { problem, uid } = record;
     const generation = record.workload?.pod.generation ?? 0;
     if (phase === 'enrolled' && problem !== undefined)

@@ -5,6 +5,9 @@ import { type ClientReadableStream, type Metadata, type ServiceError, status } f
 import type { Clock, Random, Timer } from '#lib/core/clock.ts';
 import { createBackOff } from './back-off.ts';
 
+/** Pauses are short again after a stream that lasted so long: a server may answer each one and end it at once. */
+const LASTED_MS = 10_000;
+
 export interface RetryingStreamOptions<T> {
   readonly open: () => ClientReadableStream<T>;
   /** A new stream answers: its headers are there, no message yet. */
@@ -31,15 +34,17 @@ export function openRetryingStream<T>(options: RetryingStreamOptions<T>): Retryi
     call = current;
     let first = true;
     let ended = false;
+    let answeredAtMs: number | undefined;
     const again = (code: status, details: string): void => {
       if (closed || ended) return;
       ended = true;
+      if (answeredAtMs !== undefined && options.clock.nowMs() - answeredAtMs >= LASTED_MS) backOff.reset();
       options.onError(code, details);
       timer = options.clock.after(backOff.nextMs(), open);
     };
     current.on('metadata', (headers) => {
       if (closed || ended) return;
-      backOff.reset();
+      answeredAtMs = options.clock.nowMs();
       options.onHeaders?.(headers);
     });
     current.on('data', (message: T) => {

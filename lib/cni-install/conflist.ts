@@ -81,7 +81,11 @@ function readList({ name, text }: ConfFile): (Json & { readonly plugins: readonl
 export const isUsable = (file: ConfFile): boolean => typeof readList(file) !== 'string';
 
 /** `files` is the folder's content; our own file among it is not looked at. */
-export function planConflist(files: readonly ConfFile[], entry: PluginEntry): ConflistPlan {
+export function planConflist(
+  files: readonly ConfFile[],
+  entry: PluginEntry,
+  folder = '/etc/cni/net.d',
+): ConflistPlan {
   const warnings: string[] = [];
   for (const file of files.filter(({ name }) => isConfName(name) && !isOwnName(name)).sort(byName)) {
     const list = readList(file);
@@ -103,8 +107,9 @@ export function planConflist(files: readonly ConfFile[], entry: PluginEntry): Co
     return { name, text: `${JSON.stringify({ ...list, plugins }, null, 2)}\n`, primary: file.name, warnings };
   }
   const seen = warnings.length === 0 ? '' : ` (${warnings.join('; ')})`;
-  throw new MeshError('MESH_NOT_FOUND', `there is no CNI configuration to chain after${seen}`, {
+  throw new MeshError('MESH_NOT_FOUND', `${folder} has no CNI configuration to chain after${seen}`, {
     retryable: true,
-    remedy: "install the cluster's network plugin first",
+    remedy:
+      "install the cluster's network plugin first, or name the folder that it writes to (NODEMESH_CNI_CONF_DIR)",
   });
 }

@@ -55,7 +55,7 @@ export function installCni({ confDir, binDir, shim, entry }: InstallOptions): In
   try {
     mkdirSync(binDir, { recursive: true, mode: 0o755 });
     const shimChanged = putFile(binDir, PLUGIN_TYPE, readFileSync(shim), 0o755);
-    const plan = planConflist(readConfFiles(confDir), entry);
+    const plan = planConflist(readConfFiles(confDir), entry, confDir);
     const mode = statSync(join(confDir, plan.primary)).mode & 0o777;
     const listChanged = putFile(confDir, plan.name, Buffer.from(plan.text), mode);
     const staleRemoved = removeOwn(confDir, plan);

@@ -40,8 +40,9 @@ describe('the CNI installer', () => {
   });
   const run = (verb: string) =>
     spawnSync(process.execPath, [installer, verb], { env: env(), encoding: 'utf8' });
-  const watch = (): ChildProcess => {
-    const child = spawn(process.execPath, [installer, 'watch'], { env: env(), stdio: 'ignore' });
+  const watch = (stdout: 'ignore' | 'pipe' = 'ignore'): ChildProcess => {
+    const stdio = ['ignore', stdout, 'ignore'] as const;
+    const child = spawn(process.execPath, [installer, 'watch'], { env: env(), stdio: [...stdio] });
     running.push(child);
     return child;
   };
@@ -174,5 +175,50 @@ describe('the CNI installer', () => {
       ]),
     );
     assert.deepEqual(after, before);
+  });
+
+  it('AMB-128 a folder that is not there: it says so, goes on, and installs once the folder is', async () => {
+    const wrong = join(dir, 'wrong');
+    const right = confDir;
+    confDir = wrong;
+    const refused = run('install');
+    assert.equal(refused.status, 1);
+    assert.match(refused.stderr, /wrong has no CNI configuration.*NODEMESH_CNI_CONF_DIR/);
+    const child = watch('pipe');
+    let said = '';
+    child.stdout?.on('data', (some: Buffer) => (said += some.toString()));
+    await until('the first attempt', () => said.includes('has no CNI configuration'));
+    renameSync(right, wrong);
+    await until('the installation', () => existsSync(join(wrong, OWN)));
+    assert.match(text(join(wrong, OWN)), /nodemesh-cni/);
+    assert.equal(text(join(binDir, 'nodemesh-cni')), 'binary');
+    assert.equal(child.exitCode, null);
+  });
+
+  it('EBPF-045 takes itself out whatever became of the files meanwhile, and leaves those of others', () => {
+    const own = join(confDir, OWN);
+    const primary = join(confDir, '10-main.conflist');
+    const harms: Readonly<Record<string, () => void>> = {
+      'our list is half a file': () => writeFileSync(own, text(own).slice(0, 20)),
+      'our list has no plugins': () =>
+        writeFileSync(own, '{"cniVersion":"1.0.0","name":"main","plugins":[]}'),
+      'our list is gone': () => rmSync(own),
+      'the binary is gone': () => rmSync(join(binDir, 'nodemesh-cni')),
+      "the cluster's list is damaged": () => writeFileSync(primary, '{'),
+      "the cluster's list is gone": () => rmSync(primary),
+      'both folders are gone': () => {
+        for (const folder of [confDir, binDir]) rmSync(folder, { recursive: true });
+      },
+    };
+    for (const [what, harm] of Object.entries(harms)) {
+      writeFileSync(primary, list('main'));
+      assert.equal(run('install').status, 0, what);
+      harm();
+      const left = text(primary);
+      const removed = run('uninstall');
+      assert.equal(removed.status, 0, `${what}: ${removed.stderr}`);
+      assert.equal(text(primary), left, what);
+      assert.ok(!existsSync(own) && !existsSync(join(binDir, 'nodemesh-cni')), what);
+    }
   });
 });
