@@ -3,7 +3,7 @@
 // and state, and traffic is meshed again.
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, unlinkSync } from 'node:fs';
 import { once } from 'node:events';
 import { type IncomingMessage, request } from 'node:http';
@@ -12,6 +12,8 @@ import { after, before, describe, it } from 'node:test';
 import { createLibbpfLoader } from '#lib/bpf/libbpf-loader.ts';
 import { LAYOUT } from '#lib/bpf/abi.ts';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
+import { netnsPath, podNetns } from '../../local/layout.ts';
+import { enrolmentStatus, untilReason } from './enrolment-status.ts';
 import { meshed, namespace, pod } from './objects.ts';
 import { scrape, total } from './scrape.ts';
 
@@ -27,6 +29,7 @@ interface State {
 }
 
 const INTERVAL_MS = 2_000;
+const MESH = join(import.meta.dirname, '..', '..', 'bin', 'mesh');
 
 describe('self-check of a mesh with traffic', () => {
   let mesh: LocalMesh;
@@ -135,5 +138,55 @@ describe('self-check of a mesh with traffic', () => {
     assert.ok(state.longestPieceMs < 100, `${state.longestPieceMs} ms`);
     const shown = (await ask('GET', '/state')) as { readonly selfCheck: State };
     assert.ok(shown.selfCheck.node.repairs >= 2);
+  });
+
+  it('says what it cannot mend: on the pod, whatever else changes there, and in the status, until it is over', async () => {
+    const status = (...args: string[]) =>
+      spawnSync(MESH, ['local', 'status', '--name', mesh.name, ...args], {
+        encoding: 'utf8',
+        timeout: 60_000,
+      });
+    const sound = status();
+    assert.equal(sound.status, 0, sound.stdout + sound.stderr);
+    assert.match(sound.stdout, /^self-check of node1: (ok|repaired) at 2\d{3}-.*, \d+ repairs so far$/m);
+
+    // Another namespace stands where the pod's was.
+    const path = netnsPath(podNetns(mesh.name, 'mesh', 'server'));
+    execFileSync('mount', ['--bind', '/proc/self/ns/net', path]);
+    try {
+      await untilReason(mesh, 'mesh', ['server'], 'SelfCheck');
+      await mesh.annotate('Pod', 'mesh', 'server', 'config.linkerd.io/skip-inbound-ports=9999');
+      await run();
+      const { condition } = await enrolmentStatus(mesh, 'server', 'mesh');
+      assert.equal(condition?.reason, 'SelfCheck');
+      assert.match(condition.message, /leads to another network namespace/);
+      const broken = status();
+      assert.equal(broken.status, 1, broken.stdout);
+      assert.match(broken.stdout, /^self-check of node1: failed/m);
+      assert.match(broken.stdout, /^ {2}mesh\/server: pod-namespace: /m);
+      const told = status('-o', 'json');
+      assert.equal(told.status, 1);
+      const { selfChecks } = JSON.parse(told.stdout) as { selfChecks: { node: string; result: string }[] };
+      assert.deepEqual(
+        selfChecks.map(({ node, result }) => `${node} ${result}`),
+        ['node1 failed', 'node2 ok'],
+      );
+    } finally {
+      execFileSync('umount', [path]);
+    }
+    await untilReason(mesh, 'mesh', ['server'], 'Enrolled');
+    assert.equal(status().status, 0);
+  });
+
+  it('knows the paths of namespaces after the agent was started again', async () => {
+    const path = netnsPath(podNetns(mesh.name, 'mesh', 'server'));
+    await mesh.node('node1').restartAgent();
+    execFileSync('mount', ['--bind', '/proc/self/ns/net', path]);
+    try {
+      await untilReason(mesh, 'mesh', ['server'], 'SelfCheck');
+    } finally {
+      execFileSync('umount', [path]);
+    }
+    await untilReason(mesh, 'mesh', ['server'], 'Enrolled');
   });
 });
