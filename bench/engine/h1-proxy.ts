@@ -32,6 +32,10 @@ class CountedMetrics implements HttpMetrics {
   responseEnded(_status: number, failure: number): void {
     this.#count(2 + (failure === FAILURE_NONE ? 0 : 1), 1);
   }
+
+  responseReset(): void {
+    this.#count(3, 1);
+  }
 }
 
 const shares = await proveSharedAccept(silentLog);

@@ -189,6 +189,14 @@ export function describeHttp2(title: string, sameNode?: 'carrier'): void {
       const later = await fetch2(client, { ':path': '/reset-later' });
       assert.equal(later.reset, NGHTTP2_INTERNAL_ERROR);
       assert.equal(later.headers[':status'], 200);
+      for (const [worker, direction] of [
+        [scene.client, 'outbound'],
+        [scene.server, 'inbound'],
+      ] as const) {
+        const counted = `response_total\\{direction="${direction}",[^}]*classification="failure",error=`;
+        await untilMetric(worker, new RegExp(`${counted}"h2\\(ENHANCE_YOUR_CALM\\)"`));
+        await untilMetric(worker, new RegExp(`${counted}"h2\\(INTERNAL_ERROR\\)"`));
+      }
       // The connection is as good as before.
       assert.equal((await fetch2(client, { ':path': '/next' })).text, 'GET /next');
     });

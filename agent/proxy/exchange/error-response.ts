@@ -38,6 +38,10 @@ function compose(failure: number, minor: number, closes: boolean, explained: boo
 const grpcStatuses: Readonly<Record<number, number>> = { 403: 7, 404: 5, 429: 8, 502: 14, 503: 14, 504: 4 };
 const GRPC_INTERNAL = 13;
 
+export function grpcStatusOf(failure: number): number {
+  return grpcStatuses[failures[failure]?.status ?? 500] ?? GRPC_INTERNAL;
+}
+
 /** For HTTP/2; `grpc`: in the form that gRPC clients read. */
 export function errorList(failure: number, grpc: boolean, explained: boolean): HeaderList {
   const { status, message } = failures[failure] ?? { status: 500, message: 'unexpected error' };
@@ -47,7 +51,7 @@ export function errorList(failure: number, grpc: boolean, explained: boolean): H
   list.add(defineField('content-length', '0'));
   if (grpc) {
     list.add(defineField('content-type', 'application/grpc'));
-    list.add(defineField('grpc-status', String(grpcStatuses[status] ?? GRPC_INTERNAL)));
+    list.add(defineField('grpc-status', String(grpcStatusOf(failure))));
     if (explains) list.add(defineField('grpc-message', message));
   }
   if (explains) list.add(defineField('l5d-proxy-error', message));
@@ -56,9 +60,9 @@ export function errorList(failure: number, grpc: boolean, explained: boolean): H
 
 /** The end of a gRPC answer that cannot go on. */
 export function errorTrailers(failure: number, explained: boolean): HeaderList {
-  const { status, message } = failures[failure] ?? { status: 500, message: 'unexpected error' };
+  const message = failures[failure]?.message ?? 'unexpected error';
   const list = new HeaderList();
-  list.add(defineField('grpc-status', String(grpcStatuses[status] ?? GRPC_INTERNAL)));
+  list.add(defineField('grpc-status', String(grpcStatusOf(failure))));
   if (explained && message !== '') list.add(defineField('grpc-message', message));
   return list;
 }

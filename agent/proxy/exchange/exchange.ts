@@ -22,6 +22,7 @@ import { HEAD_BYTES_MAX } from '../http1/limits.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import { FLAG_PROXY_RESPONSE, NAME_GRPC_STATUS } from '../http2/hpack/names.ts';
 import { type EndpointSlot, slotOf } from './endpoint-slot.ts';
+import { grpcStatusOf } from './error-response.ts';
 import { type ClientStream, NOT_RESET, type StreamHolder } from './http2-client.ts';
 import type { ServerContext } from './server-context.ts';
 import { GRPC_NONE, GRPC_MISSING, type HttpEndpoint, type HttpTarget } from './types.ts';
@@ -39,6 +40,8 @@ export const PICKED_HTTP2 = 2;
 
 /** How often a request is sent again that no endpoint has processed. */
 const ATTEMPTS_MAX = 3;
+/** gRPC tells errors in an answer that is well. */
+const GRPC_HTTP_STATUS = 200;
 /** Codes above are nobody's. */
 const GRPC_STATUS_MAX = 16;
 
@@ -51,6 +54,8 @@ export interface ExchangeClient {
   onHttp2(stream: ClientStream): void;
   /** Whether the request can be given to another stream from its beginning. */
   readonly repeatable: boolean;
+  /** Whether the request is HTTP/2 from its client on. */
+  readonly http2: boolean;
   /** Whether all of the request has come. */
   readonly requestDone: boolean;
   /** Everything that `onHttp1` and later calls wrote: nothing of it left, and `onHttp1` follows again. */
@@ -70,7 +75,7 @@ export interface ExchangeClient {
   onTunnelBytes(buffer: Buffer, end: number): void;
   onTunnelEnd(): void;
   onTunnelClosed(failed: boolean): void;
-  /** `started`: part of the response is out; `reset`: with what the endpoint reset its stream, or NOT_RESET. */
+  /** `started`: part of the response is out; `reset`: with what the endpoint reset its stream, for HTTP/2. */
   onFailure(failure: number, started: boolean, reset: number): void;
   /** The endpoint's side takes no more of the request, or takes it again. */
   onUpstreamBlocked(): void;
@@ -411,7 +416,7 @@ export class Exchange implements UpstreamHolder, StreamHolder {
   }
 
   /** Releases everything of a request that ended otherwise than by its response. */
-  abandon(status: number, failure: number): void {
+  abandon(status: number, failure: number, grpcStatus: number = GRPC_NONE, reset: number = NOT_RESET): void {
     this.#serial++;
     const upstream = this.http1;
     this.http1 = null;
@@ -427,13 +432,18 @@ export class Exchange implements UpstreamHolder, StreamHolder {
       const now = this.#context.clock.nowMs();
       (this.#load as LoadEstimate).finished(now, now - this.#dispatchedMs);
     }
-    endpoint.metrics.responseEnded(status, failure, GRPC_NONE);
+    if (reset === NOT_RESET) endpoint.metrics.responseEnded(status, failure, grpcStatus);
+    else endpoint.metrics.responseReset(status, reset);
   }
 
   fail(failure: number, reset: number = NOT_RESET): void {
     const started = this.started;
-    this.abandon(started ? this.status : (failures[failure]?.status ?? 500), failure);
+    // An HTTP/2 client sees the reset itself.
+    const passed = this.#client.http2 ? reset : NOT_RESET;
+    if (started || passed !== NOT_RESET) this.abandon(this.status, failure, GRPC_NONE, passed);
+    else if (this.#grpcStatus === GRPC_NONE) this.abandon(failures[failure]?.status ?? 500, failure);
+    else this.abandon(GRPC_HTTP_STATUS, failure, grpcStatusOf(failure));
     this.started = true;
-    this.#client.onFailure(failure, started, reset);
+    this.#client.onFailure(failure, started, passed);
   }
 }

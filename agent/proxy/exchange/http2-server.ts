@@ -172,6 +172,10 @@ class ServerStream extends Stream implements ExchangeClient {
     this.#exchange = new Exchange(connection.proxyContext, target, gate === null, this);
   }
 
+  get http2(): boolean {
+    return this.#list !== null;
+  }
+
   get repeatable(): boolean {
     return this.#list !== null && !this.#bodySent;
   }
@@ -395,7 +399,7 @@ class ServerStream extends Stream implements ExchangeClient {
 
   onFailure(failure: number, started: boolean, reset: number): void {
     this.#over = true;
-    if (reset !== NOT_RESET && this.#list !== null) {
+    if (reset !== NOT_RESET) {
       // What the endpoint says to HTTP/2 is said to HTTP/2.
       this.cancel(reset === NO_ERROR ? INTERNAL_ERROR : reset);
     } else if (started && this.#grpcAnswer) {

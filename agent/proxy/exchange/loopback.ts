@@ -23,6 +23,7 @@ export class RecordedMetrics implements HttpMetrics {
   readonly firstBodies: number[] = [];
   readonly ended: { status: number; failure: number }[] = [];
   readonly grpc: number[] = [];
+  readonly resets: number[] = [];
 
   requestStarted(): void {
     this.started++;
@@ -37,6 +38,10 @@ export class RecordedMetrics implements HttpMetrics {
   responseEnded(status: number, failure: number, grpcStatus: number): void {
     this.ended.push({ status, failure });
     if (grpcStatus !== GRPC_NONE) this.grpc.push(grpcStatus);
+  }
+
+  responseReset(_status: number, code: number): void {
+    this.resets.push(code);
   }
 }
 

@@ -383,6 +383,10 @@ export class ServerConnection
 
   // ---- the way to an endpoint
 
+  get http2(): boolean {
+    return false;
+  }
+
   get repeatable(): boolean {
     return !this.#bodySent;
   }

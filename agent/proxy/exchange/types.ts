@@ -27,6 +27,8 @@ export interface HttpMetrics {
    * then, unless it is GRPC_NONE: no gRPC request.
    */
   responseEnded(status: number, failure: number, grpcStatus: number): void;
+  /** Instead of an end: HTTP/2 that its endpoint reset. `status` is 0 before the head. */
+  responseReset(status: number, code: number): void;
 }
 
 /**

@@ -5,6 +5,7 @@
 import type { Cell, MetricStore } from '#lib/metrics/store.ts';
 import { GRPC_MISSING, GRPC_NONE, type HttpMetrics } from '../exchange/types.ts';
 import { FAILURE_NONE } from '../failure.ts';
+import { errorName } from '../http2/codes.ts';
 
 /** Statuses above this share the cells of "no status": they are no HTTP. */
 const STATUS_MAX = 999;
@@ -23,6 +24,7 @@ export class EndpointHttpMetrics implements HttpMetrics {
   readonly #responses: (Cell | undefined)[] = [];
   readonly #failures: (Cell | undefined)[] = [];
   readonly #grpc = new Map<number, Cell>();
+  readonly #resets = new Map<string, Cell>();
   #closed = false;
 
   constructor(store: MetricStore, labels: string, owner: string) {
@@ -63,6 +65,16 @@ export class EndpointHttpMetrics implements HttpMetrics {
     cell.add(1);
   }
 
+  responseReset(status: number, code: number): void {
+    const labels = `${statusLabel(known(status))}${outcome(true)},error="h2(${errorName(code)})"`;
+    let cell = this.#resets.get(labels);
+    if (cell === undefined) {
+      cell = this.#resolve('response_total', `${this.#labels}${labels}`);
+      this.#resets.set(labels, cell);
+    }
+    cell.add(1);
+  }
+
   #grpcEnded(code: number, grpcStatus: number): void {
     const index = code * 32 + (grpcStatus === GRPC_MISSING ? GRPC_INDEX_MISSING : grpcStatus);
     let cell = this.#grpc.get(index);
@@ -80,7 +92,13 @@ export class EndpointHttpMetrics implements HttpMetrics {
     if (this.#closed) return;
     this.#closed = true;
     if (this.#requests !== null) this.#store.release(this.#requests);
-    for (const cells of [this.#latency, this.#responses, this.#failures, [...this.#grpc.values()]]) {
+    for (const cells of [
+      this.#latency,
+      this.#responses,
+      this.#failures,
+      [...this.#grpc.values()],
+      [...this.#resets.values()],
+    ]) {
       for (const cell of cells) if (cell !== undefined) this.#store.release(cell);
     }
   }
