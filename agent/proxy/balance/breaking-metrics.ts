@@ -30,4 +30,9 @@ export class BreakingMetrics implements HttpMetrics {
     if (failure === FAILURE_CLIENT_GONE) this.#breaker.ended('none');
     else this.#breaker.ended(isFailure(status, failure, grpcStatus) ? 'failure' : 'success');
   }
+
+  responseReset(status: number, code: number): void {
+    this.#metrics.responseReset(status, code);
+    this.#breaker.ended('failure');
+  }
 }
