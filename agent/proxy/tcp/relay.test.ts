@@ -89,6 +89,27 @@ describe('relay', () => {
     assert.equal(times, 1);
   });
 
+  test('what waits for a slow reader is not overwritten by what passes meanwhile', async () => {
+    const pairs = await Promise.all(
+      Array.from({ length: 3 }, async () => ({ near: await makePair(), far: await makePair() })),
+    );
+    await Promise.all(
+      pairs.map(async ({ near: [client, left], far: [server, right] }, index) => {
+        relay(left, right, null, { clock: new VirtualClock(), onClosed: () => undefined });
+        // Pieces of every size, each pair's bytes its own, more than the kernel holds.
+        const sent = Buffer.alloc(12 << 20, index + 1);
+        for (let at = 0; at < sent.length; at += 4099) sent.writeUInt32LE(at, Math.min(at, sent.length - 4));
+        server.pause();
+        client.end(sent);
+        if (index > 0) await until(() => right.socket.writableLength > 0);
+        const received: Buffer[] = [];
+        for await (const chunk of server) received.push(chunk as Buffer);
+        assert.ok(sent.equals(Buffer.concat(received)));
+        server.end();
+      }),
+    );
+  });
+
   test('both ends closed leave no timer and say so once', async () => {
     const clock = new VirtualClock();
     const [client, left] = await makePair();

@@ -7,6 +7,8 @@
 
 import type { Clock, Timer } from '#lib/core/clock.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
+import { type Flushed, Flusher } from '../exchange/outbox.ts';
+import { type Slab, takeSlab } from './slab.ts';
 
 /** A half-closed pair in which nothing moves any more is reset. */
 const HALF_CLOSED_IDLE_MS = 60 * 60_000;
@@ -20,6 +22,12 @@ export interface RelayOptions {
   /** After both sockets are closed. */
   readonly onClosed: () => void;
 }
+
+/** A sink that holds as much stops its source. More than one read, so that writing and reading can overlap. */
+const WAITING_BYTES_MAX = 131_072;
+
+/** One per thread: what came in a turn of the event loop leaves at its end. */
+const flusher = new Flusher();
 
 /** `first` is what left sent already. Both sources are paused. Returns a function that resets both. */
 export function relay(
@@ -108,12 +116,18 @@ class Relay {
   }
 }
 
-/** One direction: reads `source`, writes `sink`. */
-class Direction {
+/**
+ * One direction: reads `source`, writes `sink`. What comes in small pieces (16 KiB from TLS) is gathered for a turn of
+ * the event loop in one of the thread's slabs, so that nothing is allocated for bytes that pass.
+ */
+class Direction implements Flushed {
   readonly source: ByteSource;
   readonly #sink: ByteSource;
   readonly #pair: Relay;
   ended = false;
+  #slab: Slab | null = null;
+  #at = 0;
+  #queued = false;
 
   constructor(source: ByteSource, sink: ByteSource, pair: Relay) {
     this.source = source;
@@ -124,11 +138,7 @@ class Direction {
   start(first: Buffer | null): void {
     const { socket } = this.source;
     const sink = this.#sink.socket;
-    this.source.onBytes = (buffer, length) => {
-      this.#pair.moved();
-      // The buffer is read into again before a slow sink has taken it.
-      if (!sink.write(Buffer.from(buffer.subarray(0, length)))) socket.pause();
-    };
+    this.source.onBytes = (buffer, length) => this.#onBytes(buffer, length);
     sink.on('drain', () => {
       if (!socket.destroyed) socket.resume();
     });
@@ -149,8 +159,58 @@ class Direction {
     else if (writable) socket.resume();
   }
 
+  #onBytes(buffer: Buffer, length: number): void {
+    this.#pair.moved();
+    const sink = this.#sink.socket;
+    if (this.#sink.encrypted && this.#at === 0 && sink.writableLength === 0) {
+      // TLS has encrypted what it was given when `write` returns.
+      sink.write(buffer.subarray(0, length));
+      this.#hold();
+      return;
+    }
+    let start = 0;
+    while (start < length) {
+      const slab = (this.#slab ??= takeSlab());
+      const size = Math.min(length - start, slab.bytes.length - this.#at);
+      buffer.copy(slab.bytes, this.#at, start, start + size);
+      start += size;
+      this.#at += size;
+      if (this.#at === slab.bytes.length) this.#write();
+    }
+    if (this.#at === 0 || this.#queued) return;
+    this.#queued = true;
+    flusher.add(this);
+  }
+
+  flush(): void {
+    this.#queued = false;
+    this.#write();
+  }
+
+  #write(): void {
+    const slab = this.#slab;
+    if (slab === null) return;
+    const { bytes } = slab;
+    const size = this.#at;
+    this.#slab = null;
+    this.#at = 0;
+    const sink = this.#sink.socket;
+    if (sink.destroyed || sink.writableEnded) {
+      slab.release();
+      return;
+    }
+    sink.write(size === bytes.length ? bytes : bytes.subarray(0, size), slab.release);
+    this.#hold();
+  }
+
+  #hold(): void {
+    const sink = this.#sink.socket;
+    if (sink.writableNeedDrain && sink.writableLength >= WAITING_BYTES_MAX) this.source.socket.pause();
+  }
+
   #onEnd(): void {
     if (this.ended) return;
+    this.#write();
     this.ended = true;
     const sink = this.#sink.socket;
     if (!sink.destroyed) {
