@@ -23,6 +23,7 @@ import type { BpfLink, BpfLoader, BpfMap } from '#lib/bpf/loader.ts';
 import { netnsCookie } from '#lib/net/netns.ts';
 import { listeningSockets, namespaceAddresses, watchAddresses } from '#lib/net/pod-sockets.ts';
 import { listens, socketCookie } from '#lib/net/socket-facts.ts';
+import { ADMIN_PORT, MESH_PORT, TAP_PORT } from '../proxy/accept/ports.ts';
 import { checkPorts, isLoopback, refreshPorts } from './listening-ports.ts';
 import type { PodRedirection, RedirectedPod } from './redirection-types.ts';
 import { type Difference, differenceOf } from './self-check-difference.ts';
@@ -90,6 +91,7 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
   let pod = options.pod;
   let unwatch: (() => void) | undefined;
   let closed = false;
+  let shadowed: ReadonlySet<number> = new Set();
 
   /** Of a pod that an earlier agent left armed, nothing is disarmed. */
   const present = maps.pods.lookup(key);
@@ -234,6 +236,18 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
       );
   }
 
+  /** An application listens where the mesh answers: nobody reaches it, and whoever wonders finds a line. */
+  function nameShadowed(): void {
+    const there = sockets().filter(
+      ({ ip, port }) => port === ADMIN_PORT || ((port === MESH_PORT || port === TAP_PORT) && !isLoopback(ip)),
+    );
+    const ports = new Set(there.map(({ port }) => port));
+    for (const port of ports)
+      if (!shadowed.has(port))
+        log.warn({ port }, 'an application listens on a port that the mesh answers for; nothing reaches it');
+    shadowed = ports;
+  }
+
   function check(noted: readonly Buffer[]): Difference[] {
     if (closed || !armed) return [];
     const namespace = differenceOf('pod-namespace', () => {
@@ -255,7 +269,10 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
       ...differenceOf('pod-link', repairLink),
       ...differenceOf('pod-slots', repairSlots),
       ...differenceOf('pod-listeners', checkListeners),
-      ...differenceOf('pod-ports', () => checkPorts(maps, cookie, sockets, noted)),
+      ...differenceOf('pod-ports', () => {
+        nameShadowed();
+        return checkPorts(maps, cookie, sockets, noted);
+      }),
     ];
   }
 

@@ -147,6 +147,28 @@ describe('self-check', () => {
     await meshedOut();
   });
 
+  it('names an application that listens where the mesh answers, and that gets none of it', async () => {
+    const rooted = pod.app(['setpriv', '--bounding-set=-all', '--inh-caps=-all', '--no-new-privs']);
+    for (const port of [4143, 4190, 4191]) {
+      const fd = await rooted.call('socket 4');
+      assert.equal(await rooted.call(`opt ${fd} reuseport 1`), '0');
+      assert.equal(await rooted.call(`bind ${fd} 0.0.0.0 ${port}`), '0');
+      assert.equal(await rooted.call(`listen ${fd}`), '0');
+      await rooted.call(`opt ${fd} nonblock`);
+      for (let round = 0; round < 4; round++) await meshedIn(port);
+      assert.equal(await rooted.call(`accept ${fd}`), 'EAGAIN');
+    }
+    assert.deepEqual(run(), []);
+    assert.deepEqual(run(), []);
+    const told = node.logLines.filter(({ message }) => /an application listens on a port that/.test(message));
+    assert.deepEqual(
+      told.map(({ fields }) => fields['port']),
+      [4143, 4190, 4191],
+      'each once',
+    );
+    await rooted.close();
+  });
+
   it('pod-link: the program is detached from the namespace', async () => {
     const fd = await listening(7001);
     const link = node.loader.openLink(podPin('link'));
