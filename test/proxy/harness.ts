@@ -237,6 +237,12 @@ export interface TestWorker {
   metrics(uid?: string): Promise<string>;
 }
 
+export type Discover = (
+  key: string,
+  target: { readonly namespace: string; readonly ip: string; readonly port: number },
+  deliver: (destination: Destination) => void,
+) => { close(): void };
+
 let workers = 0;
 
 /** A worker with the given identities' certificates. */
@@ -246,6 +252,8 @@ export async function startWorker(options: {
   readonly sameNode?: 'carrier' | 'mtls';
   readonly failfastMs?: number;
   readonly anchorsPem?: string;
+  /** Who is asked for destinations instead of the table. */
+  readonly discover?: Discover;
 }): Promise<TestWorker> {
   const lines: LogLine[] = [];
   const log = recordingLog(lines);
@@ -255,6 +263,7 @@ export async function startWorker(options: {
   const keys = new Map<string, string>();
   const registry = new MetricRegistry(proxyFamilies);
   const sent: FromWorker[] = [];
+  const subscriptions = new Map<string, { close(): void }>();
   const worker = createProxyWorker({
     id: `worker-${++workers}`,
     anchorsPem: options.anchorsPem ?? options.authority.anchorPem,
@@ -271,7 +280,14 @@ export async function startWorker(options: {
         return;
       }
       sent.push(message);
-      if (message.type === 'discover') {
+      if (message.type === 'discover' && options.discover !== undefined) {
+        const { key } = message;
+        const deliver = (destination: Destination): void =>
+          worker.handle({ type: 'destination', key, destination });
+        subscriptions.set(key, options.discover(key, message, deliver));
+      } else if (message.type === 'forget') {
+        subscriptions.get(message.key)?.close();
+      } else if (message.type === 'discover') {
         const address = `${message.ip}:${message.port}`;
         keys.set(address, message.key);
         const destination = destinations.get(address);

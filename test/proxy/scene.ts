@@ -10,6 +10,7 @@ import { errnoName } from '#lib/core/errors.ts';
 import type { TestAuthority } from '#lib/x509-authority/test-authority.ts';
 import type { Destination, Endpoint, ServerPolicy, WorkerPod } from '../../agent/proxy/model.ts';
 import {
+  type Discover,
   endpoint,
   enterPrivateNetwork,
   identityOf,
@@ -66,7 +67,12 @@ export interface Scene {
 }
 
 export async function createScene(
-  options: { readonly sameNode?: 'carrier'; readonly failfastMs?: number; readonly http2?: boolean } = {},
+  options: {
+    readonly sameNode?: 'carrier';
+    readonly failfastMs?: number;
+    readonly http2?: boolean;
+    readonly discover?: Discover;
+  } = {},
 ): Promise<Scene> {
   const home = enterPrivateNetwork([CLIENT, SERVER, PEER]);
   const serverNs = makePodNamespace(home, [SERVER, PEER]);

@@ -105,4 +105,24 @@ export const proxyVerdicts: readonly ProxyVerdict[] = [
     verdict: 'not applicable',
     why: 'The log is the agent’s and speaks of all pods of the node: a pod’s admin port shows nothing of the others.',
   },
+  {
+    id: 'C-046',
+    verdict: 'different',
+    why: '"Only a definite "not found" lets traffic pass as plain TCP": that a question is wrong says nothing about where it leads. Requests fail until there is an answer.',
+  },
+  {
+    id: 'C-446',
+    verdict: 'different',
+    why: '"No answer from destination means wait, then 503 or close": connections to unknown destinations end after 10 s instead of waiting for ever.',
+  },
+  {
+    id: 'C-312',
+    verdict: 'not applicable',
+    why: 'Streams of the control plane have no time limits: gRPC’s keep-alive finds a dead connection within 30 s, and a stream that lives is left alone.',
+  },
+  {
+    id: 'C-310',
+    verdict: 'not applicable',
+    why: 'Names of the control plane are resolved by the system, and those of applications are their own business.',
+  },
 ];
