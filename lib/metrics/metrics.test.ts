@@ -63,6 +63,37 @@ describe('metrics', () => {
     ]);
   });
 
+  test('an owner leaves as a whole: no sum goes back while one thread is ahead of another', async () => {
+    const { registry, stores } = setUp(2);
+    const [ahead, behind] = stores as [MetricStore, MetricStore];
+    const count = (store: MetricStore, by: number) => store.cell('requests_total', 'pod="a"', 'uid').add(by);
+    count(ahead, 5);
+    count(behind, 7);
+    ahead.removeOwner('uid');
+    assert.deepEqual(lines(await registry.render()), []);
+    // It came back: the thread that is behind speaks of its first life.
+    count(ahead, 1);
+    behind.removeOwner('uid');
+    assert.deepEqual(lines(await registry.render()), ['requests_total{pod="a"} 1']);
+    count(behind, 1);
+    behind.removeOwner('uid');
+    ahead.removeOwner('uid');
+    assert.deepEqual(lines(await registry.render()), []);
+  });
+
+  test('a thread that ended before it let go of an owner is not waited for', async () => {
+    const { registry, stores, store } = setUp(2);
+    const [ahead, behind] = stores as [MetricStore, MetricStore];
+    for (const one of [ahead, behind]) one.cell('requests_total', 'pod="a"', 'uid').add(1);
+    ahead.removeOwner('uid');
+    const next = store(1, 'life-2');
+    next.cell('requests_total', 'pod="a"', 'uid').add(3);
+    ahead.cell('requests_total', 'pod="a"', 'uid').add(1);
+    assert.deepEqual(lines(await registry.render()), ['requests_total{pod="a"} 4']);
+    next.removeOwner('uid');
+    assert.deepEqual(lines(await registry.render()), []);
+  });
+
   test('a view of one owner has its series alone', async () => {
     const { registry, first } = setUp();
     first.cell('requests_total', 'pod="a"', 'uid-a').add(1);

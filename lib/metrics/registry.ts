@@ -29,6 +29,8 @@ export class MetricRegistry {
   readonly #families: MetricFamily[] = [];
   readonly #series = new Map<string, Map<string, Series>>();
   readonly #slabs = new Map<string, Map<number, Float64Array>>();
+  /** Owners that some thread has removed -> the threads that still have to say so. */
+  readonly #leaving = new Map<string, Set<string>>();
   /** The present life of each counting thread. */
   readonly #stores = new Map<number, string>();
   readonly #collectors = new Map<string, (() => Iterable<Sample>)[]>();
@@ -91,21 +93,41 @@ export class MetricRegistry {
         break;
       }
       case 'owner-removed':
-        for (const family of this.#series.values()) {
-          for (const [labels, series] of family) {
-            if (series.owner !== definition.owner) continue;
-            series.sources.delete(store);
-            series.kept = undefined;
-            if (series.sources.size === 0) family.delete(labels);
-          }
-        }
+        this.#removeOwner(definition.owner, store);
         break;
     }
+  }
+
+  /**
+   * The first thread's word ends all series of the owner, what other threads count for it too: with a part of it only, a
+   * sum would go back. Later words end what those threads had of that life; a new one may have begun meanwhile.
+   */
+  #removeOwner(owner: string, store: string): void {
+    const leaving = this.#leaving.get(owner);
+    const isFirst = leaving?.delete(store) !== true;
+    const others = new Set<string>();
+    for (const family of this.#series.values()) {
+      for (const [labels, series] of family) {
+        if (series.owner !== owner) continue;
+        if (isFirst) for (const source of series.sources.keys()) others.add(source);
+        else series.sources.delete(store);
+        if (isFirst || series.sources.size === 0) family.delete(labels);
+      }
+    }
+    if (!isFirst) {
+      if (leaving?.size === 0) this.#leaving.delete(owner);
+      return;
+    }
+    others.delete(store);
+    if (others.size > 0) this.#leaving.set(owner, others);
   }
 
   /** The counts of a thread that ended stay; its gauges, which speak of the present, go. */
   #retire(store: string): void {
     this.#slabs.delete(store);
+    for (const [owner, stores] of this.#leaving) {
+      if (stores.delete(store) && stores.size === 0) this.#leaving.delete(owner);
+    }
     for (const family of this.#families) {
       for (const [labels, series] of this.#series.get(family.name) ?? []) {
         const source = series.sources.get(store);
