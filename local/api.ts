@@ -58,7 +58,8 @@ export interface ApiCalls {
   logs: { request: PodRef; reply: { file: string } };
   /** Answers when the new agent is ready; after an upgrade when the earlier one has ended. `wait` false: neither. */
   agent: {
-    request: { node: string; action: AgentAction; wait: boolean };
+    /** `env` is for this start and those after it. */
+    request: { node: string; action: AgentAction; wait: boolean; env?: Readonly<Record<string, string>> };
     reply: { pid?: number | undefined };
   };
   /** Answers when the node has booted; its agent and pods are on their way. */
@@ -143,7 +144,7 @@ function handlers(daemon: Daemon): Handlers {
         throw noContainer(namespace, name, request.container, worker.containerNames());
       return { argv: container.execArgv(request.argv) };
     },
-    agent: async ({ node, action, wait }) => daemon.agent(node).act(action, wait),
+    agent: async ({ node, action, wait, env }) => daemon.agent(node).act(action, wait, env),
     async reboot({ node }) {
       await daemon.reboot(node);
       return null;

@@ -373,7 +373,7 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
       node.name,
       new NodeAgent({
         name,
-        start: () => run({ ...program, argv, hasParent: true }),
+        start: (env) => run({ ...program, env: { ...program.env, ...env }, argv, hasParent: true }),
         probe: () => options.probeAgent(node),
       }),
     );

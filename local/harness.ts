@@ -69,7 +69,11 @@ export interface MeshNode extends Place {
   upgradeAgent(options?: { readonly wait?: boolean }): Promise<void>;
   /** Kills every agent of the node with its parent; none is started again. */
   stopAgent(): Promise<void>;
-  startAgent(options?: { readonly wait?: boolean }): Promise<void>;
+  /** `env` is for this agent and those after it. */
+  startAgent(options?: {
+    readonly wait?: boolean;
+    readonly env?: Readonly<Record<string, string>>;
+  }): Promise<void>;
   /** Waits until the current agent says that it is ready. */
   agentReady(): Promise<void>;
   /**
@@ -120,8 +124,12 @@ const asSource = (manifest: object | string, index: number): ManifestSource => (
 });
 
 function nodePrograms(mesh: string, node: string): Omit<MeshNode, 'layout' | 'exec'> {
-  const act = async (action: AgentAction, wait: boolean): Promise<void> => {
-    await callDaemon(mesh, 'agent', { node, action, wait });
+  const act = async (
+    action: AgentAction,
+    wait: boolean,
+    env: Readonly<Record<string, string>> = {},
+  ): Promise<void> => {
+    await callDaemon(mesh, 'agent', { node, action, wait, env });
   };
   const pidOf = async (program: string): Promise<number> => {
     const deadline = performance.now() + READY_MS;
@@ -147,7 +155,7 @@ function nodePrograms(mesh: string, node: string): Omit<MeshNode, 'layout' | 'ex
     restartAgent: ({ kill = false, wait = true } = {}) => act(kill ? 'kill' : 'restart', wait),
     upgradeAgent: ({ wait = true } = {}) => act('upgrade', wait),
     stopAgent: () => act('stop', true),
-    startAgent: ({ wait = true } = {}) => act('start', wait),
+    startAgent: ({ wait = true, env = {} } = {}) => act('start', wait, env),
     agentReady: () => act('ready', true),
     async reboot() {
       await callDaemon(mesh, 'reboot', { node });

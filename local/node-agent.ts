@@ -14,7 +14,7 @@ const TCP_LISTEN = '0A';
 
 export interface NodeAgentOptions {
   readonly name: string;
-  readonly start: () => SupervisedProgram;
+  readonly start: (env: Readonly<Record<string, string>>) => SupervisedProgram;
   /** What keeps :4191 of the node from saying that it is ready; undefined: nothing. */
   readonly probe: () => Promise<string | undefined>;
 }
@@ -27,10 +27,12 @@ export class NodeAgent {
   #current: SupervisedProgram | undefined;
   readonly #earlier = new Set<SupervisedProgram>();
   #closed = false;
+  /** What was asked for beside the program's own. */
+  #env: Readonly<Record<string, string>> = {};
 
   constructor(options: NodeAgentOptions) {
     this.#options = options;
-    this.#current = options.start();
+    this.#current = options.start(this.#env);
   }
 
   /** Its programs by name; those that an upgrade replaced and that have not ended come last. */
@@ -40,7 +42,12 @@ export class NodeAgent {
     for (const program of this.#earlier) yield [`${this.#options.name} (earlier ${++index})`, program];
   }
 
-  async act(action: AgentAction, wait: boolean): Promise<{ readonly pid: number | undefined }> {
+  async act(
+    action: AgentAction,
+    wait: boolean,
+    env: Readonly<Record<string, string>> = {},
+  ): Promise<{ readonly pid: number | undefined }> {
+    this.#env = { ...this.#env, ...env };
     switch (action) {
       case 'kill':
         await this.#replaced('SIGKILL');
@@ -86,7 +93,7 @@ export class NodeAgent {
 
   async #upgrade(wait: boolean): Promise<void> {
     const old = this.#require();
-    const next = this.#options.start();
+    const next = this.#options.start(this.#env);
     this.#current = next;
     this.#earlier.add(old);
     try {
@@ -118,7 +125,7 @@ export class NodeAgent {
     if (this.#current !== undefined) {
       throw new MeshError('MESH_ALREADY_EXISTS', `${this.#options.name} runs`);
     }
-    this.#current = this.#options.start();
+    this.#current = this.#options.start(this.#env);
   }
 
   /** Waits until this very process, not an earlier one, answers at :4191 that it is ready. */

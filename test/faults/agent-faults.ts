@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { LocalMesh } from '../../local/harness.ts';
 import { meshed, namespace, pod } from '../e2e/objects.ts';
 import { type Series, scrape, total } from '../e2e/scrape.ts';
-import { echoServer, type Load, startLoad, type StartLoad } from './load.ts';
+import { echoServer, HTTP_PORT, type Load, startLoad, type StartLoad } from './load.ts';
 import { assertOnly, type FailureKind, type LoadReport } from './report.ts';
 import { until } from './until.ts';
 
@@ -78,6 +78,26 @@ export async function killAgent(mesh: LocalMesh, loads: readonly Load[]): Promis
     process.kill(pid, 'SIGKILL');
     while (existsSync(`/proc/${pid}`)) await sleep(GONE_POLL_MS);
   });
+}
+
+/** The agent ends without a next one, which is started by hand. */
+export async function stopAgent(mesh: LocalMesh, loads: readonly Load[]): Promise<void> {
+  await harm(loads, async () => mesh.node('node1').stopAgent());
+}
+
+const PROBE = ['curl', '-s', '-f', '-o', '/dev/null', '--max-time', '10', `http://echo:${HTTP_PORT}/`];
+
+/** Until a request of each of the clients is answered again; how long that took. */
+export async function servedAgain(mesh: LocalMesh): Promise<number> {
+  const begun = performance.now();
+  await Promise.all(
+    ['near', 'far'].map(async (name) =>
+      until(`requests of ${name} are answered again`, 60_000, async () =>
+        (await mesh.exec(name, PROBE, { ns: 'mesh' })).code === 0 ? true : undefined,
+      ),
+    ),
+  );
+  return Math.round(performance.now() - begun);
 }
 
 /** How a lost connection looks to its client; an agent between says 502. Nothing is refused, nothing hangs. */

@@ -17,6 +17,8 @@ import {
   scene,
   SLOWEST_MS,
   startLoads,
+  servedAgain,
+  stopAgent,
   stopAll,
 } from './agent-faults.ts';
 import { takeAway } from './away.ts';
@@ -43,10 +45,12 @@ after(async () => mesh.down());
 it(`kill -9, ${scale.kills} times: nothing is refused, only what it held is lost, counters begin anew`, async (t) => {
   const node = mesh.node('node1');
   const counters = new CounterWatch();
+  const againMs: number[] = [];
   const loads = await startLoads(mesh, ['near', 'far']);
   for (let round = 0; round < scale.kills; round++) {
     counters.look(await scrape(mesh, 'node1'));
     await killAgent(mesh, loads);
+    againMs.push(await servedAgain(mesh));
     await node.agentReady();
     const series = await scrape(mesh, 'node1');
     counters.look(series);
@@ -55,7 +59,9 @@ it(`kill -9, ${scale.kills} times: nothing is refused, only what it held is lost
   }
   counters.look(await scrape(mesh, 'node1'));
   const reports = await stopAll(loads);
-  t.diagnostic(`kill -9 of the agent, ${scale.kills} times: ${summary(reports)}`);
+  t.diagnostic(
+    `kill -9 of the agent, ${scale.kills} times: ${summary(reports)}; served again after ${againMs.join(', ')} ms`,
+  );
   for (const report of reports) assertLostOnly(report, demands);
   counters.assertLives(scale.kills + 1);
 });
@@ -105,6 +111,29 @@ it(`kill -9 of the keeper, ${scale.kills} times: no request fails, and the next 
   for (const report of await stopAll(again)) {
     assertLostOnly(report, demands);
   }
+});
+
+it('an agent with another number of workers, and another setting of slots, adopts every listener', async (t) => {
+  const node = mesh.node('node1');
+  const loads = await startLoads(mesh, ['near', 'far']);
+  const kept = async (): Promise<number> => total(await scrape(mesh, 'node1'), 'nodemesh_keeper_entries', {});
+  const before = await kept();
+  for (const [workers, slots] of [
+    ['3', '8'],
+    ['1', '2'],
+    ['2', '4'],
+  ] as const) {
+    await stopAgent(mesh, loads);
+    await node.startAgent({ env: { NODEMESH_WORKERS: workers, NODEMESH_LISTENER_SLOTS: slots } });
+    const series = await scrape(mesh, 'node1');
+    assert.equal(total(series, 'nodemesh_workers_serving', {}), Number(workers));
+    assert.equal(total(series, 'nodemesh_pods_adopted_total', {}), 2);
+    assert.equal(await kept(), before, 'a pod has as many listeners as it was enrolled with');
+    await servedAgain(mesh);
+  }
+  const reports = await stopAll(loads);
+  t.diagnostic(`workers and slots changed across restarts: ${summary(reports)}`);
+  for (const report of reports) assertLostOnly(report, demands);
 });
 
 it('SIGTERM without a successor: served to the end of the drain, and then by the next agent', async (t) => {
