@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node's agent: wiring only. Control thread here, proxy workers in threads of their own.
 
-import { existsSync, fstatSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Worker } from 'node:worker_threads';
 import { createLibbpfLoader } from '#lib/bpf/libbpf-loader.ts';
 import { systemClock } from '#lib/core/clock.ts';
-import { errnoName, errorMessage } from '#lib/core/errors.ts';
+import { errorMessage } from '#lib/core/errors.ts';
 import { createMeshChannel } from '#lib/grpc/client.ts';
 import { connectKeeper } from '#lib/keeper/client.ts';
 import { createLog } from '#lib/log/pino.ts';
 import { MetricRegistry } from '#lib/metrics/registry.ts';
 import type { MetricDefinition } from '#lib/metrics/model.ts';
-import { DescriptorTable } from '#lib/net/descriptor-table.ts';
-import { checked, close, dup } from '#lib/net/native.ts';
+import { close } from '#lib/net/native.ts';
 import { listens } from '#lib/net/socket-facts.ts';
 import { peerUid } from '#lib/net/peer-uid.ts';
 import { ownVersion } from '#lib/version/own-version.ts';
@@ -42,6 +40,7 @@ import { createProxyWorkers } from './node/proxy-workers.ts';
 import { createRedirection } from './node/redirection.ts';
 import { nodeMetrics } from './node/node-metrics.ts';
 import { encodeSnapshot, type Snapshot } from './node/snapshot.ts';
+import { workerThreads } from './node/worker-threads.ts';
 import { nodeWorkload } from './node/workload-conversion.ts';
 import { createSelfCheck } from './node/self-check.ts';
 import { limitLog } from './proxy/accept/limited-log.ts';
@@ -58,8 +57,6 @@ const SETTLE_POLL_MS = 10;
 /** A connect is cheap, a stream's start is not: its own pause is 5 s at most (node/back-off.ts), jittered as this is. */
 const RECONNECT_MAX_MS = 2_000;
 const STANDBY_POLL_MS = 200;
-/** Descriptors that one worker may hold through FFI. */
-const DESCRIPTORS_MAX = 16_384;
 
 const config = loadAgentConfig(process.env);
 const log = createLog('agent', config.logLevel).child({ node: config.nodeName });
@@ -145,14 +142,7 @@ const workers = createProxyWorkers({
   clock,
   log,
   count: config.workers,
-  spawn: (workerData) =>
-    new Worker(new URL('./proxy/worker.ts', import.meta.url), {
-      workerData,
-      name: `proxy-${workerData.workerIndex}`,
-      // Descriptors that koffi opens are closed by koffi and by the sweep, never by Node.js.
-      trackUnmanagedFds: false,
-      resourceLimits: { maxYoungGenerationSizeMb: 12 },
-    }),
+  ...workerThreads(new URL('./proxy/worker.ts', import.meta.url), log),
   start: {
     logLevel: config.logLevel,
     sameNode: config.sameNode,
@@ -162,31 +152,10 @@ const workers = createProxyWorkers({
     podConnectionsMax: podConnectionsMax(readFileSync('/proc/self/limits', 'utf8'), config.workers),
   },
   anchorsPem: certificates.anchorsPem(),
-  duplicate: (fd) => checked('dup', dup(fd), 'handing a listener to a worker'),
-  inodeOf: (fd) => {
-    try {
-      return fstatSync(fd).ino;
-    } catch (error) {
-      if (errnoName(error) === 'EBADF') return undefined;
-      throw error;
-    }
-  },
-  closeDuplicate: (fd) => void close(fd),
-  descriptors: {
-    make: () => DescriptorTable.create(DESCRIPTORS_MAX).shared,
-    sweep: (table) => {
-      for (const fd of new DescriptorTable(table).sweep()) close(fd);
-    },
-  },
   discover: (key, target, deliver) => discovery.subscribe(key, target, deliver),
   metricDefined: (worker, definition) => metrics.define(worker, definition as MetricDefinition),
   podMetrics: async (uid, exposition) => metrics.render(uid, exposition),
   applicationRefused: (uid) => redirection.refreshListeners(uid),
-  wedged: (worker) => {
-    log.error({ worker }, 'a proxy worker can neither serve nor be ended; the agent is started anew');
-    // An orderly exit would wait for that thread.
-    process.kill(process.pid, 'SIGKILL');
-  },
 });
 certificates.onChange((certificate) => {
   workers.setCertificate(certificate);
