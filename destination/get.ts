@@ -3,7 +3,7 @@
 // destination: no message for a service without endpoints, NOT_FOUND for one that does not exist.
 
 import { Metadata, type ServerWritableStream } from '@grpc/grpc-js';
-import { encodeFailureAccrual, FAILURE_ACCRUAL_HEADER } from '#lib/proto/failure-accrual.ts';
+import { CLIENT_POLICY_HEADER, encodeClientPolicy } from '#lib/proto/client-policy.ts';
 import type { GetDestination, Update, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
 import { WeightedAddr as WeightedAddrMessage } from '#lib/proto/gen/linkerd/destination.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
@@ -12,7 +12,7 @@ import { type EndpointAddress, podAddress } from './addresses.ts';
 import { type Authority, parseAuthority } from './authority.ts';
 import type { ClusterIndex } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
-import { failureAccrual } from './failure-accrual.ts';
+import { clientPolicy } from './client-policy.ts';
 import type { MeshPod } from './mesh-pod.ts';
 import { CallError, status } from './status.ts';
 import { StreamState } from './stream-state.ts';
@@ -37,8 +37,11 @@ export function serveGet(
 
   const difference = (): Update[] => {
     const service = requireService(context.index, key);
-    if (accrualText(service) !== accrual) {
-      throw new CallError(status.UNAVAILABLE, 'the service is balanced in another way now: ask again');
+    if (policyText(service) !== policy) {
+      throw new CallError(
+        status.UNAVAILABLE,
+        'the service asks something else of its clients now: ask again',
+      );
     }
     const now = new Map(
       endpointsOf(context, service, authority, token).map((address) => [addressKey(address), address]),
@@ -68,18 +71,15 @@ export function serveGet(
   const initial = endpointsOf(context, requireService(context.index, key), authority, token).length;
   const headers = new Metadata();
   headers.set(INITIAL_ENDPOINTS_HEADER, String(initial));
-  const accrual = accrualText(requireService(context.index, key));
-  if (accrual !== '') headers.set(FAILURE_ACCRUAL_HEADER, accrual);
+  const policy = policyText(requireService(context.index, key));
+  if (policy !== '') headers.set(CLIENT_POLICY_HEADER, policy);
   call.sendMetadata(headers);
   const state = new StreamState({ index: context.index, stream: call, difference });
   state.follow([{ kind: 'service', key }]);
   state.refresh();
 }
 
-function accrualText(service: Service): string {
-  const accrual = failureAccrual(service.metadata);
-  return accrual === undefined ? '' : encodeFailureAccrual(accrual);
-}
+const policyText = (service: Service): string => encodeClientPolicy(clientPolicy(service.metadata));
 
 function serviceAuthority(path: string, clusterDomain: string): Authority & { kind: 'service' } {
   let authority: Authority;

@@ -225,7 +225,7 @@ describe('lookups', () => {
       assert.deepEqual(told(await inbox.next()), ['-10.1.0.1/8080']);
     });
 
-    it('says in its headers when clients leave endpoints out, and ends a stream whose service says otherwise now', async () => {
+    it('says in its headers what the service asks of its clients, and ends a stream whose service says otherwise now', async () => {
       const service = (annotations: Record<string, string>) => {
         const made = testService('web', { clusterIP: '10.96.0.1' }) as { metadata: object };
         return { ...made, metadata: { ...made.metadata, annotations } };
@@ -238,7 +238,7 @@ describe('lookups', () => {
         });
         call.resume();
         const header = await new Promise<unknown>((resolve) => {
-          call.on('metadata', (metadata) => resolve(metadata.get('nodemesh-failure-accrual')[0]));
+          call.on('metadata', (metadata) => resolve(metadata.get('nodemesh-client-policy')[0]));
         });
         return { header, ended };
       };
@@ -248,7 +248,10 @@ describe('lookups', () => {
       await cluster.apply(service({ 'balancer.linkerd.io/failure-accrual': 'consecutive' }));
       assert.equal((await plain.ended).code, status.UNAVAILABLE);
       const { header } = await headersOf();
-      assert.equal(header, 'consecutive;max-failures=7;min-penalty=1000;max-penalty=60000;jitter=0.5');
+      assert.equal(
+        header,
+        '{"accrual":{"maxFailures":7,"minPenaltyMs":1000,"maxPenaltyMs":60000,"jitterRatio":0.5}}',
+      );
     });
 
     it("sends only endpoints of the requester's node for internalTrafficPolicy Local", async () => {

@@ -336,7 +336,7 @@ class StreamingDiscovery implements Discovery {
     if (profile === undefined) return undefined;
     const authority = authorityOf(profile, target.port);
     if (authority !== undefined && service !== undefined) {
-      const { resolved, endpoints, accrual } = service.lookup;
+      const { resolved, endpoints, policy } = service.lookup;
       const opaque = profile.opaqueProtocol;
       return {
         kind: 'service',
@@ -344,7 +344,7 @@ class StreamingDiscovery implements Discovery {
         opaque,
         resolved,
         endpoints,
-        ...(accrual === undefined ? {} : { accrual }),
+        ...policy,
       };
     }
     const address = profile.endpoint;

@@ -6,8 +6,8 @@ import type { Clock, Random } from '#lib/core/clock.ts';
 import type { Log } from '#lib/core/log.ts';
 import { socketFromWire } from '#lib/proto/addresses.ts';
 import type { DestinationClient, Update, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
-import { decodeFailureAccrual, FAILURE_ACCRUAL_HEADER } from '#lib/proto/failure-accrual.ts';
-import type { Endpoint, FailureAccrual } from '../proxy/model.ts';
+import { CLIENT_POLICY_HEADER, type ClientPolicy, decodeClientPolicy } from '#lib/proto/client-policy.ts';
+import type { Endpoint } from '../proxy/model.ts';
 import { openRetryingStream, type RetryingStream } from './retrying-stream.ts';
 
 /** Destination says so in its headers, because a service without endpoints has no first message. */
@@ -29,8 +29,8 @@ export interface ServiceLookupOptions {
 export class ServiceLookup {
   /** Whether destination has answered once; what it said stays while it is away. */
   resolved = false;
-  /** When endpoints of it shall be left out. */
-  accrual: FailureAccrual | undefined;
+  /** What the service asks of its clients. */
+  policy: ClientPolicy = {};
   readonly #options: ServiceLookupOptions;
   readonly #stream: RetryingStream;
   #addresses = new Map<string, WeightedAddr>();
@@ -60,9 +60,9 @@ export class ServiceLookup {
   }
 
   #headers(headers: Metadata): void {
-    const accrual = decodeFailureAccrual(String(headers.get(FAILURE_ACCRUAL_HEADER)[0] ?? ''));
-    if (JSON.stringify(accrual) !== JSON.stringify(this.accrual)) {
-      this.accrual = accrual;
+    const policy = decodeClientPolicy(String(headers.get(CLIENT_POLICY_HEADER)[0] ?? ''));
+    if (JSON.stringify(policy) !== JSON.stringify(this.policy)) {
+      this.policy = policy;
       this.#options.changed();
     }
     if (headers.get(INITIAL_ENDPOINTS_HEADER)[0] === '0') this.#replace(new Map());

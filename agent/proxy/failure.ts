@@ -55,7 +55,7 @@ export const failures: readonly Failure[] = [
   { name: 'uri_too_long', status: 414, message: '', closes: true },
   { name: 'limit', status: 503, message: 'a limit of the pod is reached', closes: true },
   { name: 'no_authority', status: 400, message: 'no authority could be determined', closes: true },
-  { name: 'response_timeout', status: 504, message: 'response timed out', closes: true },
+  { name: 'response_timeout', status: 504, message: 'timed out waiting for the response', closes: false },
   { name: 'http_version', status: 505, message: '', closes: true },
   { name: 'client_gone', status: 499, message: '', closes: true },
 ];

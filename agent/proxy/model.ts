@@ -104,6 +104,16 @@ export interface FailureAccrual {
   readonly jitterRatio: number;
 }
 
+/** Limits of a request's time; absent: none. */
+export interface RequestTimeouts {
+  /** From its dispatch to the end of its response. */
+  readonly requestMs?: number | undefined;
+  /** From its end to the end of its response. */
+  readonly responseMs?: number | undefined;
+  /** Between parts of the response. */
+  readonly idleMs?: number | undefined;
+}
+
 /** What is known of an original destination. */
 export type Destination =
   /** Definitely no pod and no service: forwarded to the original destination in plain text. */
@@ -120,6 +130,7 @@ export type Destination =
       readonly endpoints: readonly Endpoint[];
       /** Without it no endpoint is left out for its failures. */
       readonly accrual?: FailureAccrual;
+      readonly timeouts?: RequestTimeouts;
     };
 
 export type ToWorker =

@@ -13,6 +13,7 @@ import {
   FAILURE_LIMIT,
   FAILURE_LOADSHED,
   FAILURE_NONE,
+  FAILURE_RESPONSE_TIMEOUT,
   FAILURE_UPSTREAM_PROTOCOL,
   FAILURE_UPSTREAM_RESET,
   failures,
@@ -21,9 +22,11 @@ import { type Head, INCOMPLETE } from '../http1/head.ts';
 import { HEAD_BYTES_MAX } from '../http1/limits.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import { FLAG_PROXY_RESPONSE, NAME_GRPC_STATUS } from '../http2/hpack/names.ts';
+import type { RequestTimeouts } from '../model.ts';
 import { type EndpointSlot, slotOf } from './endpoint-slot.ts';
 import { grpcStatusOf } from './error-response.ts';
 import { type ClientStream, NOT_RESET, type StreamHolder } from './http2-client.ts';
+import { RequestTimer, type TimedRequest } from './request-timer.ts';
 import type { ServerContext } from './server-context.ts';
 import { GRPC_NONE, GRPC_MISSING, type HttpEndpoint, type HttpTarget } from './types.ts';
 import { UpstreamConnection, type UpstreamHolder } from './upstream-connection.ts';
@@ -82,7 +85,7 @@ export interface ExchangeClient {
   onUpstreamDrain(): void;
 }
 
-export class Exchange implements UpstreamHolder, StreamHolder {
+export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   /** Carries the request now; at most one of the two. */
   http1: UpstreamConnection | null = null;
   http2: ClientStream | null = null;
@@ -108,6 +111,8 @@ export class Exchange implements UpstreamHolder, StreamHolder {
   #dispatchedMs = 0;
   #attempts = 0;
   #grpcStatus = GRPC_NONE;
+  /** Made for the first request that has a limit. */
+  #timer: RequestTimer | null = null;
   /** Counts waits, so that what comes too late is recognised. */
   #serial = 0;
 
@@ -156,10 +161,24 @@ export class Exchange implements UpstreamHolder, StreamHolder {
     this.#dispatchedMs = now;
     this.measuring = true;
     slot.load.started();
+    if (target.timeouts !== undefined) this.#limit(target.timeouts, now);
     endpoint.metrics.requestStarted();
     this.#kind =
       want === WANT_HTTP2 || (want === WANT_EITHER && endpoint.multiplexed) ? PICKED_HTTP2 : PICKED_HTTP1;
     return this.#kind;
+  }
+
+  #limit(timeouts: RequestTimeouts, nowMs: number): void {
+    this.#timer ??= new RequestTimer(this.#context.wheel, this.#context.clock, this);
+    this.#timer.start(timeouts, nowMs);
+  }
+
+  get answerable(): boolean {
+    return this.started || this.#client.requestDone;
+  }
+
+  expired(): void {
+    this.fail(FAILURE_RESPONSE_TIMEOUT);
   }
 
   /** Gets a connection to the endpoint that was picked; `host` is the pool's key, null: one of its own. */
@@ -275,6 +294,7 @@ export class Exchange implements UpstreamHolder, StreamHolder {
   onResponseBody(buffer: Buffer, start: number, end: number): void {
     if (end === start) return;
     if (this.measuring) this.measured();
+    this.#timer?.moved();
     this.#client.onResponsePart(buffer, start, end);
   }
 
@@ -284,6 +304,7 @@ export class Exchange implements UpstreamHolder, StreamHolder {
 
   /** The response is complete; `clean`: nothing came after it. */
   onResponseEnd(clean: boolean): void {
+    this.#timer?.stop();
     if (this.measuring) this.measured();
     (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
     this.#endpoint = null;
@@ -343,6 +364,7 @@ export class Exchange implements UpstreamHolder, StreamHolder {
 
   /** A 101 or a 2xx to CONNECT was passed on: this was the response. */
   tunnelled(): void {
+    this.#timer?.stop();
     this.tunnel = true;
     this.measured();
     (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
@@ -383,6 +405,7 @@ export class Exchange implements UpstreamHolder, StreamHolder {
   }
 
   onStreamEnd(): void {
+    this.#timer?.stop();
     if (this.measuring) this.measured();
     (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
     this.#endpoint = null;
@@ -418,6 +441,7 @@ export class Exchange implements UpstreamHolder, StreamHolder {
   /** Releases everything of a request that ended otherwise than by its response. */
   abandon(status: number, failure: number, grpcStatus: number = GRPC_NONE, reset: number = NOT_RESET): void {
     this.#serial++;
+    this.#timer?.stop();
     const upstream = this.http1;
     this.http1 = null;
     upstream?.release(false);

@@ -4,6 +4,7 @@
 // request on it is balanced anew.
 
 import type { ByteSource } from './byte-source.ts';
+import type { RequestTimeouts } from '../model.ts';
 import type { EndpointSlot } from './endpoint-slot.ts';
 
 /**
@@ -53,6 +54,8 @@ export interface HttpEndpoint {
 export interface HttpTarget {
   /** Logical `name:port` of a service, or the original destination. */
   readonly authority: string;
+  /** Limits of the time of each request. */
+  readonly timeouts?: RequestTimeouts | undefined;
   /** Endpoints now; replaced, never changed in place (compare by reference). */
   readonly endpoints: readonly HttpEndpoint[];
   /** Empty for long: the failfast state (503 at once instead of waiting). */

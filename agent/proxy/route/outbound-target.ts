@@ -12,7 +12,7 @@ import { BreakingMetrics } from '../balance/breaking-metrics.ts';
 import { errorLabel } from '../metrics/error-labels.ts';
 import { EndpointHttpMetrics } from '../metrics/http-metrics.ts';
 import { DIRECTION_OUTBOUND, endpointLabels, targetLabels, type UpstreamTls } from '../metrics/labels.ts';
-import type { Destination, Endpoint, FailureAccrual } from '../model.ts';
+import type { Destination, Endpoint, FailureAccrual, RequestTimeouts } from '../model.ts';
 import { countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import type { SessionProtocol } from '../tls/transport-header.ts';
@@ -59,6 +59,10 @@ export class OutboundTarget implements HttpTarget {
     return this.#destination?.kind === 'service'
       ? this.#destination.authority
       : formatSocketAddress(this.ip, this.port);
+  }
+
+  get timeouts(): RequestTimeouts | undefined {
+    return this.#destination?.kind === 'service' ? this.#destination.timeouts : undefined;
   }
 
   get endpoints(): readonly OutboundEndpoint[] {

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// How clients of a service balance and limit their requests, as a header field of the answer to Get: Linkerd's messages
+// of Destination have no place for it. JSON; what another version adds is passed over.
+
+export const CLIENT_POLICY_HEADER = 'nodemesh-client-policy';
+
+export interface ClientPolicy {
+  /** When an endpoint that fails is left out for a while. */
+  readonly accrual?: {
+    readonly maxFailures: number;
+    readonly minPenaltyMs: number;
+    readonly maxPenaltyMs: number;
+    readonly jitterRatio: number;
+  };
+  readonly timeouts?: {
+    readonly requestMs?: number | undefined;
+    readonly responseMs?: number | undefined;
+    readonly idleMs?: number | undefined;
+  };
+}
+
+/** '' if the policy says nothing. */
+export function encodeClientPolicy(policy: ClientPolicy): string {
+  return Object.keys(policy).length === 0 ? '' : JSON.stringify(policy);
+}
+
+export function decodeClientPolicy(text: string): ClientPolicy {
+  if (text === '') return {};
+  const policy = objectOf(parse(text));
+  const accrual = objectOf(policy['accrual']);
+  const timeouts = objectOf(policy['timeouts']);
+  const maxFailures = positive(accrual['maxFailures']);
+  const minPenaltyMs = positive(accrual['minPenaltyMs']);
+  const maxPenaltyMs = positive(accrual['maxPenaltyMs']);
+  const jitterRatio = Number(accrual['jitterRatio']);
+  const sound =
+    maxFailures !== undefined &&
+    minPenaltyMs !== undefined &&
+    maxPenaltyMs !== undefined &&
+    maxPenaltyMs >= minPenaltyMs &&
+    jitterRatio >= 0;
+  return {
+    ...(sound ? { accrual: { maxFailures, minPenaltyMs, maxPenaltyMs, jitterRatio } } : {}),
+    ...timeoutsOf({
+      requestMs: positive(timeouts['requestMs']),
+      responseMs: positive(timeouts['responseMs']),
+      idleMs: positive(timeouts['idleMs']),
+    }),
+  };
+}
+
+/** Without those that are not set; nothing if none is. */
+export function timeoutsOf(timeouts: NonNullable<ClientPolicy['timeouts']>): ClientPolicy {
+  const set = Object.entries(timeouts).filter(([, value]) => value !== undefined);
+  return set.length === 0 ? {} : { timeouts: Object.fromEntries(set) };
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    // Of a destination that writes something else here: it says nothing to us.
+    return undefined;
+  }
+}
+
+const objectOf = (value: unknown): Readonly<Record<string, unknown>> =>
+  typeof value === 'object' && value !== null ? (value as Readonly<Record<string, unknown>>) : {};
+
+const positive = (value: unknown): number | undefined =>
+  typeof value === 'number' && value > 0 ? value : undefined;
