@@ -14,6 +14,7 @@ import type { TransportMetrics } from '../metrics/transport-metrics.ts';
 import type { Destinations } from '../route/destinations.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
 import type { MeshTlsServer } from '../tls/mesh-server.ts';
+import type { LateKeepAlive } from './late-keep-alive.ts';
 import type { PodState } from './pod-state.ts';
 
 /** A connection to a pod's admin port. */
@@ -30,6 +31,7 @@ export interface WorkerContext {
   readonly log: Log;
   readonly store: MetricStore;
   readonly transports: TransportMetrics;
+  readonly keepAlive: LateKeepAlive;
   readonly contexts: TlsContexts;
   readonly meshServer: MeshTlsServer;
   readonly http: HttpServer;

@@ -8,6 +8,7 @@ import { assertNever, errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import { MetricStore } from '#lib/metrics/store.ts';
+import { setAcceptedOptions } from '#lib/net/sockets.ts';
 import { acceptInbound, joinInbound } from '../accept/inbound.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
 import { limitLog } from '../accept/limited-log.ts';
@@ -20,12 +21,12 @@ import { Destinations } from '../route/destinations.ts';
 import { TlsContexts } from '../tls/contexts.ts';
 import { MeshTlsServer } from '../tls/mesh-server.ts';
 import type { WorkerContext } from './context.ts';
+import { KEEPALIVE_MS, LateKeepAlive } from './late-keep-alive.ts';
 import { PodAdmin } from './pod-admin.ts';
 import { PodState } from './pod-state.ts';
 import { SpareSockets } from './spare-sockets.ts';
 
 const BACKLOG = 4096;
-const KEEPALIVE_MS = 10_000;
 const SAMPLE_MS = 1_000;
 const REFUSED_TELL_MS = 1_000;
 const METRIC_SWEEP_MS = 60_000;
@@ -97,6 +98,7 @@ class Worker implements ProxyWorker {
       log,
       store,
       transports: new TransportMetrics(store),
+      keepAlive: new LateKeepAlive(),
       contexts,
       meshServer: new MeshTlsServer((identity) => contexts.contextOf(identity)),
       http: createHttpServer({ clock, random, log }),
@@ -112,6 +114,7 @@ class Worker implements ProxyWorker {
     };
     this.#every(SAMPLE_MS, () => {
       this.#context.transports.sample();
+      this.#context.keepAlive.sweep();
       for (const pod of this.#pods.values()) pod.spares.sweep();
     });
     this.#every(METRIC_SWEEP_MS, () => store.sweep());
@@ -227,13 +230,7 @@ class Worker implements ProxyWorker {
     const { direction, fd, family, slot } = handle;
     // A dead one whose place this takes would keep the thread busy with its end.
     pod.dropListener(handle);
-    const server: Server = createServer({
-      pauseOnConnect: true,
-      allowHalfOpen: true,
-      noDelay: true,
-      keepAlive: true,
-      keepAliveInitialDelay: KEEPALIVE_MS,
-    });
+    const server: Server = createServer({ pauseOnConnect: true, allowHalfOpen: true });
     server.on('connection', (raw) => {
       if (direction === 'inbound') acceptInbound(this.#context, pod, raw);
       else acceptOutbound(this.#context, pod, raw);
@@ -245,6 +242,14 @@ class Worker implements ProxyWorker {
       ),
     );
     pod.listeners.set(server, handle);
+    try {
+      setAcceptedOptions(fd, KEEPALIVE_MS / 1000);
+    } catch (error) {
+      log.warn(
+        { pod: pod.name, direction, error: errorMessage(error) },
+        'connections of a listener have no keep-alive',
+      );
+    }
     server.listen({ fd }, BACKLOG);
   }
 

@@ -24,7 +24,6 @@ import { encodeTransportHeader, type SessionProtocol } from '../tls/transport-he
 
 /** What servers allow, too: a connection may wait in the backlog of an agent that restarts. */
 const HANDSHAKE_TIMEOUT_MS = 10_000;
-const KEEPALIVE_MS = 10_000;
 
 /** How the kernel shall treat the connection. */
 export type DialMark =
@@ -61,12 +60,7 @@ export function dialTcp(context: WorkerContext, pod: PodState, options: DialOpti
       throw error;
     }
     kernel.handOver(fd);
-    source = new SharedSource({
-      fd,
-      noDelay: true,
-      keepAlive: true,
-      keepAliveInitialDelay: KEEPALIVE_MS,
-    });
+    source = new SharedSource({ fd, noDelay: true });
   } catch (error) {
     log.warn(
       { pod: pod.name, target: formatSocketAddress(ip, port), error: errorMessage(error) },
@@ -77,6 +71,7 @@ export function dialTcp(context: WorkerContext, pod: PodState, options: DialOpti
   }
   const { socket } = source;
   adoptSocket(context, pod, socket);
+  context.keepAlive.add(socket);
   let settled = false;
   const settle = (failure: number): void => {
     if (settled) return;
