@@ -23,7 +23,7 @@ import type { BpfLink, BpfLoader, BpfMap } from '#lib/bpf/loader.ts';
 import { netnsCookie } from '#lib/net/netns.ts';
 import { listeningSockets, namespaceAddresses, watchAddresses } from '#lib/net/pod-sockets.ts';
 import { listens, socketCookie } from '#lib/net/socket-facts.ts';
-import { ADMIN_PORT, MESH_PORT, TAP_PORT } from '../proxy/accept/ports.ts';
+import { ADMIN_PORT, MESH_PORT, TAP_PORT } from '#lib/core/mesh-ports.ts';
 import { checkPorts, isLoopback, refreshPorts } from './listening-ports.ts';
 import type { PodRedirection, RedirectedPod } from './redirection-types.ts';
 import { type Difference, differenceOf } from './self-check-difference.ts';

@@ -19,7 +19,7 @@ import {
   TRANSPORT_HEADER_BYTES_MAX,
   type TransportHeader,
 } from '../tls/transport-header.ts';
-import { ADMIN_PORT, MESH_PORT } from './ports.ts';
+import { ADMIN_PORT, MESH_PORT } from '#lib/core/mesh-ports.ts';
 import { readRecord } from './outbound.ts';
 import { serveHttp, serveTcp, trackInbound } from './serve-inbound.ts';
 

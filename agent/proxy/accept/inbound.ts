@@ -26,7 +26,7 @@ import {
 import { countInboundError, inboundHttpMetrics } from '../route/inbound-target.ts';
 import { detectHttp } from './detect-http.ts';
 import { acceptDirect } from './direct.ts';
-import { ADMIN_PORT, MESH_PORT, TAP_PORT } from './ports.ts';
+import { ADMIN_PORT, MESH_PORT, TAP_PORT } from '#lib/core/mesh-ports.ts';
 import { serveHttp, serveTcp, trackInbound } from './serve-inbound.ts';
 
 const POLITE_CLOSE_MS = 1_000;
