@@ -22,5 +22,6 @@ export const scale = {
   /** How often each process is killed, and each worker hurt. */
   kills: pick(3, 20),
   upgrades: pick(1, 7),
+  rollout: { rolls: pick(2, 30) },
   churn: { pods: pick(60, 1000), atOnce: pick(10, 20) },
 } as const;
