@@ -65,6 +65,12 @@ export const agentSettings = {
     asText,
     'The folder of the compiled eBPF objects.',
   ),
+  connectTest: setting(
+    'NODEMESH_CONNECT_TEST',
+    'build/connect-test',
+    asText,
+    'The compiled program that makes the test connections of the self-check.',
+  ),
   podsCgroup: setting(
     'NODEMESH_PODS_CGROUP',
     undefined,

@@ -43,6 +43,7 @@ import { encodeSnapshot, type Snapshot } from './node/snapshot.ts';
 import { workerThreads } from './node/worker-threads.ts';
 import { nodeWorkload } from './node/workload-conversion.ts';
 import { createSelfCheck } from './node/self-check.ts';
+import { createTestConnects } from './node/test-connects.ts';
 import { limitLog } from './proxy/accept/limited-log.ts';
 import { proxyFamilies } from './proxy/metrics/families.ts';
 
@@ -213,6 +214,7 @@ const selfCheck = createSelfCheck({
     enrolment.pods
       .filter(({ phase }) => phase === 'enrolled')
       .map(({ uid, namespace, name, netnsPath }) => ({ uid, name: `${namespace}/${name}`, netnsPath })),
+  testConnects: createTestConnects({ program: config.connectTest, podsCgroup: config.podsCgroup, log }),
   repairListeners: (uid) => enrolment.repairListeners(uid),
   failed: (uid, message) => enrolment.setProblem(uid, message),
   recovered: (uid) => enrolment.setProblem(uid, undefined),

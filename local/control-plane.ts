@@ -357,6 +357,7 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
         NODEMESH_KEEPER_SOCKET: keeperSocketOf(node),
         NODEMESH_BPFFS: node.bpffs,
         NODEMESH_BPF_OBJECTS: join(root, 'build', 'bpf'),
+        NODEMESH_CONNECT_TEST: join(root, 'build', 'connect-test'),
         NODEMESH_PODS_CGROUP: node.podsCgroup,
         NODEMESH_NODE_CGROUP: node.cgroup,
         NODEMESH_IDENTITY_ADDRESS: `${control}:${IDENTITY_PORT}`,

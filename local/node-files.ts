@@ -52,7 +52,12 @@ function linkPlugins(node: NodeLayout, root: string, meshed: boolean): void {
   }
   if (!meshed) return;
   const shim = join(root, 'build', 'cni', SHIM);
-  for (const path of [shim, join(root, 'build', 'keeper'), join(root, 'build', 'agent-parent')]) {
+  for (const path of [
+    shim,
+    join(root, 'build', 'keeper'),
+    join(root, 'build', 'agent-parent'),
+    join(root, 'build', 'connect-test'),
+  ]) {
     if (existsSync(path)) continue;
     throw new MeshError('MESH_HOST_UNFIT', `${path} has not been compiled`, { remedy: 'run "make setup"' });
   }

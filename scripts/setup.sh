@@ -141,5 +141,6 @@ if [ "$mode" = full ]; then
   compile cni-plugin/shim build/cni
   compile keeper build
   compile agent/parent build
+  compile agent/connect-test build
   compile bench/open-loop build
 fi

@@ -5,7 +5,16 @@
 
 import { existsSync, fstatSync, mkdirSync, rmdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { formatIp, type IpBytes, type Network, parseNetwork, requireIp } from '#lib/core/addresses.ts';
+import {
+  formatIp,
+  type IpBytes,
+  type Network,
+  networkContains,
+  parseIp,
+  parseNetwork,
+  portsContain,
+  requireIp,
+} from '#lib/core/addresses.ts';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import {
@@ -23,7 +32,7 @@ import type { BpfLink, BpfLoader, BpfMap } from '#lib/bpf/loader.ts';
 import { netnsCookie } from '#lib/net/netns.ts';
 import { listeningSockets, namespaceAddresses, watchAddresses } from '#lib/net/pod-sockets.ts';
 import { listens, socketCookie } from '#lib/net/socket-facts.ts';
-import { ADMIN_PORT, MESH_PORT, TAP_PORT } from '#lib/core/mesh-ports.ts';
+import { ADMIN_PORT, MESH_PORT, TAP_PORT, TEST_ADDRESSES, TEST_PORT } from '#lib/core/mesh-ports.ts';
 import { checkPorts, isLoopback, refreshPorts } from './listening-ports.ts';
 import type { PodRedirection, RedirectedPod } from './redirection-types.ts';
 import { type Difference, differenceOf } from './self-check-difference.ts';
@@ -55,6 +64,8 @@ export interface RedirectedPodHandle extends PodRedirection {
   check(noted: readonly Buffer[]): Difference[];
   /** A glance at what would let connections pass by: cheap enough for every second, mends nothing. */
   sound(): boolean;
+  /** How a connection from the pod to the self-check's test address is made; undefined where it is to pass by. */
+  testable(): { readonly netnsFd: number; readonly family: 4 | 6 } | undefined;
   /** Of its network namespace. */
   inode(): bigint;
   /** Lets go of everything here, while the pod stays redirected. */
@@ -292,6 +303,16 @@ export function createRedirectedPod(options: RedirectedPodOptions): RedirectedPo
       attached.slots.delete(at);
     },
     check,
+    testable: () => {
+      const own = parseIp(pod.addresses[0] ?? '');
+      if (closed || !armed || own === undefined || portsContain(pod.skipOutboundPorts, TEST_PORT))
+        return undefined;
+      const tests = TEST_ADDRESSES.map((text) => requireIp(text, 'test address'));
+      const passes = pod.skipSubnets
+        .map((text) => requireNetwork(text, pod.uid))
+        .some((network) => tests.some((ip) => networkContains(network, ip)));
+      return passes ? undefined : { netnsFd: pod.netnsFd, family: own.length === 4 ? 4 : 6 };
+    },
     sound: () =>
       closed ||
       !armed ||

@@ -89,6 +89,11 @@ interface NodeLink {
   link: BpfLink;
 }
 
+export interface PodCheck extends Pick<RedirectedPodHandle, 'inode' | 'testable'> {
+  readonly uid: string;
+  readonly check: () => Difference[];
+}
+
 /** What redirection-types.ts asks for, and a little more. */
 export interface KernelRedirection extends Redirection {
   readonly kernel: KernelDescription;
@@ -102,7 +107,7 @@ export interface KernelRedirection extends Redirection {
   /** Where a glance sees that connections pass by: uids of pods, '' for the node. Mends nothing. */
   unsound(): string[];
   /** Pods by uid with their check. */
-  podChecks(): { readonly uid: string; readonly inode: () => bigint; readonly check: () => Difference[] }[];
+  podChecks(): PodCheck[];
   /** Removes entries of handshakes that nobody finishes, a piece at each `next`, and corrects the counts. */
   checkInflight(): Generator<undefined, Difference[]>;
 }
@@ -399,6 +404,7 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
       return [...uids].map(([uid, handle]) => ({
         uid,
         inode: () => handle.inode(),
+        testable: () => handle.testable(),
         check: () => handle.check(noted.get(handle.cookie) ?? []),
       }));
     },

@@ -13,6 +13,7 @@ export const checkNames = [
   'pod-listeners',
   'pod-ports',
   'pod-load',
+  'pod-connect',
   'node-links',
   'node-pins',
   'node-foreign',

@@ -19,6 +19,7 @@ function setUp() {
     nodeChecks: 0,
     unsound: [] as string[],
     deadListeners: 0,
+    astray: '',
     gone: false,
   };
   const check = createSelfCheck({
@@ -32,9 +33,15 @@ function setUp() {
         return [];
       },
       unsound: () => now.unsound,
-      podChecks: () => [{ uid: 'u1', inode: () => 7n, check: () => now.pod }],
+      podChecks: () => [
+        { uid: 'u1', inode: () => 7n, testable: () => ({ netnsFd: 5, family: 4 }), check: () => now.pod },
+      ],
     },
     pods: () => (now.gone ? [] : [{ uid: 'u1', name: 'shop/web', netnsPath: '/run/netns/web' }]),
+    testConnects: async (pods) => {
+      assert.deepEqual(pods, [{ uid: 'u1', netnsFd: 5, family: 4 }]);
+      return new Map(now.astray === '' ? [] : [['u1', now.astray]]);
+    },
     repairListeners: () => {
       const dead = now.deadListeners;
       if (dead < 0) throw new Error('no descriptor is left');
@@ -107,6 +114,18 @@ describe('self-check', () => {
     assert.equal(state.pods.get('u1')?.result, 'repaired');
     now.deadListeners = -1;
     assert.deepEqual((await check.run()).pods.get('u1')?.problems, ['pod-listeners: no descriptor is left']);
+  });
+
+  it('a test connection that goes astray twice running is a problem, until one comes', async () => {
+    const { now, check, told } = setUp();
+    now.astray = 'ETIMEDOUT';
+    assert.equal((await check.run()).pods.get('u1')?.result, 'ok', 'once is chance');
+    assert.deepEqual((await check.run()).pods.get('u1')?.problems, [
+      'pod-connect: a test connection from the pod does not come to the agent: ETIMEDOUT',
+    ]);
+    now.astray = '';
+    assert.equal((await check.run()).pods.get('u1')?.result, 'ok');
+    assert.equal(told.at(-1), 'recovered u1');
   });
 
   it('counts each repair, and keeps them per pod', async () => {

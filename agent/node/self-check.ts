@@ -9,7 +9,8 @@ import type { Clock, Random, Timer } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { type CheckName, checkNames, type Difference, differenceOf } from './self-check-difference.ts';
-import type { KernelRedirection } from './redirection.ts';
+import type { KernelRedirection, PodCheck } from './redirection.ts';
+import type { TestConnects } from './test-connects.ts';
 
 export interface CheckedPod {
   readonly uid: string;
@@ -21,6 +22,8 @@ export interface CheckedPod {
 
 export interface SelfCheckOptions {
   readonly redirection: Pick<KernelRedirection, 'checkNode' | 'checkInflight' | 'podChecks' | 'unsound'>;
+  /** Connects from pods; what went wrong, by uid. */
+  readonly testConnects: TestConnects;
   /** Puts new listeners in the place of a pod's dead ones; how many. Throws if it cannot. */
   readonly repairListeners: (uid: string) => number;
   /** Enrolled pods. */
@@ -92,6 +95,8 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
   /** What the last run found unsound and left so. */
   let unmended = '';
   let running = false;
+  /** Pods whose last test connection failed. */
+  let astrayBefore: ReadonlySet<string> = new Set();
   let closed = false;
   let queue: Promise<unknown> = Promise.resolve();
 
@@ -146,6 +151,34 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
       return replaced === 0 ? undefined : `${replaced} of its listeners did not listen any more`;
     });
 
+  /** After all that can be mended is. Once may be chance (a pod that is starting or busy): only twice running counts. */
+  const connectFrom = async (checks: readonly PodCheck[]): Promise<ReadonlyMap<string, Difference[]>> => {
+    const pods = await piece('test connections', [], () =>
+      checks.flatMap(({ uid, testable }) => {
+        const how = testable();
+        return how === undefined ? [] : [{ uid, ...how }];
+      }),
+    );
+    const before = astrayBefore;
+    const now =
+      isClosed() || pods.length === 0 ? new Map<string, string>() : await options.testConnects(pods);
+    astrayBefore = new Set(now.keys());
+    return new Map(
+      [...now]
+        .filter(([uid]) => before.has(uid))
+        .map(([uid, error]) => [
+          uid,
+          [
+            {
+              check: 'pod-connect',
+              repaired: false,
+              message: `a test connection from the pod does not come to the agent: ${error}`,
+            },
+          ],
+        ]),
+    );
+  };
+
   const runOnce = async (): Promise<void> => {
     if (isClosed()) return;
     running = true;
@@ -164,7 +197,9 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
     if (isClosed()) return;
     judge(NODE, '', found);
     const pods = new Map(options.pods().map((pod) => [pod.uid, pod]));
-    for (const { uid, inode, check } of await piece('pods', [], () => redirection.podChecks())) {
+    const checks = await piece('pods', [], () => redirection.podChecks());
+    const judged: { uid: string; name: string; differences: Difference[] }[] = [];
+    for (const { uid, inode, check } of checks) {
       const pod = pods.get(uid);
       if (pod === undefined) continue;
       const differences = await piece(pod.name, [], () => {
@@ -174,8 +209,13 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
         const message = `${pod.netnsPath} leads to another network namespace than the one that was enrolled`;
         return [{ check: 'pod-namespace' as const, repaired: false, message }];
       });
+      judged.push({ uid, name: pod.name, differences });
+    }
+    const astray = await connectFrom(checks.filter(({ uid }) => pods.has(uid)));
+    for (const { uid, name, differences } of judged) {
       /** It may have left meanwhile: nobody wants to hear of it then. */
-      if (!isClosed() && options.pods().some((other) => other.uid === uid)) judge(uid, pod.name, differences);
+      if (!isClosed() && options.pods().some((other) => other.uid === uid))
+        judge(uid, name, [...differences, ...(astray.get(uid) ?? [])]);
     }
     const present = new Set(options.pods().map(({ uid }) => uid));
     for (const uid of subjects.keys()) if (uid !== NODE && !present.has(uid)) subjects.delete(uid);

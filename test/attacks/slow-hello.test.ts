@@ -77,7 +77,10 @@ describe('slow clients', () => {
         cut = said.cut;
         tried = said.open + said.cut;
       });
-      await until('5,000 connections', 60_000, () => (tried >= CONNECTIONS ? true : undefined));
+      await until('5,000 connections', 60_000, async () => {
+        most = Math.max(most, await descriptors());
+        return tried >= CONNECTIONS ? true : undefined;
+      });
       for (const to of ['victim', 'neighbour'])
         loads.push(
           await startLoad(mesh, {

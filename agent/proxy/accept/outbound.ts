@@ -6,6 +6,7 @@
 import type { Socket } from 'node:net';
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import { errorMessage } from '#lib/core/errors.ts';
+import { TEST_ADDRESSES, TEST_PORT } from '#lib/core/mesh-ports.ts';
 import { acceptedSource, descriptorOf } from '#lib/net/accept.ts';
 import type { Protocol } from '../detect/protocol.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
@@ -40,6 +41,10 @@ export function acceptOutbound(context: WorkerContext, pod: PodState, raw: Socke
     return;
   }
   const { ip, port } = record;
+  if (port === TEST_PORT && TEST_ADDRESSES.includes(ip)) {
+    raw.destroy();
+    return;
+  }
   const source = acceptedSource(raw);
   adoptSocket(context, pod, source.socket);
   const labels = `${DIRECTION_OUTBOUND},peer="src",${targetLabels(ip, port)},tls="no_identity",no_tls_reason="loopback",${pod.labels}`;
