@@ -15,7 +15,7 @@ import { until } from './until.ts';
 /** Low: what is tested is not how much a thread that has just started can do. */
 export const RATE = 20;
 /** Requests wait for the next agent or worker as long as it takes. */
-const PATIENCE_MS = 30_000;
+const PATIENCE_MS = 60_000;
 /** From the end of a process until its peers have seen the ends of their connections, on a busy machine. */
 const SEEN_MS = 2_000;
 const NOTICED_MS = 4_000;
@@ -131,7 +131,10 @@ export function assertLostOnly(
       !deaths.some(
         ({ beginMs, goneMs }) =>
           atMs >= beginMs &&
-          (atMs - dueMs >= HANDSHAKE_MS || (atMs <= goneMs + NOTICED_MS && dueMs <= goneMs + SEEN_MS)),
+          (atMs - dueMs >= HANDSHAKE_MS ||
+            // Requests share a connection, and came while it waited.
+            (detail.includes('TLS handshake') && atMs - goneMs >= HANDSHAKE_MS) ||
+            (atMs <= goneMs + NOTICED_MS && dueMs <= goneMs + SEEN_MS)),
       ),
   );
   assert.deepEqual(strange, [], JSON.stringify(deaths));
@@ -143,7 +146,7 @@ export function assertLostOnly(
 }
 
 /** The slowest answer of a request that waited for the next agent or worker, on a machine that is busy. */
-export const SLOWEST_MS = 28_000;
+export const SLOWEST_MS = 50_000;
 
 /** Waits until node1's agent has its listeners in the keeper again. */
 export async function keeperConnected(mesh: LocalMesh): Promise<void> {

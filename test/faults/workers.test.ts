@@ -18,6 +18,7 @@ import {
   patientAgents,
   RATE,
   scene,
+  servedAgain,
   SLOWEST_MS,
   startLoads,
   stopAll,
@@ -81,7 +82,7 @@ for (const { name, silent } of faults) {
         counters.look(series);
         return total(series, 'nodemesh_workers_serving', {}) === WORKERS ? true : undefined;
       });
-      await sleep(1_500);
+      await servedAgain(mesh);
       counters.look(await scrape(mesh, 'node1'));
       assert.equal(await replaced('exited'), exited + 1, 'one worker ended, once');
       const silences = (await replaced('silent')) - fellSilent;
