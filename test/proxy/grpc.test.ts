@@ -153,20 +153,22 @@ describe('gRPC', () => {
       endpoint(SERVER, 1234, { identity: identityOf('api'), inboundPort: 4143, http2: true }),
     ]);
     const cases: readonly [ServiceName, number, string][] = [
-      // Nothing listens there; nobody is there; nobody knows.
-      ['peer', UNAVAILABLE, ''],
+      // Nothing listens there, which only the server's side knows; nobody is there; nobody knows.
+      ['peer', DEADLINE_EXCEEDED, 'service in fail-fast'],
       ['empty', DEADLINE_EXCEEDED, 'service in fail-fast'],
       ['silent', UNAVAILABLE, 'destination cannot be resolved now'],
     ];
     for (const [name, code, details] of cases) {
       const { status } = await clientOf(name).unary('hello');
       assert.equal(status.code, code, `${name}: ${status.details}`);
-      if (details !== '') assert.equal(status.details, details);
-      assert.equal(status.metadata.get('l5d-proxy-error')[0], details === '' ? undefined : details);
+      assert.equal(status.details, details);
+      // What another proxy said is taken out.
+      const own = name === 'peer' ? undefined : details;
+      assert.equal(status.metadata.get('l5d-proxy-error')[0], own);
     }
     await untilMetric(
       scene.client,
-      /response_total\{direction="outbound",[^}]*classification="failure",grpc_status="14"/,
+      /response_total\{direction="outbound",[^}]*classification="failure",grpc_status="4"/,
     );
   });
 

@@ -6,7 +6,7 @@ import type { IncomingHttpHeaders } from 'node:http2';
 import { after, before, describe, test } from 'node:test';
 import { endpoint, identityOf, untilMetric } from './harness.ts';
 import { fetch2, http2At, http2To, serveHttp2 } from './http2-peers.ts';
-import { createScene, HTTP2_PORT, PEER, type Scene, SERVER } from './scene.ts';
+import { createScene, dial, dialAt, HTTP2_PORT, PEER, type Scene, SERVER } from './scene.ts';
 
 describe('HTTP/2 where only one side is in the mesh', () => {
   let scene: Scene;
@@ -66,5 +66,22 @@ describe('HTTP/2 where only one side is in the mesh', () => {
     closing.push(() => client.destroy());
     const answer = await fetch2(client, { ':path': '/' });
     assert.equal(answer.headers[':status'], 502);
+  });
+
+  test('clients that flood are cut off and counted, on both sides', async () => {
+    const settings = '\x00\x00\x00\x04\x00\x00\x00\x00\x00';
+    const ping = '\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678';
+    for (const [worker, socket] of [
+      [scene.client, await dial('http2')],
+      [scene.server, await dialAt(SERVER, HTTP2_PORT)],
+    ] as const) {
+      socket.on('error', () => undefined);
+      socket.resume();
+      socket.write(
+        Buffer.from(`PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n${settings}${ping.repeat(10_000)}`, 'latin1'),
+      );
+      await untilMetric(worker, /nodemesh_http2_limits_total\{limit="flood_ping",[^}]*\} 1/);
+      socket.destroy();
+    }
   });
 });

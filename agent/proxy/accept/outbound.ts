@@ -10,6 +10,7 @@ import { TEST_ADDRESSES, TEST_PORT } from '#lib/core/mesh-ports.ts';
 import { acceptedSource, descriptorOf } from '#lib/net/accept.ts';
 import type { Protocol } from '../detect/protocol.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
+import type { HttpTarget } from '../exchange/types.ts';
 import {
   FAILURE_CONNECT_OTHER,
   FAILURE_CONNECT_REFUSED,
@@ -17,7 +18,7 @@ import {
   FAILURE_NONE,
 } from '../failure.ts';
 import { DIRECTION_OUTBOUND, targetLabels } from '../metrics/labels.ts';
-import { adoptSocket, countRefusal, type WorkerContext } from '../pods/context.ts';
+import { adoptSocket, countHttp2Limit, countRefusal, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { type OutboundEndpoint, OutboundTarget, unresolvedTarget } from '../route/outbound-target.ts';
 import { relay } from '../tcp/relay.ts';
@@ -94,9 +95,28 @@ function serve(context: WorkerContext, pod: PodState, source: ByteSource, target
     if (protocol === 'opaque') {
       forward(context, source, target, first);
     } else {
-      const http2 = protocol === 'http2';
-      context.http.serve({ source, first, http2, target, gate: null, owner: pod, onClosed: () => undefined });
+      serveHttp(context, pod, source, target, protocol, first);
     }
+  });
+}
+
+function serveHttp(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  target: HttpTarget,
+  protocol: Protocol,
+  first: Buffer,
+): void {
+  context.http.serve({
+    source,
+    first,
+    http2: protocol === 'http2',
+    target,
+    gate: null,
+    owner: pod,
+    onLimit: (limit) => countHttp2Limit(context, pod, limit),
+    onClosed: () => undefined,
   });
 }
 
@@ -127,15 +147,7 @@ function serveUnresolved(
   detect(context, pod, source, (protocol, first) => {
     if (protocol !== 'opaque') {
       const unresolved = unresolvedTarget(target, failure);
-      context.http.serve({
-        source,
-        first,
-        http2: protocol === 'http2',
-        target: unresolved,
-        gate: null,
-        owner: pod,
-        onClosed: () => undefined,
-      });
+      serveHttp(context, pod, source, unresolved, protocol, first);
     } else {
       target.countError('tcp', failure);
       source.reset();

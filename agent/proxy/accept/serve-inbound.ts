@@ -4,7 +4,7 @@
 
 import type { ByteSource } from '../exchange/byte-source.ts';
 import { errorLabel } from '../metrics/error-labels.ts';
-import type { WorkerContext } from '../pods/context.ts';
+import { countHttp2Limit, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { type InboundClient, type InboundServer, inboundTransportLabels } from '../policy/client.ts';
 import { InboundGate, permitTcp } from '../policy/gate.ts';
@@ -41,6 +41,7 @@ export function serveHttp(
     target,
     gate,
     owner: pod,
+    onLimit: (limit) => countHttp2Limit(context, pod, limit),
     onClosed: () => {
       if (closed) return;
       closed = true;

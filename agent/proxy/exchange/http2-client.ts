@@ -15,6 +15,7 @@ import {
 } from '../http2/codes.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import { BODY_MISMATCH, responseBody, VALID, validateResponse, validateTrailers } from '../http2/message.ts';
+import type { Http2Limit } from '../http2/limits.ts';
 import { blockBytesMax, writeRequestHead } from '../http2/translate.ts';
 import type { ByteSource } from './byte-source.ts';
 import type { EndpointSlot } from './endpoint-slot.ts';
@@ -191,6 +192,10 @@ export class ClientConnection extends Http2Connection {
     this.sendGoAway(0, NO_ERROR);
     this.leave();
     this.#leaveSlot();
+  }
+
+  protected limited(limit: Http2Limit): void {
+    this.context.log.debug({ limit }, 'an endpoint has come to a limit of HTTP/2');
   }
 
   protected onClosed(): void {

@@ -10,8 +10,16 @@ import {
   CANCEL,
   ENHANCE_YOUR_CALM,
   FLOW_CONTROL_ERROR,
+  FRAME_CONTINUATION,
+  FRAME_DATA,
   FRAME_HEADER_BYTES,
+  FRAME_HEADERS,
+  FRAME_PING,
+  FRAME_PRIORITY,
+  FRAME_RST_STREAM,
+  FRAME_SETTINGS,
   FRAME_SIZE_DEFAULT,
+  FRAME_WINDOW_UPDATE,
   INITIAL_WINDOW_DEFAULT,
   NO_ERROR,
   PROTOCOL_ERROR,
@@ -43,7 +51,7 @@ import { type FrameHandler, FrameReader } from '../http2/frames.ts';
 import { Decoder } from '../http2/hpack/decoder.ts';
 import { BLOCK_OVERHEAD_BYTES, Encoder, FIELD_ENCODED_OVERHEAD_BYTES } from '../http2/hpack/encoder.ts';
 import { HeaderList } from '../http2/hpack/header-list.ts';
-import { LIST_BYTES_MAX } from '../http2/limits.ts';
+import { type Http2Limit, LIST_BYTES_MAX } from '../http2/limits.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';
 import type { ByteSource } from './byte-source.ts';
 import { FrameOutbox } from './frame-outbox.ts';
@@ -54,17 +62,37 @@ import type { ServerContext } from './server-context.ts';
 const CONNECTION_WINDOW = 1_048_576;
 /** What a peer may have in flight to us; Linkerd sets no limit. */
 export const STREAMS_MAX = 1_000;
-/** Frames that cost us something and carry nothing, and streams given up: so many at once, then so many a second. */
-const NOISE_MAX = 2_000;
-const NOISE_PER_SECOND = 500;
+/**
+ * Frames that cost us something and carry nothing, and streams given up: so many at once, then so many a second. Each
+ * DATA frame of either side pays for one more, since honest peers measure the way with a PING for what they get.
+ */
+const NOISE_MAX = 4_000;
+const NOISE_PER_SECOND = 1_000;
+const NOISE_OF_RESET = 2;
+/** Increments below it, for a stream that waits for them, would have us send crumbs. */
+const CRUMB_BYTES = 1_024;
+/** For how long a peer may hold the window of a stream shut while something waits for it. */
+const STALL_MS = 300_000;
 /** Of DATA that the kernel has not taken: a peer may offer windows that are larger than what it reads. */
-const UNSENT_BYTES_MAX = 262_144;
+export const UNSENT_BYTES_MAX = 262_144;
 /** Bytes that wait for a peer who does not read at all, what it asked for included. */
 const WAITING_BYTES_MAX = 4_194_304;
 /** Streams that we gave up a while ago, whose frames may still be on their way. */
 const RESET_REMEMBERED = 256;
 /** How often a connection is looked at. */
 const CHECK_MS = 10_000;
+
+/** By type of the frame that was one too many. */
+const floods: Readonly<Record<number, Http2Limit>> = {
+  [FRAME_DATA]: 'flood_data',
+  [FRAME_HEADERS]: 'flood_headers',
+  [FRAME_PRIORITY]: 'flood_priority',
+  [FRAME_RST_STREAM]: 'flood_rst_stream',
+  [FRAME_SETTINGS]: 'flood_settings',
+  [FRAME_PING]: 'flood_ping',
+  [FRAME_WINDOW_UPDATE]: 'flood_window_update',
+};
+const FLOOD_OTHER = 'flood_other';
 
 const OPEN = 0;
 /** Ends when its last stream has ended. */
@@ -121,6 +149,11 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     context.wheel.schedule(this, this.receivedMs, CHECK_MS);
   }
 
+  /** About now. */
+  get nowMs(): number {
+    return this.context.clock.nowMs();
+  }
+
   get leaving(): boolean {
     return this.#state !== OPEN;
   }
@@ -136,8 +169,15 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     this.receivedMs = this.context.clock.nowMs();
     this.#pinged = false;
     const error = this.#reader.push(buffer, start, end);
-    if (error !== NO_ERROR) this.fail(error);
-    else if (this.out.waiting > WAITING_BYTES_MAX) this.fail(ENHANCE_YOUR_CALM);
+    if (error !== NO_ERROR) {
+      const { type } = this.#reader;
+      const block = type === FRAME_HEADERS || type === FRAME_CONTINUATION;
+      if (error === ENHANCE_YOUR_CALM && block) this.limited('header_block');
+      this.fail(error);
+    } else if (this.out.waiting > WAITING_BYTES_MAX) {
+      this.limited('unread');
+      this.fail(ENHANCE_YOUR_CALM);
+    }
   }
 
   #greet(isServer: boolean): void {
@@ -177,6 +217,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
       at += size;
       stream.sendWindow -= size;
       this.#sendWindow -= size;
+      if (this.#noise < NOISE_MAX) this.#noise++;
     } while (at < end);
     return at;
   }
@@ -244,6 +285,8 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     this.onStreamGone();
   }
 
+  /** The peer has come to a limit. */
+  protected abstract limited(limit: Http2Limit): void;
   /** A stream came free. */
   protected abstract onStreamGone(): void;
   /** The first header block of a stream that we do not know. */
@@ -347,6 +390,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     stream.receiveWindow -= flowBytes;
     if (stream.receiveWindow < 0) return this.streamError(stream, FLOW_CONTROL_ERROR);
     if (start === end && !endStream && flowBytes === 0) return this.noise();
+    if (this.#noise < NOISE_MAX) this.#noise++;
     if (stream.remaining >= 0) {
       stream.remaining -= end - start;
       if (stream.remaining < 0 || (endStream && stream.remaining > 0))
@@ -371,7 +415,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     if (stream === undefined) return this.isIdle(id) ? PROTOCOL_ERROR : this.noise();
     this.forget(stream);
     stream.onReset(code);
-    return this.noise();
+    return this.noise(NOISE_OF_RESET);
   }
 
   onSetting(id: number, value: number): number {
@@ -434,8 +478,9 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     if (stream === undefined) return this.isIdle(id) ? PROTOCOL_ERROR : NO_ERROR;
     stream.sendWindow += increment;
     if (stream.sendWindow > WINDOW_MAX) return this.streamError(stream, FLOW_CONTROL_ERROR);
+    if (!stream.blocked) return NO_ERROR;
     stream.proceed();
-    return NO_ERROR;
+    return increment < CRUMB_BYTES ? this.noise(NOISE_OF_RESET) : NO_ERROR;
   }
 
   /** Streams go on that waited for the connection, each as far as it comes. */
@@ -476,12 +521,15 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
   }
 
   /** One frame of the kind that attacks consist of. */
-  protected noise(): number {
-    if (--this.#noise > 0) return NO_ERROR;
+  protected noise(cost = 1): number {
+    this.#noise -= cost;
+    if (this.#noise > 0) return NO_ERROR;
     const now = this.context.clock.nowMs();
     this.#noise = Math.min(NOISE_MAX, Math.floor(((now - this.#noiseMs) * NOISE_PER_SECOND) / 1000));
     this.#noiseMs = now;
-    return this.#noise > 0 ? NO_ERROR : ENHANCE_YOUR_CALM;
+    if (this.#noise > 0) return NO_ERROR;
+    this.limited(floods[this.#reader.type] ?? FLOOD_OTHER);
+    return ENHANCE_YOUR_CALM;
   }
 
   // ---- ends
@@ -496,7 +544,14 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     this.context.wheel.schedule(this, now, CHECK_MS);
     if (this.streams.size === 0) {
       this.onIdle(now);
-    } else if (now - this.receivedMs >= CHECK_MS) {
+      return;
+    }
+    for (const stream of this.streams.values()) {
+      if (!stream.blocked || now - stream.movedMs < STALL_MS) continue;
+      this.limited('stalled');
+      this.streamError(stream, ENHANCE_YOUR_CALM);
+    }
+    if (now - this.receivedMs >= CHECK_MS) {
       if (this.#pinged) {
         this.socket.destroy();
         return;

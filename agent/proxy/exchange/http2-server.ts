@@ -23,6 +23,7 @@ import {
 import { defineField, type Field } from '../http2/hpack/field.ts';
 import { HeaderList } from '../http2/hpack/header-list.ts';
 import { FLAG_ORIGIN, FLAG_PROXY_REQUEST, NAME_CONTENT_TYPE } from '../http2/hpack/names.ts';
+import type { Http2Limit } from '../http2/limits.ts';
 import {
   BODY_MISMATCH,
   LIST_TOO_LARGE,
@@ -112,10 +113,14 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     // After GOAWAY: the client sends it again elsewhere.
     if (this.leaving) return NO_ERROR;
     this.lastStream = id;
-    if (this.streams.size >= STREAMS_MAX) return this.refuse(id, REFUSED_STREAM);
+    if (this.streams.size >= STREAMS_MAX) {
+      this.limited('streams');
+      return this.refuse(id, REFUSED_STREAM);
+    }
     // What came from an application of the pod is what it looks like.
     if (this.connection.gate === null) list.drop(FLAG_ORIGIN);
     const verdict = validateRequest(list);
+    if (verdict === LIST_TOO_LARGE) this.limited('header_list');
     if (verdict > PATH_TOO_LONG) return this.refuse(id, PROTOCOL_ERROR);
     const stream = new ServerStream(this);
     stream.id = id;
@@ -136,6 +141,10 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
   }
 
   protected onIdle(): void {}
+
+  protected limited(limit: Http2Limit): void {
+    this.connection.onLimit?.(limit);
+  }
 
   protected onClosed(): void {
     this.#onFinished(this);

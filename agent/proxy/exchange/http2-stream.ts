@@ -26,6 +26,8 @@ export abstract class Stream {
   starved = false;
   /** What we send is the whole exchange: whatever the peer has not sent by its end is not wanted. */
   endsBoth = false;
+  /** When what waits here moved last. */
+  movedMs = 0;
   #pending: Buffer | null = null;
   #pendingEnd = false;
   #pendingTrailers: HeaderList | null = null;
@@ -65,6 +67,7 @@ export abstract class Stream {
         return;
       }
       this.#pending = Buffer.from(buffer.subarray(at, end));
+      this.movedMs = this.connection.nowMs;
     } else {
       this.#pending = Buffer.concat([this.#pending, buffer.subarray(at, end)]);
     }
@@ -101,7 +104,10 @@ export abstract class Stream {
     const endsHere = this.#pendingEnd && trailers === null;
     const at = this.connection.sendData(this, pending, 0, pending.length, endsHere);
     if (at < pending.length) {
-      if (at > 0) this.#pending = pending.subarray(at);
+      if (at > 0) {
+        this.#pending = pending.subarray(at);
+        this.movedMs = this.connection.nowMs;
+      }
       return;
     }
     this.#pending = null;

@@ -3,6 +3,7 @@
 // A connection is served against one target, because Linkerd routes by original destination, not by Host; each
 // request on it is balanced anew.
 
+import type { Http2Limit } from '../http2/limits.ts';
 import type { ByteSource } from './byte-source.ts';
 import type { RequestTimeouts } from '../model.ts';
 import type { EndpointSlot } from './endpoint-slot.ts';
@@ -87,6 +88,8 @@ export interface HttpConnection {
   readonly gate: RequestGate | null;
   /** The pod whose connection it is. Once it leaves the mesh, each answer says that the connection ends. */
   readonly owner?: { readonly leaving: boolean };
+  /** The client has come to a limit of HTTP/2. */
+  readonly onLimit?: (limit: Http2Limit) => void;
   /** After the socket is closed and nothing refers to the connection. */
   readonly onClosed: () => void;
 }

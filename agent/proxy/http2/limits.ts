@@ -15,3 +15,19 @@ export const BLOCK_BYTES_MAX = LIST_BYTES_MAX;
 export const CONTINUATIONS_MAX = 32;
 /** What we offer as SETTINGS_HEADER_TABLE_SIZE, and the most that we use of what a peer offers. */
 export const TABLE_BYTES_MAX = 4096;
+
+/** What a peer may run into, as metrics name it. */
+export type Http2Limit =
+  | 'flood_data'
+  | 'flood_headers'
+  | 'flood_priority'
+  | 'flood_rst_stream'
+  | 'flood_settings'
+  | 'flood_ping'
+  | 'flood_window_update'
+  | 'flood_other'
+  | 'header_block'
+  | 'header_list'
+  | 'stalled'
+  | 'streams'
+  | 'unread';

@@ -66,6 +66,10 @@ export const proxyFamilies: readonly MetricFamily[] = [
   },
   counter(REFUSED_FAMILY, 'Series that are not counted because a pod or the worker has too many.'),
   counter(
+    'nodemesh_http2_limits_total',
+    'How often clients ran into a limit of HTTP/2, by limit: floods end the connection, others an exchange.',
+  ),
+  counter(
     'nodemesh_connections_refused_total',
     'Connections closed by the agent before they were served, by reason.',
   ),

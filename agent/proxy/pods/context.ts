@@ -10,6 +10,7 @@ import type { MetricStore } from '#lib/metrics/store.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import type { HttpMetrics, HttpServer } from '../exchange/types.ts';
+import type { Http2Limit } from '../http2/limits.ts';
 import type { TransportMetrics } from '../metrics/transport-metrics.ts';
 import type { Destinations } from '../route/destinations.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
@@ -66,6 +67,10 @@ export type RefusalReason =
 
 export function countRefusal(context: WorkerContext, pod: PodState, reason: RefusalReason): void {
   countOnce(context, 'nodemesh_connections_refused_total', `reason="${reason}"`, pod);
+}
+
+export function countHttp2Limit(context: WorkerContext, pod: PodState, limit: Http2Limit): void {
+  countOnce(context, 'nodemesh_http2_limits_total', `limit="${limit}"`, pod);
 }
 
 /** For what happens seldom: resolves, counts and lets go. */

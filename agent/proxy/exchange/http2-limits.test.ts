@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an HTTP/2 client may not do: each limit at work, told by its name, and what honest clients do beside it.
+
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { createServer as createHttp2Server, type ServerHttp2Stream } from 'node:http2';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { type TestContext, test } from 'node:test';
+import { VirtualClock } from '#lib/core/clock.ts';
+import {
+  ENHANCE_YOUR_CALM,
+  FLAG_ACK,
+  FLAG_END_HEADERS,
+  FLAG_END_STREAM,
+  FRAME_CONTINUATION,
+  FRAME_DATA,
+  FRAME_GOAWAY,
+  FRAME_HEADERS,
+  FRAME_PING,
+  FRAME_PRIORITY,
+  FRAME_RST_STREAM,
+  FRAME_SETTINGS,
+  FRAME_WINDOW_UPDATE,
+  REFUSED_STREAM,
+  SETTINGS_INITIAL_WINDOW_SIZE,
+} from '../http2/codes.ts';
+import { connectionPreface } from '../http2/frames.ts';
+import { CONTINUATIONS_MAX, LIST_FIELDS_MAX } from '../http2/limits.ts';
+import { attachDataSource } from './byte-source.ts';
+import { STREAMS_MAX, UNSENT_BYTES_MAX } from './http2-connection.ts';
+import { fixedTarget, LoopbackEndpoint, RecordedMetrics } from './loopback.ts';
+import { createHttpServer } from './server.ts';
+
+const timeout = { timeout: 30_000 };
+/** More than any budget. */
+const FLOOD = 10_000;
+/** More than may come at once, less than tests have time for. */
+const HONEST = 6_000;
+const BODY_BYTES = 2_000_000;
+
+interface Frame {
+  readonly type: number;
+  readonly flags: number;
+  readonly stream: number;
+  readonly payload: Buffer;
+}
+
+/** POST / http shop, by index of the static table but for the host. */
+const POST = Buffer.from([0x83, 0x86, 0x84, 0x01, 4, ...Buffer.from('shop')]);
+
+function frame(type: number, flags: number, stream: number, payload: Uint8Array = Buffer.alloc(0)): Buffer {
+  const head = Buffer.alloc(9);
+  head.writeUIntBE(payload.length, 0, 3);
+  head[3] = type;
+  head[4] = flags;
+  head.writeUInt32BE(stream, 5);
+  return Buffer.concat([head, payload]);
+}
+
+function number32(value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(value);
+  return bytes;
+}
+
+function setting(id: number, value: number): Buffer {
+  return frame(FRAME_SETTINGS, 0, 0, Buffer.concat([Buffer.from([0, id]), number32(value)]));
+}
+
+/** A client that sends exactly these frames. */
+class FrameClient {
+  readonly frames: Frame[] = [];
+  closed = false;
+  readonly #socket: Socket;
+  #bytes = Buffer.alloc(0);
+  #changed: () => void = () => undefined;
+
+  constructor(socket: Socket) {
+    this.#socket = socket;
+    socket.on('error', () => undefined);
+    socket.on('close', () => {
+      this.closed = true;
+      this.#changed();
+    });
+    socket.on('data', (chunk: Buffer) => {
+      this.#bytes = Buffer.concat([this.#bytes, chunk]);
+      for (;;) {
+        if (this.#bytes.length < 9) break;
+        const end = 9 + this.#bytes.readUIntBE(0, 3);
+        if (this.#bytes.length < end) break;
+        const [, , , type = 0, flags = 0] = this.#bytes;
+        const seen = {
+          type,
+          flags,
+          stream: this.#bytes.readUInt32BE(5),
+          payload: this.#bytes.subarray(9, end),
+        };
+        this.#bytes = this.#bytes.subarray(end);
+        this.frames.push(seen);
+        if (type === FRAME_PING && (flags & FLAG_ACK) !== 0) this.pongs++;
+        if (type === FRAME_PING && (flags & FLAG_ACK) === 0)
+          this.send(frame(FRAME_PING, FLAG_ACK, 0, seen.payload));
+      }
+      this.#changed();
+    });
+  }
+
+  send(...frames: Buffer[]): void {
+    this.#socket.write(Buffer.concat(frames));
+  }
+
+  pongs = 0;
+
+  count(type: number, stream?: number): number {
+    return this.frames.filter((one) => one.type === type && (stream === undefined || one.stream === stream))
+      .length;
+  }
+
+  /** Waits for a frame; what comes first is looked at first. */
+  async frame(wanted: (frame: Frame) => boolean): Promise<Frame> {
+    await this.until(() => this.frames.some(wanted));
+    return this.frames.find(wanted) as Frame;
+  }
+
+  async until(condition: () => boolean): Promise<void> {
+    while (!condition()) {
+      assert.ok(!this.closed, 'the connection was closed before');
+      await new Promise<void>((resolve) => {
+        this.#changed = resolve;
+      });
+    }
+  }
+
+  async goAway(code: number): Promise<void> {
+    const { payload } = await this.frame(({ type }) => type === FRAME_GOAWAY);
+    assert.equal(payload.readUInt32BE(4), code);
+  }
+
+  /** A stream was reset with the code. */
+  async reset(stream: number, code: number): Promise<void> {
+    const { payload } = await this.frame((one) => one.type === FRAME_RST_STREAM && one.stream === stream);
+    assert.equal(payload.readUInt32BE(0), code);
+  }
+
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  destroy(): void {
+    this.#socket.destroy();
+  }
+}
+
+interface Setting {
+  readonly client: FrameClient;
+  readonly limits: string[];
+  readonly clock: VirtualClock;
+  /** What the application was asked. */
+  readonly pings: { count: number };
+  /** The server's ends of connections. */
+  readonly sockets: readonly Socket[];
+}
+
+async function turn(): Promise<void> {
+  await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** A client of one of our servers, before an application that echoes, or gives BODY_BYTES for an empty body. */
+async function setUp(t: TestContext): Promise<Setting> {
+  const application = createHttp2Server({ maxSessionMemory: 1_000 });
+  const pings = { count: 0 };
+  application.on('session', (session) => session.on('ping', () => pings.count++));
+  application.on('stream', (any) => {
+    const stream = any as ServerHttp2Stream;
+    let length = 0;
+    stream.on('error', () => undefined);
+    stream.respond({ ':status': 200 });
+    stream.on('data', (chunk: Buffer) => {
+      length += chunk.length;
+      stream.write(chunk);
+    });
+    stream.on('end', () => stream.end(length === 0 ? Buffer.alloc(BODY_BYTES) : ''));
+  });
+  application.listen(0, '127.0.0.1');
+  await once(application, 'listening');
+  const { port } = application.address() as AddressInfo;
+  const target = fixedTarget([new LoopbackEndpoint(port, new RecordedMetrics(), false, true)]);
+  const clock = new VirtualClock();
+  const server = createHttpServer({ clock });
+  const limits: string[] = [];
+  const sockets: Socket[] = [];
+  const listener = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
+    sockets.push(socket);
+    server.serve({
+      source: attachDataSource(socket),
+      first: null,
+      http2: true,
+      target,
+      gate: null,
+      onLimit: (limit) => limits.push(limit),
+      onClosed: () => undefined,
+    });
+  });
+  listener.listen(0, '127.0.0.1');
+  await once(listener, 'listening');
+  const socket = connect((listener.address() as AddressInfo).port, '127.0.0.1');
+  await once(socket, 'connect');
+  const client = new FrameClient(socket);
+  t.after(() => {
+    client.destroy();
+    for (const one of sockets) one.destroy();
+    listener.close();
+    application.close();
+    // Its connections to the application are ours and end with it.
+    server.closeIdle();
+    clock.advance(200_000);
+  });
+  client.send(connectionPreface, frame(FRAME_SETTINGS, 0, 0));
+  return { client, limits, clock, pings, sockets };
+}
+
+const HEAD = FLAG_END_HEADERS;
+const WHOLE = FLAG_END_HEADERS | FLAG_END_STREAM;
+const idOf = (index: number): number => index * 2 + 1;
+
+/** Sends until the connection ends. */
+async function flood(setting: Setting, limit: string, frames: (index: number) => Buffer[]): Promise<void> {
+  const { client, limits } = setting;
+  client.send(...Array.from({ length: FLOOD }, (_, index) => frames(index)).flat());
+  await client.goAway(ENHANCE_YOUR_CALM);
+  assert.deepEqual(limits, [limit]);
+}
+
+test('streams that are opened and reset at once', timeout, async (t) => {
+  await flood(await setUp(t), 'flood_rst_stream', (index) => [
+    frame(FRAME_HEADERS, HEAD, idOf(index), POST),
+    frame(FRAME_RST_STREAM, 0, idOf(index), number32(8)),
+  ]);
+});
+
+test('frames that carry nothing', timeout, async (t) => {
+  await flood(await setUp(t), 'flood_settings', () => [frame(FRAME_SETTINGS, 0, 0)]);
+  await flood(await setUp(t), 'flood_ping', () => [frame(FRAME_PING, 0, 0, Buffer.alloc(8))]);
+  await flood(await setUp(t), 'flood_priority', () => [frame(FRAME_PRIORITY, 0, 1, Buffer.alloc(5))]);
+  await flood(await setUp(t), 'flood_other', () => [frame(0x42, 0, 0)]);
+  const empty = await setUp(t);
+  empty.client.send(frame(FRAME_HEADERS, HEAD, 1, POST));
+  await flood(empty, 'flood_data', () => [frame(FRAME_DATA, 0, 1)]);
+});
+
+test('a PING for each message is honest', timeout, async (t) => {
+  const { client, limits } = await setUp(t);
+  client.send(setting(SETTINGS_INITIAL_WINDOW_SIZE, 1_000_000), frame(FRAME_HEADERS, HEAD, 1, POST));
+  const message = [frame(FRAME_DATA, 0, 1, Buffer.from('hello')), frame(FRAME_PING, 0, 0, Buffer.alloc(8))];
+  for (let sent = 0; sent < HONEST; sent += 1_000) {
+    client.send(...Array.from({ length: 1_000 }, () => message).flat());
+    const answered = sent + 1_000;
+    await client.until(() => client.pongs === answered);
+  }
+  assert.deepEqual(limits, []);
+  assert.equal(client.count(FRAME_GOAWAY), 0);
+});
+
+test('a header block in endless frames, or of endless size', timeout, async (t) => {
+  const { client, limits } = await setUp(t);
+  client.send(
+    frame(FRAME_HEADERS, 0, 1, POST),
+    ...Array.from({ length: CONTINUATIONS_MAX + 1 }, () => frame(FRAME_CONTINUATION, 0, 1)),
+  );
+  await client.goAway(ENHANCE_YOUR_CALM);
+  assert.deepEqual(limits, ['header_block']);
+  const large = await setUp(t);
+  large.client.send(
+    frame(FRAME_HEADERS, 0, 1, POST),
+    ...Array.from({ length: CONTINUATIONS_MAX - 1 }, () =>
+      frame(FRAME_CONTINUATION, 0, 1, Buffer.alloc(16_384)),
+    ),
+  );
+  await large.client.goAway(ENHANCE_YOUR_CALM);
+  assert.deepEqual(large.limits, ['header_block']);
+});
+
+test(
+  'a small block of large fields, or many of them, is answered with 431; the connection goes on',
+  timeout,
+  async (t) => {
+    const { client, limits } = await setUp(t);
+    // `x: yyy…` enters the table and is then repeated by its index, a byte each.
+    const large = Buffer.concat([Buffer.from([0x40, 1, 0x78, 0x7f, 0x81, 0x1e]), Buffer.alloc(4_000, 'y')]);
+    client.send(frame(FRAME_HEADERS, WHOLE, 1, Buffer.concat([POST, large, Buffer.alloc(10_000, 0xbe)])));
+    const refused = await client.frame(({ type, stream }) => type === FRAME_HEADERS && stream === 1);
+    assert.ok(refused.payload.includes('431'));
+    const many = Buffer.concat(
+      Array.from({ length: LIST_FIELDS_MAX + 1 }, () => Buffer.from([0x00, 1, 0x61, 1, 0x62])),
+    );
+    client.send(frame(FRAME_HEADERS, WHOLE, 3, Buffer.concat([POST, many])));
+    assert.ok(
+      (await client.frame(({ type, stream }) => type === FRAME_HEADERS && stream === 3)).payload.length > 0,
+    );
+    assert.deepEqual(limits, ['header_list', 'header_list']);
+    client.send(frame(FRAME_HEADERS, WHOLE, 5, POST));
+    const served = await client.frame(({ type, stream }) => type === FRAME_HEADERS && stream === 5);
+    // Status 200 of the static table.
+    assert.equal(served.payload[0], 0x88);
+  },
+);
+
+test('one stream more than the limit is refused, the others are served', timeout, async (t) => {
+  const { client, limits } = await setUp(t);
+  for (let index = 0; index <= STREAMS_MAX; index++)
+    client.send(frame(FRAME_HEADERS, HEAD, idOf(index), POST));
+  await client.reset(idOf(STREAMS_MAX), REFUSED_STREAM);
+  assert.deepEqual(limits, ['streams']);
+  client.send(frame(FRAME_DATA, FLAG_END_STREAM, idOf(0), Buffer.from('echo')));
+  await client.frame(({ type, stream }) => type === FRAME_DATA && stream === idOf(0));
+});
+
+test('a window that is never opened', timeout, async (t) => {
+  const { client, limits, clock, pings } = await setUp(t);
+  client.send(setting(SETTINGS_INITIAL_WINDOW_SIZE, 0), frame(FRAME_HEADERS, WHOLE, 1, POST));
+  await client.frame(({ type, stream }) => type === FRAME_HEADERS && stream === 1);
+  for (let checks = 1; limits.length === 0; checks++) {
+    assert.ok(checks <= 40, 'the stream is given up');
+    clock.advance(10_000);
+    if (limits.length > 0) break;
+    // Both connections are asked whether they live, and have answered some turns later.
+    await client.until(() => client.count(FRAME_PING) === checks);
+    while (pings.count < checks) await turn();
+    for (let turns = 0; turns < 20; turns++) await turn();
+  }
+  assert.deepEqual(limits, ['stalled']);
+  await client.reset(1, ENHANCE_YOUR_CALM);
+  assert.equal(client.count(FRAME_DATA), 0);
+});
+
+test('a window that is opened by crumbs', timeout, async (t) => {
+  const before = await setUp(t);
+  before.client.send(setting(SETTINGS_INITIAL_WINDOW_SIZE, 1), frame(FRAME_HEADERS, WHOLE, 1, POST));
+  await before.client.frame(({ type }) => type === FRAME_DATA);
+  await flood(before, 'flood_window_update', () => [frame(FRAME_WINDOW_UPDATE, 0, 1, number32(1))]);
+});
+
+test(
+  'a client with open windows that does not read its socket: little waits for it, and all of it comes',
+  timeout,
+  async (t) => {
+    const { client, limits, sockets } = await setUp(t);
+    client.pause();
+    client.send(
+      setting(SETTINGS_INITIAL_WINDOW_SIZE, 0x7fff_ffff),
+      frame(FRAME_WINDOW_UPDATE, 0, 0, number32(0x7000_0000)),
+    );
+    const count = 10;
+    for (let index = 0; index < count; index++) client.send(frame(FRAME_HEADERS, WHOLE, idOf(index), POST));
+    const [socket] = sockets;
+    assert.ok(socket !== undefined);
+    while (socket.writableLength < UNSENT_BYTES_MAX) await turn();
+    for (let turns = 0; turns < 500; turns++) {
+      assert.ok(socket.writableLength < 2 * UNSENT_BYTES_MAX, String(socket.writableLength));
+      await turn();
+    }
+    client.resume();
+    const ended = ({ type, flags }: Frame): boolean => type === FRAME_DATA && (flags & FLAG_END_STREAM) !== 0;
+    await client.until(() => client.frames.filter(ended).length === count);
+    const bytes = client.frames.reduce(
+      (sum, { type, payload }) => sum + (type === FRAME_DATA ? payload.length : 0),
+      0,
+    );
+    assert.equal(bytes, count * BODY_BYTES);
+    assert.deepEqual(limits, []);
+  },
+);
