@@ -151,7 +151,8 @@ describe('enrolment', () => {
         report: (uid, state, generation, reason) =>
           events.push(`report ${uid} ${state} ${generation} ${reason}`),
       },
-      openNamespace: () => {
+      openNamespace: (path) => {
+        events.push(`open ${path}`);
         const fd = take();
         return {
           fd,
@@ -260,6 +261,16 @@ describe('enrolment', () => {
     await enrolment.addPod(cniPod('a', 'second'));
     await enrolment.removePod('first', 'a');
     assert.equal(enrolment.podOfAddress('10.0.0.7'), 'a');
+    assert.equal(open.size, 9);
+  });
+
+  it('enrols a new sandbox, not the one before, when the configuration changes while that one leaves', async () => {
+    enrolment.setWorkload(workloadOf('a'));
+    await enrolment.addPod(cniPod('a', 'first'));
+    const added = enrolment.addPod({ ...cniPod('a', 'second'), netnsPath: '/run/netns/second' });
+    enrolment.setWorkload(workloadOf('a', { generation: 2 }));
+    assert.deepEqual(await added, { outcome: 'enrolled' });
+    assert.equal(events.filter((event) => event.startsWith('open')).at(-1), 'open /run/netns/second');
     assert.equal(open.size, 9);
   });
 

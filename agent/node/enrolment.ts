@@ -166,10 +166,17 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
       if (before?.containerId === containerId && (before.ifname ?? ifname) !== ifname) {
         return { outcome: 'passed', reason: `the pod is attached by ${before.ifname ?? '?'} already` };
       }
-      if (before !== undefined && before.containerId !== containerId)
-        await inTurn(record, async () => steps.leave(record));
-      record.sandbox = { containerId, uid, namespace, name, netnsPath, addresses, network, ifname };
-      sandboxesChanged();
+      const place = (): void => {
+        record.sandbox = { containerId, uid, namespace, name, netnsPath, addresses, network, ifname };
+        sandboxesChanged();
+      };
+      if (before === undefined || before.containerId === containerId) place();
+      // In one step: one that came in between would enrol the pod where it was.
+      else
+        await inTurn(record, async () => {
+          await steps.leave(record);
+          place();
+        });
       await waitForWorkload(record);
       const gone: CniAddOutcome = {
         outcome: 'try-again',

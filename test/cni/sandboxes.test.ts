@@ -16,7 +16,7 @@ const PREFIX = 'cn-sandbox-';
 /** More ranges than the kernel's record of a pod has room for. */
 const TOO_MANY_PORTS = Array.from({ length: 40 }, (_, index) => 1000 + 2 * index).join(',');
 const SKIP = 'config.linkerd.io/skip-outbound-ports';
-const PODS = ['again', 'anew', 'given-up', 'four', 'nameless'];
+const PODS = ['again', 'moved', 'anew', 'given-up', 'four', 'nameless'];
 
 interface Sandbox {
   readonly netns: string;
@@ -129,6 +129,21 @@ describe('sandboxes', () => {
     }
     await succeeds('DEL', 'again', sandbox);
     assert.deepEqual(listeners(sandbox), []);
+  });
+
+  it('AMB-009, AMB-049 another one for the same pod, before the first is removed: the first ends, the other serves', async () => {
+    const first = makeSandbox('moved-1', '192.0.2.8/24', '2001:db8::8/64');
+    const second = makeSandbox('moved-2', '192.0.2.9/24', '2001:db8::9/64');
+    await succeeds('ADD', 'moved', first);
+    const serving = listeners(first).length;
+    await succeeds('ADD', 'moved', second);
+    assert.deepEqual(listeners(first), []);
+    assert.equal(listeners(second).length, serving);
+    // The runtime removes the first one late, and more than once.
+    for (let time = 0; time < 2; time++) await succeeds('DEL', 'moved', first);
+    assert.equal(listeners(second).length, serving);
+    await succeeds('DEL', 'moved', second);
+    assert.deepEqual(listeners(second), []);
   });
 
   it('AMB-004 one that could not be enrolled, and another in its place: the later one holds', async () => {
