@@ -13,6 +13,7 @@ import {
   loadConfig,
   setting,
 } from '#lib/core/config.ts';
+import { INFLIGHT_MAX } from '#lib/bpf/abi.ts';
 
 export const agentSettings = {
   nodeName: setting(
@@ -90,6 +91,12 @@ export const agentSettings = {
     'Proxy worker threads.',
   ),
   slots: setting('NODEMESH_LISTENER_SLOTS', '4', asInteger(1, 16), 'Listener slots per pod and direction.'),
+  inflightMax: setting(
+    'NODEMESH_INFLIGHT_MAX',
+    String(INFLIGHT_MAX),
+    asInteger(16, INFLIGHT_MAX),
+    'Unfinished handshakes of redirected connects on the node; a pod may have a quarter. More are refused.',
+  ),
   trustDomain: setting('NODEMESH_TRUST_DOMAIN', 'cluster.local', asText, 'identityTrustDomain.'),
   identityNamespace: setting(
     'NODEMESH_IDENTITY_NAMESPACE',

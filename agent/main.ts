@@ -24,7 +24,7 @@ import { createAdmin } from './admin/admin.ts';
 import { loadAgentConfig } from './config.ts';
 import { createCertificates } from './node/certificates.ts';
 import { connectDestination } from './node/destination-client.ts';
-import { podConnectionsMax } from './node/descriptor-share.ts';
+import { connectionDescriptorsMax, openFilesMax, podConnectionsMax } from './node/descriptor-share.ts';
 import { createDiscovery } from './node/discovery.ts';
 import { createDiskLists } from './node/disk-lists.ts';
 import { createEnrolment } from './node/enrolment.ts';
@@ -32,6 +32,7 @@ import type { Sandbox } from './node/enrolment-model.ts';
 import { processView } from './node/find-namespace.ts';
 import { createHandOver, takeKept, whileHolding } from './node/hand-over.ts';
 import { createKeeper } from './node/keeper.ts';
+import { watchKernelRefusals } from './node/kernel-refusals.ts';
 import { createKeptListeners } from './node/kept-listeners.ts';
 import { createNamespaceSearch } from './node/namespace-search.ts';
 import { createNodeStream } from './node/node-stream.ts';
@@ -124,6 +125,7 @@ const redirection = createRedirection({
   podsCgroup: config.podsCgroup,
   nodeCgroup: config.nodeCgroup,
   slots: config.slots,
+  inflightMax: config.inflightMax,
   loader: createLibbpfLoader(),
   log,
 });
@@ -139,6 +141,7 @@ const discovery = createDiscovery({
   restored: earlier?.destinations ?? [],
   changed: () => keeper.touch(),
 });
+const limits = readFileSync('/proc/self/limits', 'utf8');
 const workers = createProxyWorkers({
   clock,
   log,
@@ -150,7 +153,8 @@ const workers = createProxyWorkers({
     kernel: redirection.kernel,
     controlPlaneNamespace: config.identityNamespace,
     failfastMs: config.failfastMs,
-    podConnectionsMax: podConnectionsMax(readFileSync('/proc/self/limits', 'utf8'), config.workers),
+    podConnectionsMax: podConnectionsMax(limits, config.workers),
+    ...(Number.isFinite(openFilesMax(limits)) ? { descriptorsMax: connectionDescriptorsMax(limits) } : {}),
   },
   anchorsPem: certificates.anchorsPem(),
   discover: (key, target, deliver) => discovery.subscribe(key, target, deliver),
@@ -221,6 +225,20 @@ const selfCheck = createSelfCheck({
   inodeOf: (path) => statSync(path, { bigint: true, throwIfNoEntry: false })?.ino,
   intervalMs: config.selfCheckIntervalMs,
 });
+const refusals = watchKernelRefusals({
+  counters: () => redirection.counters(),
+  busiest: () => {
+    const found = redirection.busiest();
+    const pod = enrolment.pods.find(({ uid }) => uid === found?.uid);
+    return (
+      found && {
+        pod: pod === undefined ? found.uid : `${pod.namespace}/${pod.name}`,
+        inflight: found.inflight,
+      }
+    );
+  },
+  ...common,
+});
 nodeMetrics(metrics, {
   nodeName: config.nodeName,
   startedAtSeconds: clock.wallMs() / 1000,
@@ -231,6 +249,8 @@ nodeMetrics(metrics, {
   discovery,
   keeper,
   keptListeners,
+  lists,
+  openFilesMax: openFilesMax(limits),
 });
 
 enrolment.setEarlier(lists.earlier);
@@ -382,6 +402,7 @@ const end = async (): Promise<void> => {
   await cni.close();
   nodeStream.close();
   search.close();
+  refusals.close();
   discovery.close();
   destination.close();
   await workers.close();

@@ -28,8 +28,8 @@ const IDENTITY_PORT = 8080;
 const DESTINATION_PORT = 8086;
 const TOKEN_LIFETIME_MS = 24 * 3_600_000;
 const ANCHOR_LIFETIME_MS = 365 * 24 * 3_600_000;
-/** Clocks of programs on one machine agree; a minute is for whoever sets the clock back. */
-const BACKDATE_MS = 60_000;
+/** Clocks of programs on one machine agree; a day is for whoever sets a clock back. */
+const BACKDATE_MS = 24 * 3_600_000;
 
 export type ExtraEnv = Readonly<Record<string, string>>;
 
@@ -200,6 +200,7 @@ export interface ControlPlaneOptions {
   readonly identityEnv: ExtraEnv;
   readonly destinationEnv: ExtraEnv;
   readonly keeperLimitMs: number;
+  readonly agentOpenFilesMax?: number;
   /** What keeps the agent of a node from being ready; undefined: nothing. */
   readonly probeAgent: (node: NodeLayout) => Promise<string | undefined>;
 }
@@ -369,7 +370,9 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
         ...options.agentEnv,
       },
     );
-    const argv = [join(root, 'build', 'agent-parent'), ...program.argv];
+    const { agentOpenFilesMax: files } = options;
+    const limited = files === undefined ? [] : ['prlimit', `--nofile=${files}:${files}`, '--'];
+    const argv = [...limited, join(root, 'build', 'agent-parent'), ...program.argv];
     nodeAgents.set(
       node.name,
       new NodeAgent({

@@ -51,6 +51,8 @@ export interface DaemonOptions {
   readonly destinationEnv: ExtraEnv;
   /** How long a keeper waits for a beat; 30 s if absent. */
   readonly keeperLimitMs?: number;
+  /** Limit of open files of an agent; as this process has it if absent. */
+  readonly agentOpenFilesMax?: number;
 }
 
 /** The project's folder. */
@@ -173,6 +175,7 @@ export class Daemon {
         agentEnv: options.agentEnv,
         identityEnv: options.identityEnv,
         destinationEnv: options.destinationEnv,
+        ...(options.agentOpenFilesMax === undefined ? {} : { agentOpenFilesMax: options.agentOpenFilesMax }),
         keeperLimitMs: options.keeperLimitMs ?? KEEPER_LIMIT_MS,
         probeAgent: async (node) => {
           const parts = this.#nodes.find(({ layout: other }) => other.name === node.name);

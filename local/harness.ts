@@ -41,6 +41,8 @@ export interface MeshOptions {
   readonly destinationEnv?: ExtraEnv;
   /** How long the keepers wait for an agent's beat; 30 s if absent. */
   readonly keeperLimitMs?: number;
+  /** Limit of open files (RLIMIT_NOFILE) of the agents. */
+  readonly agentOpenFilesMax?: number;
   readonly logLevel?: string;
   /** How long everything may take to be ready; 60 s if absent. */
   readonly readyMs?: number;
@@ -181,6 +183,7 @@ export async function startMesh(options: MeshOptions): Promise<LocalMesh> {
         agentEnv: options.agentEnv ?? {},
         identityEnv: options.identityEnv ?? {},
         destinationEnv: options.destinationEnv ?? {},
+        ...(options.agentOpenFilesMax === undefined ? {} : { agentOpenFilesMax: options.agentOpenFilesMax }),
         ...(options.keeperLimitMs === undefined ? {} : { keeperLimitMs: options.keeperLimitMs }),
       },
       waitMs: options.readyMs ?? READY_MS,

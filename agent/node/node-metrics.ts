@@ -2,9 +2,11 @@
 // Series of the agent as a whole, read when metrics are rendered: the process, the kernel's counters, enrolment.
 // The data path's families are in agent/proxy/metrics.
 
+import { readdirSync } from 'node:fs';
 import type { KeeperStats } from '#lib/keeper/wire.ts';
 import type { MetricRegistry } from '#lib/metrics/registry.ts';
 import { renderLabels, type MetricFamily } from '#lib/metrics/model.ts';
+import type { DiskLists } from './disk-lists.ts';
 import type { Enrolment, EnrolmentPhase } from './enrolment-model.ts';
 import type { Keeper } from './keeper.ts';
 import type { KeptListeners } from './kept-listeners.ts';
@@ -22,6 +24,8 @@ export interface NodeMetricsSources {
   readonly selfCheck: Pick<SelfCheck, 'state'>;
   readonly discovery: Pick<Discovery, 'refused'>;
   readonly keeper: Pick<Keeper, 'connected' | 'failures' | 'lastSnapshot' | 'reconnects' | 'role' | 'stats'>;
+  readonly lists: Pick<DiskLists, 'failures'>;
+  readonly openFilesMax: number;
   readonly keptListeners: Pick<KeptListeners, 'counts'>;
 }
 
@@ -48,6 +52,18 @@ export function nodeMetrics(registry: MetricRegistry, sources: NodeMetricsSource
   one(
     gauge('nodemesh_workers_serving', 'Proxy workers that accept; fewer than set: one is being replaced.'),
     () => sources.workers.serving,
+  );
+  one(
+    gauge('process_open_fds', 'Descriptors that the agent has open.'),
+    () => readdirSync('/proc/self/fd').length,
+  );
+  one(gauge('process_max_fds', 'How many it may have open (RLIMIT_NOFILE).'), () => sources.openFilesMax);
+  one(
+    counter(
+      'nodemesh_state_write_failures_total',
+      'Lists of the node that could not be written and are tried again.',
+    ),
+    () => sources.lists.failures,
   );
   registry.collect(
     counter('nodemesh_worker_replaced_total', 'Proxy workers that ended or fell silent.'),

@@ -22,6 +22,7 @@ import {
   counterRows,
   encodeCookie,
   encodeConnectConfig,
+  INFLIGHT_MAX,
   INFLIGHT_RESERVE,
   LAYOUT,
   readU64,
@@ -102,6 +103,8 @@ export interface KernelRedirection extends Redirection {
   maintain(): void;
   /** The application refused on a port that counts as listening: reads again what listens in that pod. */
   refreshListeners(uid: string): void;
+  /** The pod with the most unfinished handshakes. */
+  busiest(): { readonly uid: string; readonly inflight: number } | undefined;
   /** Compares what belongs to the node, and mends. */
   checkNode(): Difference[];
   /** Where a glance sees that connections pass by: uids of pods, '' for the node. Mends nothing. */
@@ -114,7 +117,8 @@ export interface KernelRedirection extends Redirection {
 
 export function createRedirection(options: RedirectionOptions): KernelRedirection {
   const { loader, log } = options;
-  const inflightMax = options.inflightMax ?? 16_384;
+  // The map has the same size whatever the limit: it outlives agents.
+  const inflightMax = Math.min(options.inflightMax ?? INFLIGHT_MAX, INFLIGHT_MAX);
   const inflightPodMax = options.inflightPodMax ?? Math.ceil(inflightMax / 4);
   if (options.slots < 1 || options.slots > SLOTS_MAX)
     throw new MeshError(
@@ -132,7 +136,7 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
   for (const path of Object.values(folder)) mkdirSync(path, { recursive: true, mode: 0o700 });
 
   const pins = new Map(sharedMaps.map((name) => [name, join(folder.maps, name)]));
-  const maxEntries = new Map([['nm_inflight', inflightMax + INFLIGHT_RESERVE]]);
+  const maxEntries = new Map([['nm_inflight', INFLIGHT_MAX + INFLIGHT_RESERVE]]);
   const file = (object: string): string => join(options.objectsDir, `${object}.bpf.o`);
 
   refuseExclusive(loader, options.nodeCgroup, ['sockops']);
@@ -384,6 +388,15 @@ export function createRedirection(options: RedirectionOptions): KernelRedirectio
       return swept;
     },
     refreshListeners: (uid) => uids.get(uid)?.refreshListeners(),
+    busiest: () => {
+      let found: { readonly uid: string; readonly inflight: number } | undefined;
+      for (const [uid, { cookie }] of uids) {
+        const value = maps.load.lookup(encodeCookie(cookie));
+        const inflight = value === undefined ? 0 : Number(value.readBigInt64LE());
+        if (inflight > (found?.inflight ?? 0)) found = { uid, inflight };
+      }
+      return found;
+    },
     checkNode: () => [
       ...differenceOf('node-foreign', () => {
         refuseExclusive(loader, options.nodeCgroup, ['sockops']);

@@ -200,6 +200,8 @@ export interface WorkerStart {
   readonly failfastMs?: number;
   /** Connections of one pod in one worker; as many as is good where descriptors are plenty if absent. */
   readonly podConnectionsMax?: number;
+  /** A new connection whose descriptor has this number or a higher one is refused; none if absent. */
+  readonly descriptorsMax?: number;
   /** Map descriptors and layout that the socket records need (lib/bpf/socket-records.ts). */
   readonly kernel: unknown;
   /** One beat counter per worker (Int32Array); a silent worker is replaced. */

@@ -39,6 +39,7 @@ const worker = createProxyWorker({
     : { controlPlaneNamespace: start.controlPlaneNamespace }),
   ...(start.failfastMs === undefined ? {} : { failfastMs: start.failfastMs }),
   ...(start.podConnectionsMax === undefined ? {} : { connectionsMax: start.podConnectionsMax }),
+  ...(start.descriptorsMax === undefined ? {} : { descriptorsMax: start.descriptorsMax }),
   kernel: kernelOf(start),
   post,
   clock: systemClock,

@@ -11,6 +11,8 @@ export const ADDRESSES_MAX = 16;
 export const RANGES_MAX = 32;
 export const SUBNETS_MAX = 16;
 export const SLOTS_MAX = 16;
+/** What nm_inflight has room for, beside the reserve. */
+export const INFLIGHT_MAX = 16_384;
 export const INFLIGHT_RESERVE = 4096;
 export const PORT_FIRST = 61_000;
 export const PORT_COUNT = 4536;

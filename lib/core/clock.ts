@@ -30,13 +30,14 @@ export class VirtualClock implements Clock {
   readonly #epochMs: number;
   #timers: { at: number; sequence: number; run: () => void }[] = [];
   #sequence = 0;
+  #setByMs = 0;
 
   constructor(epochMs = Date.UTC(2026, 0, 1)) {
     this.#epochMs = epochMs;
   }
 
   wallMs(): number {
-    return this.#epochMs + this.#now;
+    return this.#epochMs + this.#now + this.#setByMs;
   }
 
   nowMs(): number {
@@ -66,6 +67,11 @@ export class VirtualClock implements Clock {
       due.run();
     }
     this.#now = end;
+  }
+
+  /** Somebody sets the wall clock; timers know nothing of it. */
+  setWallBy(ms: number): void {
+    this.#setByMs += ms;
   }
 
   get pendingTimers(): number {

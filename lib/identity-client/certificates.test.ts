@@ -192,6 +192,25 @@ describe('certificates', () => {
     assert.equal(certificate.notAfterMs, new X509Certificate(leaf ?? '').validToDate.getTime());
   });
 
+  it('renews within seconds when the wall clock was set forwards to near the end, and not for less', async () => {
+    certificates.want(web);
+    const first = await certificates.ready(web);
+    clock.setWallBy(HOUR_MS);
+    clock.advance(60_000);
+    await new Promise(setImmediate);
+    assert.equal(requests.length, 1, 'an hour of a day is no reason');
+    const renewed = nextCertificate();
+    clock.setWallBy(19 * HOUR_MS);
+    clock.advance(10_000);
+    assert.notEqual(await renewed, first);
+    // Backwards: not due for long, by wall time; by the time that has passed it is.
+    clock.setWallBy(-20 * HOUR_MS);
+    const again = nextCertificate();
+    clock.advance(24 * HOUR_MS * 0.76);
+    assert.equal(await again, certificates.get(web));
+    assert.equal(requests.length, 3);
+  });
+
   it('renews at 70 % of the lifetime with a new key and the newest token', async () => {
     certificates.want(web);
     const first = await certificates.ready(web);

@@ -53,6 +53,11 @@ export interface Certificates {
   close(): void;
 }
 
+/** How often it is looked whether the wall clock was set. */
+const CLOCK_CHECK_MS = 10_000;
+/** Of what is left at the renewal; less than that before it was due means that the clock was set. */
+const CLOCK_SET_SHARE = 0.9;
+
 interface Waiter {
   readonly resolve: (certificate: Certificate) => void;
   readonly reject: (error: unknown) => void;
@@ -88,6 +93,18 @@ export function createCertificates(options: CertificatesOptions): Certificates {
     entry.timer?.cancel();
     entry.timer = clock.after(delayMs, () => void ask(entry));
   };
+  /** When it is due, or sooner if the wall clock was set forwards and little of the lifetime is left by it. */
+  const renewLater = (entry: Entry, certificate: Certificate, dueMs: number, leastMs: number): void => {
+    entry.timer?.cancel();
+    const leftMs = dueMs - clock.nowMs();
+    if (leftMs <= 0 || certificate.notAfterMs - clock.wallMs() < leastMs) {
+      void ask(entry);
+      return;
+    }
+    entry.timer = clock.after(Math.min(leftMs, CLOCK_CHECK_MS), () =>
+      renewLater(entry, certificate, dueMs, leastMs),
+    );
+  };
   const publish = (entry: Entry, certificate: Certificate, origin = 'certificate received'): void => {
     entry.certificate = certificate;
     entry.failures = 0;
@@ -97,7 +114,9 @@ export function createCertificates(options: CertificatesOptions): Certificates {
     );
     for (const waiter of entry.waiters.splice(0)) waiter.resolve(certificate);
     for (const listener of listeners) listener(certificate);
-    again(entry, renewalDelayMs(certificate.notAfterMs - clock.wallMs(), random));
+    const remainingMs = certificate.notAfterMs - clock.wallMs();
+    const delayMs = renewalDelayMs(remainingMs, random);
+    renewLater(entry, certificate, clock.nowMs() + delayMs, (remainingMs - delayMs) * CLOCK_SET_SHARE);
   };
   const ask = async (entry: Entry): Promise<void> => {
     if (!isWanted(entry) || entry.asking) return;

@@ -21,7 +21,7 @@ import { scale } from './scale.ts';
 import { until } from './until.ts';
 
 const NAME = 'b-reboot';
-const RATE = 40;
+const RATE = 20;
 const ENROLLED = ['echo', 'sleeper'];
 /** An address that only the old namespaces have. */
 const MARK = '127.77.77.77';

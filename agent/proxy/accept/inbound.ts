@@ -12,7 +12,13 @@ import { CLIENT_HELLO_BYTES_MAX, type ClientHello, parseClientHello } from '../d
 import { collectBytes } from '../detect/collect.ts';
 import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
 import type { ServerPolicy } from '../model.ts';
-import { adoptSocket, awaitClient, countRefusal, type WorkerContext } from '../pods/context.ts';
+import {
+  adoptSocket,
+  awaitClient,
+  countRefusal,
+  refusedForRoom,
+  type WorkerContext,
+} from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { authorize } from '../policy/authorize.ts';
 import {
@@ -45,11 +51,7 @@ export function acceptInbound(context: WorkerContext, pod: PodState, raw: Socket
     raw.destroy();
     return;
   }
-  if (pod.full) {
-    countRefusal(context, pod, 'limit');
-    raw.resetAndDestroy();
-    return;
-  }
+  if (refusedForRoom(context, pod, raw)) return;
   switch (server.port) {
     case TAP_PORT:
       countRefusal(context, pod, 'tap');

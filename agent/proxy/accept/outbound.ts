@@ -18,7 +18,13 @@ import {
   FAILURE_NONE,
 } from '../failure.ts';
 import { DIRECTION_OUTBOUND, targetLabels } from '../metrics/labels.ts';
-import { adoptSocket, countHttp2Limit, countRefusal, type WorkerContext } from '../pods/context.ts';
+import {
+  adoptSocket,
+  countHttp2Limit,
+  countRefusal,
+  refusedForRoom,
+  type WorkerContext,
+} from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { type OutboundEndpoint, OutboundTarget, unresolvedTarget } from '../route/outbound-target.ts';
 import { relay } from '../tcp/relay.ts';
@@ -36,11 +42,7 @@ export function acceptOutbound(context: WorkerContext, pod: PodState, raw: Socke
     raw.destroy();
     return;
   }
-  if (pod.full) {
-    countRefusal(context, pod, 'limit');
-    raw.resetAndDestroy();
-    return;
-  }
+  if (refusedForRoom(context, pod, raw)) return;
   const { ip, port } = record;
   if (port === TEST_PORT && TEST_ADDRESSES.includes(ip)) {
     raw.destroy();

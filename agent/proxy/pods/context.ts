@@ -6,6 +6,7 @@ import type { Clock, Random } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
+import { descriptorOf } from '#lib/net/accept.ts';
 import type { MetricStore } from '#lib/metrics/store.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
@@ -39,6 +40,8 @@ export interface WorkerContext {
   readonly destinations: Destinations;
   readonly sameNode: 'carrier' | 'mtls';
   readonly failfastMs: number;
+  /** Descriptors from this number on are not for new connections. */
+  readonly descriptorsMax: number;
   /** How long a connection waits for the first answer about its destination. */
   readonly discoveryTimeoutMs: number;
   /** Perhaps nothing listens there any more: the control thread looks again. */
@@ -57,6 +60,7 @@ export type RefusalReason =
   | 'no_destination'
   | 'loopback'
   | 'limit'
+  | 'descriptors'
   | 'waiting'
   | 'tap'
   | 'not_mesh'
@@ -71,6 +75,27 @@ export function countRefusal(context: WorkerContext, pod: PodState, reason: Refu
 
 export function countHttp2Limit(context: WorkerContext, pod: PodState, limit: Http2Limit): void {
   countOnce(context, 'nodemesh_http2_limits_total', `limit="${limit}"`, pod);
+}
+
+/** Resets an accepted connection for which the pod or the process has no room; true: it did. */
+export function refusedForRoom(context: WorkerContext, pod: PodState, raw: Socket): boolean {
+  if (pod.full) countRefusal(context, pod, 'limit');
+  else if (isScarce(context, descriptorOf(raw))) refuseForDescriptors(context, pod);
+  else return false;
+  raw.resetAndDestroy();
+  return true;
+}
+
+/** The kernel gives the lowest free number: all below it are in use. */
+export const isScarce = (context: WorkerContext, fd: number | undefined): boolean =>
+  fd !== undefined && fd >= context.descriptorsMax;
+
+export function refuseForDescriptors(context: WorkerContext, pod: PodState): void {
+  countRefusal(context, pod, 'descriptors');
+  context.log.error(
+    { pod: pod.name, inUse: context.descriptorsMax },
+    'a connection is refused: the agent has used up its descriptors; raise its limit of open files (RLIMIT_NOFILE)',
+  );
 }
 
 /** For what happens seldom: resolves, counts and lets go. */

@@ -47,6 +47,7 @@ export interface ProxyWorkerOptions {
   readonly failfastMs?: number;
   /** Of one pod. */
   readonly connectionsMax?: number;
+  readonly descriptorsMax?: number;
   readonly discoveryTimeoutMs?: number;
   readonly kernel: WorkerKernel;
   readonly post: (message: FromWorker) => void;
@@ -105,6 +106,7 @@ class Worker implements ProxyWorker {
       destinations: new Destinations(post, clock, options.workers ?? 1),
       sameNode: options.sameNode,
       failfastMs: options.failfastMs ?? DEFAULT_FAILFAST_MS,
+      descriptorsMax: options.descriptorsMax ?? Number.POSITIVE_INFINITY,
       discoveryTimeoutMs: options.discoveryTimeoutMs ?? DEFAULT_DISCOVERY_TIMEOUT_MS,
       applicationRefused: (pod) => this.#applicationRefused(pod),
       podByIndex: (index) => this.#byIndex.get(index),

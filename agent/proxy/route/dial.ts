@@ -17,7 +17,7 @@ import {
   FAILURE_NONE,
 } from '../failure.ts';
 import type { Endpoint } from '../model.ts';
-import { adoptSocket, type WorkerContext } from '../pods/context.ts';
+import { adoptSocket, isScarce, refuseForDescriptors, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { startMeshTls } from '../tls/mesh-client.ts';
 import { encodeTransportHeader, type SessionProtocol } from '../tls/transport-header.ts';
@@ -51,6 +51,12 @@ export function dialTcp(context: WorkerContext, pod: PodState, options: DialOpti
   let source: SharedSource;
   try {
     const fd = pod.spares.take(isIPv6(ip) ? 6 : 4);
+    if (isScarce(context, fd)) {
+      kernel.closeDescriptor(fd);
+      refuseForDescriptors(context, pod);
+      setImmediate(done, FAILURE_LIMIT, null);
+      return;
+    }
     try {
       if (mark.kind === 'own') kernel.markOwn(fd);
       else if (mark.kind === 'carrier') kernel.markCarrier(fd, mark.podIndex);
