@@ -7,6 +7,7 @@ import { once } from 'node:events';
 import { Agent, createServer, request as httpRequest } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
+import { type Clock, systemClock, VirtualClock } from '#lib/core/clock.ts';
 import { silentLog } from '#lib/core/log.ts';
 import { proveSharedAccept } from '#lib/net/accept.ts';
 import {
@@ -39,7 +40,11 @@ interface Chain {
 }
 
 /** A client, a server at `port` or a raw one, and between them two of ours that speak HTTP/2 with each other. */
-async function chain(t: TestContext, port?: number): Promise<Chain & { upstream: RawServer }> {
+async function chain(
+  t: TestContext,
+  port?: number,
+  clock: Clock = systemClock,
+): Promise<Chain & { upstream: RawServer }> {
   await proveSharedAccept(silentLog);
   const upstream = await RawServer.listen();
   const farMetrics = new RecordedMetrics();
@@ -47,7 +52,7 @@ async function chain(t: TestContext, port?: number): Promise<Chain & { upstream:
   const application = new LoopbackEndpoint(port ?? upstream.port, farMetrics, true);
   const wire = await listenLoopback(far, fixedTarget([application]), gate, true, true);
   const metrics = new RecordedMetrics();
-  const near = createHttpServer();
+  const near = createHttpServer({ clock });
   const link = new LoopbackEndpoint(wire.port, metrics, true, true);
   const proxy = await listenLoopback(near, fixedTarget([link]), null, true);
   const clients: RawPeer[] = [];
@@ -280,6 +285,29 @@ test('bodies of every size, many at once, through one connection', timeout, asyn
   );
   assert.equal(link.connections, 1);
 });
+
+test(
+  'the connection between the two ends when nobody has used it for a minute, not before',
+  timeout,
+  async (t) => {
+    const clock = new VirtualClock();
+    const { exchange, link } = await chain(t, undefined, clock);
+    const { client, server } = await exchange(GET);
+    server.write(OK);
+    await client.take('ok');
+    const again = async (idleMs: number): Promise<number> => {
+      clock.advance(idleMs);
+      client.write(GET);
+      await server.head();
+      server.write(OK);
+      await client.take('ok');
+      return link.connections;
+    };
+    assert.equal(await again(50_000), 1);
+    assert.equal(await again(50_000), 1, 'a minute since it was last used, not since it began');
+    assert.equal(await again(80_000), 2);
+  },
+);
 
 test('a slow reader holds back its own endpoint only', timeout, async (t) => {
   const { exchange, client, upstream } = await chain(t);
