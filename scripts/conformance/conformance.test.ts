@@ -119,6 +119,10 @@ describe('the judgement by a run', () => {
 });
 
 describe('the page', () => {
+  it('names tests that there are, and lacks nothing where nothing may be missing', () => {
+    assert.deepEqual(complaints(readCatalogues(), evidenceOfSources()), []);
+  });
+
   it('is the same by the sources as by a run in which everything passed', () => {
     const folder = mkdtempSync(join(tmpdir(), 'nodemesh-conformance-'));
     const here = process.cwd();
