@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Destination, then identity, stand still for a while and answer late: what was waiting has failed clearly by then,
-// pods have come and gone meanwhile. A late answer is never taken for another's, and nothing goes round the mesh.
+// pods have gone or changed meanwhile. A late answer is never taken for another's, and nothing goes round the mesh.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -85,12 +85,14 @@ async function standingStill(program: string, during: () => Promise<void>): Prom
   return report;
 }
 
-it('destination answers late: who waits is told, and what it says of pods that are gone is not believed', async (t) => {
+it('destination answers late: who waits is told, and what it says of pods that are gone or changed is not believed', async (t) => {
   const streamsBefore = agentLog('node1').split('no node stream').length;
   const generationBefore = (await enrolmentStatus(mesh, 'echo', 'mesh')).condition;
   assert.equal(generationBefore?.reason, 'Enrolled');
   const report = await standingStill('destination', async () => {
     const answer = ask('other');
+    for (const policy of ['cluster-unauthenticated', 'all-unauthenticated'])
+      await mesh.annotate('Pod', 'mesh', 'echo', `config.linkerd.io/default-inbound-policy=${policy}`);
     await mesh.apply(pod('mesh', 'short-lived', [], { node: 'node1', account: 'echo' }));
     await until('a pod that nobody has named waits', 30_000, async () =>
       (await whyNot('short-lived')).includes('destination has not named it yet') ? true : undefined,
