@@ -2,9 +2,9 @@
 // HTTP/2 by prior knowledge where the client or the server is not in the mesh.
 
 import { strict as assert } from 'node:assert';
-import type { IncomingHttpHeaders } from 'node:http2';
+import type { IncomingHttpHeaders, ServerHttp2Stream } from 'node:http2';
 import { after, before, describe, test } from 'node:test';
-import { endpoint, identityOf, untilMetric } from './harness.ts';
+import { endpoint, identityOf, until, untilMetric } from './harness.ts';
 import { fetch2, http2At, http2To, serveHttp2 } from './http2-peers.ts';
 import { createScene, dial, dialAt, HTTP2_PORT, PEER, type Scene, SERVER } from './scene.ts';
 
@@ -59,6 +59,27 @@ describe('HTTP/2 where only one side is in the mesh', () => {
     );
     for (const { text } of answers) counts.set(text, (counts.get(text) ?? 0) + 1);
     for (const port of ports) assert.ok((counts.get(String(port)) ?? 0) > 10, JSON.stringify([...counts]));
+  });
+
+  test('the connection to an endpoint that is taken out ends after what it carries', async () => {
+    const waiting: ServerHttp2Stream[] = [];
+    const port = HTTP2_PORT + 2;
+    const server = await serveHttp2(scene.home, PEER, port, (stream) => waiting.push(stream));
+    scene.lead('outside', [endpoint(PEER, port)]);
+    const client = http2To('outside');
+    closing.push(
+      () => client.destroy(),
+      () => server.close(),
+    );
+    const answer = fetch2(client, { ':path': '/' });
+    await until(() => waiting.length > 0, 'the request');
+    scene.lead('outside', []);
+    const [session] = server.sessions;
+    assert.equal(session?.closed, false);
+    waiting[0]?.respond({ ':status': 200 });
+    waiting[0]?.end('last');
+    assert.equal((await answer).text, 'last');
+    await until(() => session?.destroyed, 'the end of the connection');
   });
 
   test('an endpoint that speaks HTTP/1 only is an error', async () => {

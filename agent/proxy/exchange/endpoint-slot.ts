@@ -15,9 +15,16 @@ export class EndpointSlot {
   readonly connections: ClientConnection[] = [];
   readonly waiting: StreamReady[] = [];
   dialling = 0;
+  /** The endpoint is gone: its HTTP/2 connections end as soon as they carry nothing. */
+  retired = false;
 
   constructor(nowMs: number) {
     this.load = new LoadEstimate(nowMs);
+  }
+
+  retire(): void {
+    this.retired = true;
+    for (const connection of [...this.connections]) connection.endIfUnused();
   }
 }
 

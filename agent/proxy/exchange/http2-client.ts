@@ -185,10 +185,15 @@ export class ClientConnection extends Http2Connection {
     if (this.streams.size === 0) this.#idleSinceMs = this.receivedMs;
     this.endIfDone();
     if (this.#slot.waiting.length > 0) this.context.streams.serve(this.#slot);
+    if (this.#slot.retired) this.endIfUnused();
   }
 
   protected onIdle(nowMs: number): void {
-    if (nowMs - this.#idleSinceMs < IDLE_MS) return;
+    if (nowMs - this.#idleSinceMs >= IDLE_MS) this.endIfUnused();
+  }
+
+  endIfUnused(): void {
+    if (this.leaving || this.streams.size > 0) return;
     this.sendGoAway(0, NO_ERROR);
     this.leave();
     this.#leaveSlot();

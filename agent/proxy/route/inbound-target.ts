@@ -174,6 +174,7 @@ export class InboundTarget implements HttpTarget, HttpEndpoint {
   close(): void {
     this.#eviction?.cancel();
     this.metrics.close();
+    this.slot?.retire();
   }
 
   whenAvailable(done: (failure: number) => void): void {

@@ -296,6 +296,7 @@ export class OutboundEndpoint implements HttpEndpoint {
   close(): void {
     this.#series.close();
     this.#breaker?.close();
+    this.slot?.retire();
   }
 
   #dial(protocol: SessionProtocol, done: Dialled): void {
