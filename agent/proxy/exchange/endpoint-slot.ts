@@ -24,7 +24,8 @@ export class EndpointSlot {
 
   retire(): void {
     this.retired = true;
-    for (const connection of [...this.connections]) connection.endIfUnused();
+    // From the end: those that end leave the list.
+    for (let index = this.connections.length - 1; index >= 0; index--) this.connections[index]?.endIfUnused();
   }
 }
 
