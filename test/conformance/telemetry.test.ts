@@ -264,6 +264,8 @@ describe('telemetry', () => {
         'tcp_write_bytes_total',
         'tcp_open_connections',
       ] as const;
+      // Idle connections of earlier scenarios end by themselves.
+      await settles(side, 'tcp_open_connections', dst, 0);
       const before = new Map<string, number>();
       for (const family of families) {
         before.set(`${family} src`, await now(side, family, src));
@@ -347,6 +349,51 @@ describe('telemetry', () => {
     server.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
     await client.take('ok');
     assert.equal(await now('server', 'inbound_tcp_errors_total', {}), before);
+  });
+  test('C-277 connections are counted by what they speak', async () => {
+    const parent = {
+      parent_group: 'core',
+      parent_kind: 'Service',
+      parent_namespace: 'shop',
+      parent_name: 'out',
+      parent_port: '80',
+    };
+    const count = async (protocol: string, labels: Labels): Promise<number> =>
+      now('client', 'outbound_tcp_protocol_connections_total', { protocol, ...labels });
+    const opaque = { ...parent, parent_name: 'out-opaque' };
+    const before = [
+      await count('http/1', parent),
+      await count('http/2', parent),
+      await count('opaq', parent),
+    ];
+    const beforeOpaque = await count('opaq', opaque);
+    await ask('out');
+    const http2 = await stage.client('out');
+    http2.write('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
+    const bytes = await stage.client('out');
+    bytes.write('\x00');
+    const other = await stage.peer.accept();
+    const plain = await stage.dial('outOpaque');
+    plain.write('x');
+    const far = await stage.opaquePeer.accept();
+    await far.take('x');
+    for (const [index, protocol] of ['http/1', 'http/2', 'opaq'].entries()) {
+      const labels = { protocol, ...parent };
+      await settles('client', 'outbound_tcp_protocol_connections_total', labels, (before[index] ?? 0) + 1);
+    }
+    await settles(
+      'client',
+      'outbound_tcp_protocol_connections_total',
+      { protocol: 'opaq', ...opaque },
+      beforeOpaque + 1,
+    );
+    for (const peer of [http2, bytes, plain, other, far]) await peer.close();
+  });
+  test('endpoints of a service by state', async () => {
+    const labels = { parent_name: 'out', parent_kind: 'Service' };
+    await ask('out');
+    assert.equal(await now('client', 'outbound_http_balancer_endpoints', { ...labels, state: 'ready' }), 1);
+    assert.equal(await now('client', 'outbound_http_balancer_endpoints', { ...labels, state: 'pending' }), 0);
   });
   for (const [id, port, protocol, label] of [
     ['C-179', APP_PORT, 'http1', 'http/1'],

@@ -90,13 +90,16 @@ function targetOf(context: WorkerContext, pod: PodState, ip: string, port: numbe
 
 function serve(context: WorkerContext, pod: PodState, source: ByteSource, target: OutboundTarget): void {
   if (target.opaque) {
+    target.countProtocol('opaq');
     forward(context, source, target, null);
     return;
   }
   detect(context, pod, source, (protocol, first) => {
     if (protocol === 'opaque') {
+      target.countProtocol('opaq');
       forward(context, source, target, first);
     } else {
+      target.countProtocol(protocol === 'http2' ? 'http/2' : 'http/1');
       serveHttp(context, pod, source, target, protocol, first);
     }
   });

@@ -47,6 +47,15 @@ export const proxyFamilies: readonly MetricFamily[] = [
     'inbound_tcp_transport_header_connections_total',
     'Total count of direct connections with a transport header.',
   ),
+  counter(
+    'outbound_tcp_protocol_connections_total',
+    'Total count of outbound connections by what they speak, as said or detected.',
+  ),
+  {
+    ...gauge('outbound_http_balancer_endpoints', 'Endpoints of a service by whether they get requests.'),
+    // Every worker sees the same ones.
+    merge: 'max',
+  },
   ...(['inbound', 'outbound'] as const).flatMap((direction) => [
     counter(
       `${direction}_tcp_detect_http_results_total`,

@@ -4,7 +4,7 @@
 
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import { joinLabels, renderLabels } from '#lib/metrics/model.ts';
-import type { Endpoint, ServerPolicy, WorkerPod } from '../model.ts';
+import type { Destination, Endpoint, ServerPolicy, WorkerPod } from '../model.ts';
 
 export const DIRECTION_INBOUND = 'direction="inbound"';
 export const DIRECTION_OUTBOUND = 'direction="outbound"';
@@ -52,6 +52,29 @@ export function peerTlsLabels(peer: PeerTls): string {
     case 'none':
       return 'tls="no_identity",no_tls_reason="no_tls_from_remote"';
   }
+}
+
+/** What a client dialled, as Linkerd names it: a Service, or what stands for one. */
+export function parentLabels(destination: Destination | undefined): string {
+  const { group, kind, namespace, name, port } = parentOf(destination);
+  return renderLabels({
+    parent_group: group,
+    parent_kind: kind,
+    parent_namespace: namespace,
+    parent_name: name,
+    parent_port: port,
+  });
+}
+
+function parentOf(destination: Destination | undefined): Readonly<Record<string, string>> {
+  if (destination?.kind !== 'service') {
+    const name = destination?.kind === 'endpoint' ? 'endpoint' : 'fallback';
+    return { group: '', kind: 'default', namespace: '', name, port: '' };
+  }
+  // name.namespace.svc.cluster.local:port
+  const [host = '', port = ''] = destination.authority.split(':');
+  const [name = '', namespace = ''] = host.split('.');
+  return { group: 'core', kind: 'Service', namespace, name, port };
 }
 
 /** How this side reaches an endpoint. */

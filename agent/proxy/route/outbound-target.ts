@@ -5,13 +5,20 @@
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import type { Timer } from '#lib/core/clock.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
+import type { Cell } from '#lib/metrics/store.ts';
 import { Breaker } from '../balance/breaker.ts';
 import type { HttpEndpoint, HttpMetrics, HttpTarget } from '../exchange/types.ts';
 import { FAILURE_DISCOVERY, FAILURE_FAILFAST, FAILURE_LIMIT, FAILURE_NONE } from '../failure.ts';
 import { BreakingMetrics } from '../balance/breaking-metrics.ts';
 import { errorLabel } from '../metrics/error-labels.ts';
 import { EndpointHttpMetrics } from '../metrics/http-metrics.ts';
-import { DIRECTION_OUTBOUND, endpointLabels, targetLabels, type UpstreamTls } from '../metrics/labels.ts';
+import {
+  DIRECTION_OUTBOUND,
+  endpointLabels,
+  parentLabels,
+  targetLabels,
+  type UpstreamTls,
+} from '../metrics/labels.ts';
 import type { Destination, Endpoint, FailureAccrual, RequestTimeouts } from '../model.ts';
 import { countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
@@ -35,6 +42,8 @@ export class OutboundTarget implements HttpTarget {
   /** Of all those whose breaker admits requests. */
   #endpoints: readonly OutboundEndpoint[] = [];
   #failfast = false;
+  /** Gauges of endpoints that get requests, and of those that do not now; of a service only. */
+  #states: readonly Cell[] | null = null;
   readonly #unknown = new Set<Waiter>();
   readonly #empty = new Set<Waiter>();
   #unknownTimer: Timer | null = null;
@@ -143,6 +152,12 @@ export class OutboundTarget implements HttpTarget {
     return left.connections <= right.connections ? left : right;
   }
 
+  /** A connection of the pod is served as this. */
+  countProtocol(protocol: 'http/1' | 'http/2' | 'opaq'): void {
+    const labels = joinLabels(`protocol="${protocol}"`, parentLabels(this.#destination));
+    countOnce(this.#context, 'outbound_tcp_protocol_connections_total', labels, this.#pod);
+  }
+
   countError(kind: 'http' | 'tcp', failure: number): void {
     const labels = joinLabels(`error="${errorLabel(failure)}"`, targetLabels(this.ip, this.port));
     countOnce(this.#context, `outbound_${kind}_errors_total`, labels, this.#pod);
@@ -156,6 +171,7 @@ export class OutboundTarget implements HttpTarget {
     this.#emptyTimer?.cancel();
     this.#handle?.release();
     for (const endpoint of this.#all) endpoint.close();
+    for (const state of this.#states ?? []) this.#context.store.release(state);
     release(this.#unknown, FAILURE_DISCOVERY);
     release(this.#empty, FAILURE_DISCOVERY);
   }
@@ -187,11 +203,26 @@ export class OutboundTarget implements HttpTarget {
   /** A breaker opened or shut. */
   admissionChanged(): void {
     this.#endpoints = this.#all.filter((endpoint) => endpoint.admits);
+    this.#countEndpoints();
     if (this.#endpoints.length === 0) return;
     this.#emptyTimer?.cancel();
     this.#emptyTimer = null;
     this.#failfast = false;
     release(this.#empty, FAILURE_NONE);
+  }
+
+  #countEndpoints(): void {
+    if (this.#destination?.kind !== 'service') return;
+    this.#states ??= ['ready', 'pending'].map((state) => {
+      const labels = joinLabels(`state="${state}"`, parentLabels(this.#destination));
+      return this.#context.store.cell(
+        'outbound_http_balancer_endpoints',
+        joinLabels(labels, this.#pod.labels),
+        this.#pod.uid,
+      );
+    });
+    this.#states[0]?.set(this.#endpoints.length);
+    this.#states[1]?.set(this.#all.length - this.#endpoints.length);
   }
 
   /** What nobody knows is forwarded to where it was going, in plain text. */
