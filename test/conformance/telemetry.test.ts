@@ -4,6 +4,7 @@
 import { strict as assert } from 'node:assert';
 import { after, before, beforeEach, describe } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { gunzipSync } from 'node:zlib';
 import { RawPeer } from '../../agent/proxy/exchange/raw-peers.ts';
 import { endpoint, identityOf } from '../proxy/harness.ts';
@@ -266,10 +267,19 @@ describe('telemetry', () => {
       ] as const;
       // Idle connections of earlier scenarios end by themselves.
       await settles(side, 'tcp_open_connections', dst, 0);
-      const before = new Map<string, number>();
-      for (const family of families) {
-        before.set(`${family} src`, await now(side, family, src));
-        before.set(`${family} dst`, await now(side, family, dst));
+      const counts = async (): Promise<ReadonlyMap<string, number>> => {
+        const all = new Map<string, number>();
+        for (const family of families) {
+          all.set(`${family} src`, await now(side, family, src));
+          all.set(`${family} dst`, await now(side, family, dst));
+        }
+        return all;
+      };
+      // Bytes are counted once a second: those of the tests before must not come into this one's.
+      let before = await counts();
+      for (let seen: typeof before | undefined; !isDeepStrictEqual(seen, before); before = await counts()) {
+        seen = before;
+        await pause(1_100);
       }
       const client = await dial();
       client.write('x'.repeat(1234));
