@@ -7,11 +7,11 @@ import { silentLog } from '#lib/core/log.ts';
 import {
   type AcceptedSource,
   acceptedSource,
-  descriptorOf,
   EventSource,
   proveSharedAccept,
   SharedSource,
 } from './accept.ts';
+import { descriptorOf } from './descriptor.ts';
 
 describe('accepted sources', () => {
   let server: Server;

@@ -6,19 +6,16 @@
 import { randomUUID } from 'node:crypto';
 import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
 import type { Log } from '#lib/core/log.ts';
+import { resetSocket } from './reset.ts';
 
 export const SHARED_BUFFER_BYTES = 65_536;
 
 /** The buffer of this thread. What is read is used up or copied before the callback returns. */
 const shared = Buffer.allocUnsafeSlow(SHARED_BUFFER_BYTES);
 
-interface Handle {
-  readonly fd: number;
-}
-
 /** What `net` keeps in a socket beside its public interface. */
 interface SocketInternals {
-  _handle: Handle | null;
+  _handle: object | null;
   _server: unknown;
 }
 
@@ -29,7 +26,7 @@ export class SharedSource {
   onBytes: ((buffer: Buffer, length: number) => void) | null = null;
 
   /** `options` name the descriptor or handle. Nothing is read before `resume`; half-open ends are allowed. */
-  constructor(options: SocketConstructorOpts | { readonly handle: Handle | null }) {
+  constructor(options: SocketConstructorOpts | { readonly handle: object | null }) {
     const all: SocketConstructorOpts & { readonly manualStart: true } = {
       ...(options as SocketConstructorOpts),
       manualStart: true,
@@ -47,7 +44,7 @@ export class SharedSource {
   }
 
   reset(): void {
-    if (!this.socket.destroyed) this.socket.resetAndDestroy();
+    resetSocket(this.socket);
   }
 }
 
@@ -67,17 +64,11 @@ export class EventSource {
   }
 
   reset(): void {
-    if (!this.socket.destroyed) this.socket.resetAndDestroy();
+    resetSocket(this.socket);
   }
 }
 
 export type AcceptedSource = SharedSource | EventSource;
-
-/** The descriptor under a socket; undefined once it is closed. */
-export function descriptorOf(socket: Socket): number | undefined {
-  const fd = (socket as unknown as SocketInternals)._handle?.fd;
-  return fd === undefined || fd < 0 ? undefined : fd;
-}
 
 let takesHandles: Promise<boolean> | undefined;
 let proved = false;

@@ -2,7 +2,7 @@
 // Who is on the other side of a Unix socket, by the kernel's word (SO_PEERCRED).
 
 import type { Socket } from 'node:net';
-import { descriptorOf } from './accept.ts';
+import { descriptorOf } from './descriptor.ts';
 import { checked, getsockopt, SOL_SOCKET } from './native.ts';
 
 const SO_PEERCRED = 17;

@@ -4,6 +4,7 @@
 
 import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
+import { resetSocket } from '#lib/net/reset.ts';
 
 /**
  * Rules of the callback:
@@ -32,9 +33,9 @@ export function attachDataSource(socket: Socket, raw: Socket | null = null): Byt
 }
 
 /** RST for a TCP socket; anything else is destroyed. */
-export function resetSocket(socket: Socket, raw: Socket | null): void {
+function reset(socket: Socket, raw: Socket | null): void {
   const tcp = raw ?? (socket instanceof TLSSocket ? null : socket);
-  if (tcp !== null && !tcp.destroyed) tcp.resetAndDestroy();
+  if (tcp !== null) resetSocket(tcp);
   if (tcp !== socket) socket.destroy();
 }
 
@@ -56,6 +57,6 @@ class DataSource implements ByteSource {
   }
 
   reset(): void {
-    resetSocket(this.socket, this.#raw);
+    reset(this.socket, this.#raw);
   }
 }

@@ -6,7 +6,8 @@ import type { Clock, Random } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
-import { descriptorOf } from '#lib/net/accept.ts';
+import { descriptorOf } from '#lib/net/descriptor.ts';
+import { resetSocket } from '#lib/net/reset.ts';
 import type { MetricStore } from '#lib/metrics/store.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
@@ -82,7 +83,7 @@ export function refusedForRoom(context: WorkerContext, pod: PodState, raw: Socke
   if (pod.full) countRefusal(context, pod, 'limit');
   else if (isScarce(context, descriptorOf(raw))) refuseForDescriptors(context, pod);
   else return false;
-  raw.resetAndDestroy();
+  resetSocket(raw);
   return true;
 }
 

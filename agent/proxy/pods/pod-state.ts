@@ -5,6 +5,7 @@
 import type { Server, Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { canonicalIp, portsContain } from '#lib/core/addresses.ts';
+import { resetSocket } from '#lib/net/reset.ts';
 import type { ListenerHandle, WorkerPod } from '../model.ts';
 import { podLabels } from '../metrics/labels.ts';
 import { type CompiledPolicy, compilePolicy } from '../policy/authorize.ts';
@@ -151,6 +152,6 @@ export class PodState {
 /** The peer shall not take what it has for all there was: an RST where there can be one. */
 function cutOff(socket: Socket): void {
   const tcp = !(socket instanceof TLSSocket) && socket.remoteFamily !== undefined;
-  if (tcp && !socket.connecting && !socket.destroyed) socket.resetAndDestroy();
+  if (tcp && !socket.connecting) resetSocket(socket);
   else socket.destroy();
 }

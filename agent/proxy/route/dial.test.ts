@@ -26,6 +26,7 @@ describe('connecting', () => {
   let server: Server;
   const nothing = (): void => undefined;
   const context = {
+    keepAlive: { add: nothing },
     kernel: { markOwn: nothing, handOver: nothing, closeDescriptor: close },
     clock: systemClock,
     log: silentLog,
