@@ -108,14 +108,14 @@ export function countOnce(context: WorkerContext, family: string, labels: string
 
 /** Until `pod.waiting.remove`: a client that has not said who it is takes the place of the one that waits longest. */
 export function awaitClient(context: WorkerContext, pod: PodState, socket: Socket): void {
-  const oldest = pod.waiting.add(socket, context.clock.nowMs());
-  if (oldest === undefined) return;
-  countRefusal(context, pod, 'waiting');
-  context.log.warn(
-    { pod: pod.name, client: oldest.remoteAddress, waiting: pod.waiting.size },
-    'too many clients have not finished their TLS hello; the longest waiting one is closed',
-  );
-  oldest.destroy();
+  for (const oldest of pod.waiting.add(socket, context.clock.nowMs())) {
+    countRefusal(context, pod, 'waiting');
+    context.log.warn(
+      { pod: pod.name, client: oldest.remoteAddress, waiting: pod.waiting.size },
+      'too many clients have not finished their TLS hello; the longest waiting one is closed',
+    );
+    oldest.destroy();
+  }
 }
 
 /** As `countOnce`, for a histogram. */

@@ -9,6 +9,8 @@ import type { Socket } from 'node:net';
 export const WAITING_MAX = 2_048;
 /** A burst of clients that are all honest is let be for so long. */
 export const WAITING_SURE_MS = 1_000;
+/** For one that comes. */
+const DISPLACED_MAX = 8;
 
 export class WaitingClients {
   readonly #sinceMs = new Map<Socket, number>();
@@ -17,18 +19,18 @@ export class WaitingClients {
     return this.#sinceMs.size;
   }
 
-  /** The client whose place this one takes, if there is no other. */
-  add(socket: Socket, nowMs: number): Socket | undefined {
-    let oldest: Socket | undefined;
-    if (this.#sinceMs.size >= WAITING_MAX) {
-      const [first] = this.#sinceMs;
-      if (first !== undefined && nowMs - first[1] >= WAITING_SURE_MS) {
-        oldest = first[0];
-        this.#sinceMs.delete(oldest);
-      }
-    }
+  /** Those that give way to this one; several, so that what a burst has left shrinks to the limit again. */
+  add(socket: Socket, nowMs: number): Socket[] {
     this.#sinceMs.set(socket, nowMs);
-    return oldest;
+    const displaced: Socket[] = [];
+    if (this.#sinceMs.size <= WAITING_MAX) return displaced;
+    for (const [oldest, sinceMs] of this.#sinceMs) {
+      if (nowMs - sinceMs < WAITING_SURE_MS || displaced.length === DISPLACED_MAX) break;
+      displaced.push(oldest);
+      this.#sinceMs.delete(oldest);
+      if (this.#sinceMs.size <= WAITING_MAX) break;
+    }
+    return displaced;
   }
 
   /** It has said who it is, or it is gone. */
