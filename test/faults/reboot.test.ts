@@ -75,9 +75,17 @@ const isReady = async (name: string, ns: string): Promise<true | undefined> => {
   return status.conditions.some(({ type, status: is }) => type === 'Ready' && is === 'True') || undefined;
 };
 
+/** A slow answer of the outage is forgotten by the balancer in a minute or so (peak EWMA). */
+const SERVED_MS = 120_000;
 const client = { ns: 'mesh', pod: 'client' };
 const served = () =>
-  untilServed(mesh, { from: client, to: 'echo', rate: RATE, servers: ['echo', 'echo-2'], timeoutMs: 30_000 });
+  untilServed(mesh, {
+    from: client,
+    to: 'echo',
+    rate: RATE,
+    servers: ['echo', 'echo-2'],
+    timeoutMs: SERVED_MS,
+  });
 
 it('a node that reboots without destination starts no pod of an enrolled namespace before it is meshed', async (t) => {
   const { layout } = mesh.node('node1');

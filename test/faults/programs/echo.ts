@@ -21,8 +21,10 @@ http.keepAliveTimeout = 0;
 http.listen(httpPort, '::');
 
 createTcpServer((socket) => {
-  socket.on('error', () => socket.destroy());
-  createInterface({ input: socket }).on('line', (line) => {
+  const lines = createInterface({ input: socket });
+  // A client that resets must not end the server: the interface repeats the socket's error as its own.
+  for (const emitter of [socket, lines]) emitter.on('error', () => socket.destroy());
+  lines.on('line', (line) => {
     if (socket.writable) socket.write(`${line} ${hostname()}\n`);
   });
 }).listen(tcpPort, '::');
