@@ -162,7 +162,7 @@ describe('self-check', () => {
     assert.deepEqual(run(), []);
     const told = node.logLines.filter(({ message }) => /an application listens on a port that/.test(message));
     assert.deepEqual(
-      told.map(({ fields }) => fields['port']),
+      told.map(({ fields }) => Number(fields['port'])).sort((left, right) => left - right),
       [4143, 4190, 4191],
       'each once',
     );
