@@ -15,7 +15,7 @@ import { type CommandResult, type LocalMesh, startMesh } from '../../local/harne
 import { podNetns } from '../../local/layout.ts';
 import { untilReason } from '../e2e/enrolment-status.ts';
 import { meshed, namespace, pod } from '../e2e/objects.ts';
-import { assertOnly, echoServer, rateOf, startLoad, TCP_PORT, untilServed } from './load.ts';
+import { assertOnly, echoServer, type Load, rateOf, startLoad, TCP_PORT, untilServed } from './load.ts';
 import { scale } from './scale.ts';
 import { until } from './until.ts';
 
@@ -112,16 +112,13 @@ const answered = (name: string): void => {
   ]);
 };
 
+const loadEcho = async (): Promise<Load> =>
+  startLoad(mesh, { from: client, to: 'echo', rate: RATE, streams: 2, timeoutMs: TIMEOUT_MS });
+
 it('handshakes that nobody ends: the pod is refused at its share, the node at its limit, and all is well after', async (t) => {
   const full = /^nodemesh_kernel_events_total\{.*reason="inflight_full"/;
   const inflight = /^nodemesh_kernel_inflight\{/;
-  const load = await startLoad(mesh, {
-    from: client,
-    to: 'echo',
-    rate: RATE,
-    streams: 2,
-    timeoutMs: TIMEOUT_MS,
-  });
+  const load = await loadEcho();
   for (const name of FLOODERS) unanswered(name);
   const [first, ...others] = FLOODERS;
   const held = [await flood(first ?? '', 2 * INFLIGHT_POD_MAX)];
@@ -138,13 +135,7 @@ it('handshakes that nobody ends: the pod is refused at its share, the node at it
   // One pod alone takes nothing away from others.
   assertOnly(await load.stop(), { minRate: RATE / 2, gapMaxMs: TIMEOUT_MS / 2 });
 
-  const second = await startLoad(mesh, {
-    from: client,
-    to: 'echo',
-    rate: RATE,
-    streams: 2,
-    timeoutMs: TIMEOUT_MS,
-  });
+  const second = await loadEcho();
   held.push(...(await Promise.all(others.map((name) => flood(name, INFLIGHT_MAX)))));
   second.mark('the node is at its limit');
   assert.ok((await metric('node2', inflight)) >= INFLIGHT_MAX, 'the limit of the node was not reached');
@@ -173,13 +164,7 @@ it('handshakes that nobody ends: the pod is refused at its share, the node at it
 it('no descriptors for new connections: those that are there go on, pods start, and all is well after', async (t) => {
   const refused = /^nodemesh_connections_refused_total\{.*reason="descriptors"/;
   const pids = await Promise.all(['node1', 'node2'].map(async (node) => mesh.node(node).agentPid()));
-  const load = await startLoad(mesh, {
-    from: client,
-    to: 'echo',
-    rate: RATE,
-    streams: 2,
-    timeoutMs: TIMEOUT_MS,
-  });
+  const load = await loadEcho();
   const held = await Promise.all(FLOODERS.map((name) => flood(name, 120)));
   load.mark('the descriptors are used up');
   await until('connections are refused', 30_000, async () =>
@@ -234,13 +219,7 @@ it('the disk of the state is full: pods go on and start, what is outstanding is 
     } catch (error) {
       assert.equal(errnoName(error), 'ENOSPC');
     }
-    const load = await startLoad(mesh, {
-      from: client,
-      to: 'echo',
-      rate: RATE,
-      streams: 2,
-      timeoutMs: TIMEOUT_MS,
-    });
+    const load = await loadEcho();
     await mesh.apply(namespace('shop', meshed), pod('shop', 'till', [], { node: 'node1' }));
     await until('a write has failed', 30_000, async () =>
       (await metric('node1', failures)) > 0 ? true : undefined,

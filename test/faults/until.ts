@@ -8,12 +8,12 @@ const PAUSE_MS = 200;
 export async function until<T>(
   what: string,
   timeoutMs: number,
-  ask: () => Promise<T | undefined> | T | undefined,
+  ask: () => Promise<T | undefined | false> | T | undefined | false,
 ): Promise<T> {
   const endMs = Date.now() + timeoutMs;
   for (;;) {
     const found = await ask();
-    if (found !== undefined) return found;
+    if (found !== undefined && found !== false) return found;
     if (Date.now() > endMs) throw new Error(`${what}: not within ${timeoutMs} ms`);
     await sleep(PAUSE_MS);
   }

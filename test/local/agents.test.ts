@@ -7,21 +7,16 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { connectKeeper } from '#lib/keeper/client.ts';
 import { type LocalMesh, type MeshNode, startMesh } from '../../local/harness.ts';
+import { until } from '../faults/until.ts';
 
 const MESH = join(import.meta.dirname, '..', '..', 'bin', 'mesh');
 const NAME = 'kp-agents';
 const PATIENCE_MS = 60_000;
 
-async function eventually(what: string, look: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + PATIENCE_MS;
-  while (!(await look())) {
-    if (performance.now() > deadline) throw new Error(`not within ${PATIENCE_MS} ms: ${what}`);
-    await sleep(50);
-  }
-}
+const eventually = async (what: string, look: () => boolean | Promise<boolean>): Promise<boolean> =>
+  until(what, PATIENCE_MS, look);
 
 describe("a local node's agent and keeper", { timeout: 280_000 }, () => {
   let mesh: LocalMesh;

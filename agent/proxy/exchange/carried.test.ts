@@ -3,8 +3,7 @@
 // gets must be what it would without, and an end in the middle must never look like the end of a message.
 
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
-import { Agent, createServer, request as httpRequest } from 'node:http';
+import { Agent } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { type Clock, systemClock, VirtualClock } from '#lib/core/clock.ts';
@@ -17,6 +16,7 @@ import {
   listenLoopback,
   RecordedMetrics,
 } from './loopback.ts';
+import { mirrorServer, postBodies } from './mirrored-bodies.ts';
 import { type RawPeer, RawServer, rawClient } from './raw-peers.ts';
 import { createHttpServer } from './server.ts';
 import type { HttpServer, RequestGate } from './types.ts';
@@ -248,13 +248,7 @@ test('drain: requests in flight end well, later ones go over another connection'
 });
 
 test('bodies of every size, many at once, through one connection', timeout, async (t) => {
-  const server = createServer((request, response) => {
-    if (request.headers['x-size'] !== undefined && request.url === '/sized')
-      response.setHeader('content-length', request.headers['x-size'] as string);
-    request.pipe(response);
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
+  const server = await mirrorServer();
   const agent = new Agent({ keepAlive: true, maxSockets: 16 });
   const { client, link } = await chain(t, (server.address() as AddressInfo).port);
   const port = (await client()).socket.remotePort as number;
@@ -263,26 +257,7 @@ test('bodies of every size, many at once, through one connection', timeout, asyn
     server.closeAllConnections();
     server.close();
   });
-  const sizes = [0, 1, 100, 16_000, 16_384, 16_385, 65_535, 65_536, 65_537, 200_000, 1_500_000];
-  const body = Buffer.alloc(1_500_000);
-  for (let index = 0; index < body.length; index++) body[index] = (index * 31 + (index >> 8)) & 0xff;
-  await Promise.all(
-    [...sizes, ...sizes, ...sizes].map(async (size, index) => {
-      const sized = index % 2 === 0;
-      const request = httpRequest({
-        agent,
-        port,
-        method: 'POST',
-        path: sized ? '/sized' : '/chunked',
-        headers: { 'x-size': String(size), ...(sized ? { 'content-length': String(size) } : {}) },
-      });
-      request.end(body.subarray(0, size));
-      const [response] = (await once(request, 'response')) as [AsyncIterable<Buffer>];
-      const parts: Buffer[] = [];
-      for await (const part of response) parts.push(part);
-      assert.ok(Buffer.concat(parts).equals(body.subarray(0, size)), `${size} bytes`);
-    }),
-  );
+  await postBodies(agent, port);
   assert.equal(link.connections, 1);
 });
 

@@ -304,10 +304,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
 
   /** The response is complete; `clean`: nothing came after it. */
   onResponseEnd(clean: boolean): void {
-    this.#timer?.stop();
-    if (this.measuring) this.measured();
-    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
-    this.#endpoint = null;
+    this.#answered();
     const upstream = this.http1;
     this.http1 = null;
     upstream?.release(clean && this.reusable && this.#client.requestDone);
@@ -364,11 +361,8 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
 
   /** A 101 or a 2xx to CONNECT was passed on: this was the response. */
   tunnelled(): void {
-    this.#timer?.stop();
     this.tunnel = true;
-    this.measured();
-    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
-    this.#endpoint = null;
+    this.#answered();
   }
 
   /** The client's end of the tunnel closed; `failed`: by an error, which the endpoint must see too. */
@@ -405,10 +399,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   }
 
   onStreamEnd(): void {
-    this.#timer?.stop();
-    if (this.measuring) this.measured();
-    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
-    this.#endpoint = null;
+    this.#answered();
     const stream = this.http2;
     this.http2 = null;
     stream?.release();
@@ -428,6 +419,14 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   }
 
   // ---- ends
+
+  /** The response came to its end, or became a tunnel. */
+  #answered(): void {
+    this.#timer?.stop();
+    if (this.measuring) this.measured();
+    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
+    this.#endpoint = null;
+  }
 
   /** First byte of the body, or its end: the load estimate's and the histogram's instant. */
   measured(): void {

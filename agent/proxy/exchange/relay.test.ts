@@ -2,11 +2,11 @@
 // What passes through the HTTP/1 server, on real sockets, byte for byte.
 
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
-import { Agent, createServer, request as httpRequest } from 'node:http';
+import { Agent } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { FAILURE_NONE } from '../failure.ts';
 import { LoopbackEndpoint, fixedTarget, listenLoopback, RecordedMetrics } from './loopback.ts';
+import { mirrorServer, postBodies } from './mirrored-bodies.ts';
 import { proxyFixture, sharesBuffers, testBoth } from './proxy-fixture.ts';
 import { createHttpServer } from './server.ts';
 
@@ -355,14 +355,7 @@ testBoth('no more idle endpoint connections than the limit are kept', async (t) 
 });
 
 testBoth('node:http clients and servers, many at once, any sizes', async (t) => {
-  const server = createServer((request, response) => {
-    if (request.url?.startsWith('/sized') === true) {
-      response.setHeader('content-length', request.headers['x-size'] as string);
-    }
-    request.pipe(response);
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
+  const server = await mirrorServer();
   const endpoint = new LoopbackEndpoint(
     (server.address() as AddressInfo).port,
     new RecordedMetrics(),
@@ -376,24 +369,5 @@ testBoth('node:http clients and servers, many at once, any sizes', async (t) => 
     server.closeAllConnections();
     server.close();
   });
-  const sizes = [0, 1, 100, 16_000, 16_384, 16_385, 65_535, 65_536, 65_537, 200_000, 1_500_000];
-  const body = Buffer.alloc(1_500_000);
-  for (let index = 0; index < body.length; index++) body[index] = (index * 31 + (index >> 8)) & 0xff;
-  await Promise.all(
-    [...sizes, ...sizes, ...sizes].map(async (size, index) => {
-      const sized = index % 2 === 0;
-      const request = httpRequest({
-        agent,
-        port: proxy.port,
-        method: 'POST',
-        path: sized ? '/sized' : '/chunked',
-        headers: { 'x-size': String(size), ...(sized ? { 'content-length': String(size) } : {}) },
-      });
-      request.end(body.subarray(0, size));
-      const [response] = (await once(request, 'response')) as [AsyncIterable<Buffer>];
-      const parts: Buffer[] = [];
-      for await (const part of response) parts.push(part);
-      assert.ok(Buffer.concat(parts).equals(body.subarray(0, size)), `${size} bytes`);
-    }),
-  );
+  await postBodies(agent, proxy.port);
 });

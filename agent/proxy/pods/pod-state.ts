@@ -151,7 +151,6 @@ export class PodState {
 
 /** The peer shall not take what it has for all there was: an RST where there can be one. */
 function cutOff(socket: Socket): void {
-  const tcp = !(socket instanceof TLSSocket) && socket.remoteFamily !== undefined;
-  if (tcp && !socket.connecting) resetSocket(socket);
-  else socket.destroy();
+  if (socket instanceof TLSSocket) socket.destroy();
+  else resetSocket(socket);
 }
