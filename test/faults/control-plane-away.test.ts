@@ -25,8 +25,8 @@ import {
 import { scale } from './scale.ts';
 import { until } from './until.ts';
 
-/** With pauses between tries of 5 s at most; two cores that others use too. */
-const BACK_MS = 10_000;
+/** Pauses between tries are 5 s at most, and a channel's own between connects 2.4 s; two cores that others use too. */
+const BACK_MS = 30_000;
 const RATE = 20;
 /** Longer than an agent takes to start. */
 const TIMEOUT_MS = 20_000;
