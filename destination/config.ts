@@ -138,6 +138,12 @@ export const destinationSettings = {
     asFlag,
     "Whether Linkerd's injector runs in the same cluster.",
   ),
+  allowL5dRequestHeaders: setting(
+    'NODEMESH_ALLOW_L5D_REQUEST_HEADERS',
+    'false',
+    asFlag,
+    'Whether requests may set timeouts and retries for themselves (l5d-timeout, l5d-retry-http, …).',
+  ),
   logLevel: setting('NODEMESH_LOG_LEVEL', 'info', asOneOf('error', 'warn', 'info', 'debug'), 'Log level.'),
 } as const;
 
@@ -157,4 +163,5 @@ export const meshSettings = (config: DestinationConfig): MeshSettings => ({
   skipInboundPorts: config.skipInboundPorts,
   skipOutboundPorts: config.skipOutboundPorts,
   besideLinkerd: config.besideLinkerd,
+  allowL5dRequestHeaders: config.allowL5dRequestHeaders,
 });

@@ -37,7 +37,7 @@ export function serveGet(
 
   const difference = (): Update[] => {
     const service = requireService(context.index, key);
-    if (policyText(service) !== policy) {
+    if (policyText(service, context.settings) !== policy) {
       throw new CallError(
         status.UNAVAILABLE,
         'the service asks something else of its clients now: ask again',
@@ -71,7 +71,7 @@ export function serveGet(
   const initial = endpointsOf(context, requireService(context.index, key), authority, token).length;
   const headers = new Metadata();
   headers.set(INITIAL_ENDPOINTS_HEADER, String(initial));
-  const policy = policyText(requireService(context.index, key));
+  const policy = policyText(requireService(context.index, key), context.settings);
   if (policy !== '') headers.set(CLIENT_POLICY_HEADER, policy);
   call.sendMetadata(headers);
   const state = new StreamState({ index: context.index, stream: call, difference });
@@ -79,7 +79,8 @@ export function serveGet(
   state.refresh();
 }
 
-const policyText = (service: Service): string => encodeClientPolicy(clientPolicy(service.metadata));
+const policyText = (service: Service, settings: MeshSettings): string =>
+  encodeClientPolicy(clientPolicy(service.metadata, settings.allowL5dRequestHeaders));
 
 function serviceAuthority(path: string, clusterDomain: string): Authority & { kind: 'service' } {
   let authority: Authority;

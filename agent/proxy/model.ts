@@ -3,6 +3,7 @@
 // No behaviour here. Descriptors are numbers: threads of one process share them.
 
 import type { PortRange } from '#lib/core/addresses.ts';
+import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import type { Exposition } from '#lib/metrics/exposition.ts';
 
 /** One listener of a pod's slot, as a duplicate that belongs to this worker (the worker closes it). */
@@ -104,23 +105,14 @@ export interface FailureAccrual {
   readonly jitterRatio: number;
 }
 
-/** Limits of a request's time; absent: none. */
-export interface RequestTimeouts {
-  /** From its dispatch to the end of its response. */
-  readonly requestMs?: number | undefined;
-  /** From its end to the end of its response. */
-  readonly responseMs?: number | undefined;
-  /** Between parts of the response. */
-  readonly idleMs?: number | undefined;
-}
-
 /** What is known of an original destination. */
 export type Destination =
   /** Definitely no pod and no service: forwarded to the original destination in plain text. */
   | { readonly kind: 'unknown' }
   /** A pod dialled by its own address. */
   | { readonly kind: 'endpoint'; readonly opaque: boolean; readonly endpoint: Endpoint }
-  | {
+  /** The policy is that of the default route, for requests that no other route of the service takes. */
+  | (RequestPolicy & {
       readonly kind: 'service';
       /** `name.ns.svc.cluster.local:port` */
       readonly authority: string;
@@ -130,8 +122,7 @@ export type Destination =
       readonly endpoints: readonly Endpoint[];
       /** Without it no endpoint is left out for its failures. */
       readonly accrual?: FailureAccrual;
-      readonly timeouts?: RequestTimeouts;
-    };
+    });
 
 export type ToWorker =
   /** Also for a pod known already: listeners are added to those that it has. */

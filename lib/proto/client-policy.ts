@@ -2,20 +2,18 @@
 // How clients of a service balance and limit their requests, as a header field of the answer to Get: Linkerd's messages
 // of Destination have no place for it. JSON; what another version adds is passed over.
 
+import type { RequestPolicy, RequestTimeouts, RetryPolicy } from '#lib/core/request-policy.ts';
+
 export const CLIENT_POLICY_HEADER = 'nodemesh-client-policy';
 
-export interface ClientPolicy {
+/** That of requests is the default route's: for what no other route takes. */
+export interface ClientPolicy extends RequestPolicy {
   /** When an endpoint that fails is left out for a while. */
   readonly accrual?: {
     readonly maxFailures: number;
     readonly minPenaltyMs: number;
     readonly maxPenaltyMs: number;
     readonly jitterRatio: number;
-  };
-  readonly timeouts?: {
-    readonly requestMs?: number | undefined;
-    readonly responseMs?: number | undefined;
-    readonly idleMs?: number | undefined;
   };
 }
 
@@ -28,7 +26,6 @@ export function decodeClientPolicy(text: string): ClientPolicy {
   if (text === '') return {};
   const policy = objectOf(parse(text));
   const accrual = objectOf(policy['accrual']);
-  const timeouts = objectOf(policy['timeouts']);
   const maxFailures = positive(accrual['maxFailures']);
   const minPenaltyMs = positive(accrual['minPenaltyMs']);
   const maxPenaltyMs = positive(accrual['maxPenaltyMs']);
@@ -41,18 +38,44 @@ export function decodeClientPolicy(text: string): ClientPolicy {
     jitterRatio >= 0;
   return {
     ...(sound ? { accrual: { maxFailures, minPenaltyMs, maxPenaltyMs, jitterRatio } } : {}),
+    ...decodeRequestPolicy(policy),
+  };
+}
+
+/** Of one route. */
+export function decodeRequestPolicy(policy: Readonly<Record<string, unknown>>): RequestPolicy {
+  const timeouts = objectOf(policy['timeouts']);
+  const retry = retryOf(objectOf(policy['retry']));
+  return {
     ...timeoutsOf({
       requestMs: positive(timeouts['requestMs']),
       responseMs: positive(timeouts['responseMs']),
       idleMs: positive(timeouts['idleMs']),
     }),
+    ...(retry === undefined ? {} : { retry }),
+    ...(policy['allowL5dRequestHeaders'] === true ? { allowL5dRequestHeaders: true } : {}),
   };
 }
 
 /** Without those that are not set; nothing if none is. */
-export function timeoutsOf(timeouts: NonNullable<ClientPolicy['timeouts']>): ClientPolicy {
+export function timeoutsOf(timeouts: RequestTimeouts): RequestPolicy {
   const set = Object.entries(timeouts).filter(([, value]) => value !== undefined);
   return set.length === 0 ? {} : { timeouts: Object.fromEntries(set) };
+}
+
+function retryOf(retry: Readonly<Record<string, unknown>>): RetryPolicy | undefined {
+  const maxRetries = positive(retry['maxRetries']);
+  const timeoutMs = positive(retry['timeoutMs']);
+  if (maxRetries === undefined) return undefined;
+  return {
+    statuses: listOf(retry['statuses']).flatMap((item) => {
+      const [first, last] = listOf(item);
+      return typeof first === 'number' && typeof last === 'number' ? [[first, last] as const] : [];
+    }),
+    grpcCodes: listOf(retry['grpcCodes']).filter((code) => typeof code === 'number'),
+    maxRetries,
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
+  };
 }
 
 function parse(text: string): unknown {
@@ -66,6 +89,8 @@ function parse(text: string): unknown {
 
 const objectOf = (value: unknown): Readonly<Record<string, unknown>> =>
   typeof value === 'object' && value !== null ? (value as Readonly<Record<string, unknown>>) : {};
+
+const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
 
 const positive = (value: unknown): number | undefined =>
   typeof value === 'number' && value > 0 ? value : undefined;

@@ -28,6 +28,8 @@ export interface MeshSettings {
   readonly skipOutboundPorts: readonly PortRange[];
   /** Whether Linkerd's injector runs in the same cluster: then only namespaces that it leaves alone are ours. */
   readonly besideLinkerd: boolean;
+  /** Whether requests may set timeouts and retries for themselves. */
+  readonly allowL5dRequestHeaders: boolean;
 }
 
 export const DEFAULT_CLUSTER_NETWORKS = '10.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fd00::/8';
@@ -45,6 +47,7 @@ export const defaultMeshSettings: MeshSettings = {
   skipInboundPorts: parsePorts(DEFAULT_SKIP_PORTS),
   skipOutboundPorts: parsePorts(DEFAULT_SKIP_PORTS),
   besideLinkerd: false,
+  allowL5dRequestHeaders: false,
 };
 
 /** The TLS identity of a ServiceAccount. */

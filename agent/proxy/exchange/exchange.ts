@@ -7,6 +7,7 @@
 //   pick ──► connect ──► onHttp1 / onHttp2 of the client ──► heads, body ──► onEnd
 //     └─ nobody there: waits, then onPicked      └──── failure ──► onFailure, answered or reset by the client's side
 
+import type { RequestTimeouts } from '#lib/core/request-policy.ts';
 import type { LoadEstimate } from '../balance/peak-ewma.ts';
 import { pickEndpoint } from '../balance/pick.ts';
 import {
@@ -22,7 +23,6 @@ import { type Head, INCOMPLETE } from '../http1/head.ts';
 import { HEAD_BYTES_MAX } from '../http1/limits.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import { FLAG_PROXY_RESPONSE, NAME_GRPC_STATUS } from '../http2/hpack/names.ts';
-import type { RequestTimeouts } from '../model.ts';
 import { type EndpointSlot, slotOf } from './endpoint-slot.ts';
 import { grpcStatusOf } from './error-response.ts';
 import { type ClientStream, NOT_RESET, type StreamHolder } from './http2-client.ts';
@@ -161,7 +161,8 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     this.#dispatchedMs = now;
     this.measuring = true;
     slot.load.started();
-    if (target.timeouts !== undefined) this.#limit(target.timeouts, now);
+    const timeouts = target.policy?.timeouts;
+    if (timeouts !== undefined) this.#limit(timeouts, now);
     endpoint.metrics.requestStarted();
     this.#kind =
       want === WANT_HTTP2 || (want === WANT_EITHER && endpoint.multiplexed) ? PICKED_HTTP2 : PICKED_HTTP1;

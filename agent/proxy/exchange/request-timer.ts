@@ -7,7 +7,7 @@
 //                                   head ── idle limit, anew with each part of the body
 
 import type { Clock } from '#lib/core/clock.ts';
-import type { RequestTimeouts } from '../model.ts';
+import type { RequestTimeouts } from '#lib/core/request-policy.ts';
 import type { TimeoutNode, TimerWheel } from '../timers/wheel.ts';
 
 /** How often it is looked whether a request is complete that was not when it was dispatched. */

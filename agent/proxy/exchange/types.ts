@@ -3,9 +3,9 @@
 // A connection is served against one target, because Linkerd routes by original destination, not by Host; each
 // request on it is balanced anew.
 
+import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import type { Http2Limit } from '../http2/limits.ts';
 import type { ByteSource } from './byte-source.ts';
-import type { RequestTimeouts } from '../model.ts';
 import type { EndpointSlot } from './endpoint-slot.ts';
 
 /**
@@ -55,8 +55,8 @@ export interface HttpEndpoint {
 export interface HttpTarget {
   /** Logical `name:port` of a service, or the original destination. */
   readonly authority: string;
-  /** Limits of the time of each request. */
-  readonly timeouts?: RequestTimeouts | undefined;
+  /** How requests are limited and sent again whose route says nothing else; read once per request. */
+  readonly policy?: RequestPolicy | undefined;
   /** Endpoints now; replaced, never changed in place (compare by reference). */
   readonly endpoints: readonly HttpEndpoint[];
   /** Empty for long: the failfast state (503 at once instead of waiting). */

@@ -4,6 +4,7 @@
 
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import type { Timer } from '#lib/core/clock.ts';
+import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import type { Cell } from '#lib/metrics/store.ts';
 import { Breaker } from '../balance/breaker.ts';
@@ -19,7 +20,7 @@ import {
   targetLabels,
   type UpstreamTls,
 } from '../metrics/labels.ts';
-import type { Destination, Endpoint, FailureAccrual, RequestTimeouts } from '../model.ts';
+import type { Destination, Endpoint, FailureAccrual } from '../model.ts';
 import { countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import type { SessionProtocol } from '../tls/transport-header.ts';
@@ -70,8 +71,8 @@ export class OutboundTarget implements HttpTarget {
       : formatSocketAddress(this.ip, this.port);
   }
 
-  get timeouts(): RequestTimeouts | undefined {
-    return this.#destination?.kind === 'service' ? this.#destination.timeouts : undefined;
+  get policy(): RequestPolicy | undefined {
+    return this.#destination?.kind === 'service' ? this.#destination : undefined;
   }
 
   get endpoints(): readonly OutboundEndpoint[] {
