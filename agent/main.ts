@@ -22,6 +22,7 @@ import type { CniNode } from '../cni-plugin/logic/node.ts';
 import { type CniServer, serveCni } from '../cni-plugin/logic/server.ts';
 import { createAdmin } from './admin/admin.ts';
 import { loadAgentConfig } from './config.ts';
+import { createAccessLogOutput } from './node/access-log-output.ts';
 import { createCertificates } from './node/certificates.ts';
 import { connectDestination } from './node/destination-client.ts';
 import { connectionDescriptorsMax, openFilesMax, podConnectionsMax } from './node/descriptor-share.ts';
@@ -142,6 +143,7 @@ const discovery = createDiscovery({
   changed: () => keeper.touch(),
 });
 const limits = readFileSync('/proc/self/limits', 'utf8');
+const accessLog = createAccessLogOutput();
 const workers = createProxyWorkers({
   clock,
   log,
@@ -160,6 +162,7 @@ const workers = createProxyWorkers({
   discover: (key, target, deliver) => discovery.subscribe(key, target, deliver),
   metricDefined: (worker, definition) => metrics.define(worker, definition as MetricDefinition),
   podMetrics: async (uid, exposition) => metrics.render(uid, exposition),
+  accessLog: (pieces, done) => accessLog.take(pieces, done),
   applicationRefused: (uid) => redirection.refreshListeners(uid),
 });
 certificates.onChange((certificate) => {
@@ -250,6 +253,7 @@ nodeMetrics(metrics, {
   keeper,
   keptListeners,
   lists,
+  accessLog,
   openFilesMax: openFilesMax(limits),
 });
 

@@ -6,6 +6,7 @@ import { readdirSync } from 'node:fs';
 import type { KeeperStats } from '#lib/keeper/wire.ts';
 import type { MetricRegistry } from '#lib/metrics/registry.ts';
 import { renderLabels, type MetricFamily } from '#lib/metrics/model.ts';
+import type { AccessLogOutput } from './access-log-output.ts';
 import type { DiskLists } from './disk-lists.ts';
 import type { Enrolment, EnrolmentPhase } from './enrolment-model.ts';
 import type { Keeper } from './keeper.ts';
@@ -25,6 +26,7 @@ export interface NodeMetricsSources {
   readonly discovery: Pick<Discovery, 'refused'>;
   readonly keeper: Pick<Keeper, 'connected' | 'failures' | 'lastSnapshot' | 'reconnects' | 'role' | 'stats'>;
   readonly lists: Pick<DiskLists, 'failures'>;
+  readonly accessLog: Pick<AccessLogOutput, 'lost'>;
   readonly openFilesMax: number;
   readonly keptListeners: Pick<KeptListeners, 'counts'>;
 }
@@ -64,6 +66,13 @@ export function nodeMetrics(registry: MetricRegistry, sources: NodeMetricsSource
       'Lists of the node that could not be written and are tried again.',
     ),
     () => sources.lists.failures,
+  );
+  one(
+    counter(
+      'nodemesh_access_log_write_failures_total',
+      'Pieces of the access log that the standard output did not take.',
+    ),
+    () => sources.accessLog.lost,
   );
   registry.collect(
     counter('nodemesh_worker_replaced_total', 'Proxy workers that ended or fell silent.'),

@@ -84,6 +84,7 @@ describe('proxy workers', () => {
   let swept: number;
   let refused: string[];
   let wedged: number[];
+  let batches: { pieces: readonly string[]; done: () => void }[];
   let open: Map<number, number>;
   let discoveries: Map<string, { deliver: (destination: Destination) => void; closed: boolean }>;
   const worker = (index: number): FakeWorker => {
@@ -100,6 +101,7 @@ describe('proxy workers', () => {
     swept = 0;
     refused = [];
     wedged = [];
+    batches = [];
     open = new Map();
     discoveries = new Map();
     workers = createProxyWorkers({
@@ -110,6 +112,7 @@ describe('proxy workers', () => {
         return fake as unknown as WorkerPort;
       },
       start: { logLevel: 'info', sameNode: 'carrier', kernel: undefined },
+      accessLog: (pieces, done) => batches.push({ pieces, done }),
       anchorsPem: '',
       duplicate: (fd) => {
         open.set(fd + 1000, fd);
@@ -381,5 +384,14 @@ describe('proxy workers', () => {
     worker(1).say({ type: 'pod-metrics-wanted', ticket: 7, uid: 'a', exposition: 'text' });
     await new Promise((resolve) => setImmediate(resolve));
     assert.deepEqual(worker(1).sent, [{ type: 'pod-metrics', ticket: 7, text: 'metrics of a' }]);
+  });
+
+  it('access log lines are written for a worker, which hears when the next may come', () => {
+    const fake = worker(0);
+    fake.emit('message', { type: 'access-log', pieces: ['a line\n'] });
+    assert.deepEqual(batches[0]?.pieces, ['a line\n']);
+    assert.ok(!fake.sent.some(({ type }) => type === 'access-log-written'));
+    batches[0].done();
+    assert.ok(fake.sent.some(({ type }) => type === 'access-log-written'));
   });
 });

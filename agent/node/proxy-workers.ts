@@ -53,6 +53,8 @@ export interface ProxyWorkersOptions {
   ) => { close(): void };
   readonly metricDefined: (workerIndex: number, definition: unknown) => void;
   readonly podMetrics: (uid: string, exposition: Exposition) => Promise<string>;
+  /** Writes a batch of access log lines, and says when it is done with it. */
+  readonly accessLog: (pieces: readonly string[], done: () => void) => void;
   /** A pod's application refused; at most once a second for each. */
   readonly applicationRefused: (uid: string) => void;
   /** A worker can neither serve nor be ended: the process must be left, the next agent adopts the listeners. */
@@ -274,6 +276,9 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
             send(worker, { type: 'pod-metrics', ticket: message.ticket, text: '' });
           },
         );
+        break;
+      case 'access-log':
+        options.accessLog(message.pieces, () => send(worker, { type: 'access-log-written' }));
         break;
       case 'drained':
         drained.add(worker.index);

@@ -44,6 +44,7 @@ export function nodeWorkload(workload: Workload): NodeWorkload {
       opaquePorts: config?.opaquePorts ?? [],
       skipOutboundPorts: config?.skipOutboundPorts ?? [],
       clientAddressOfProxy: config?.clientAddressOfProxy ?? false,
+      accessLog: accessLogFormat(config?.accessLog),
       connectTimeoutOutboundMs: config?.outboundConnectTimeoutMs || OUTBOUND_CONNECT_TIMEOUT_MS,
       connectTimeoutInboundMs: config?.inboundConnectTimeoutMs || INBOUND_CONNECT_TIMEOUT_MS,
       detectTimeoutOutboundMs: config?.outboundDetectTimeoutMs || DETECT_TIMEOUT_MS,
@@ -57,6 +58,10 @@ export function nodeWorkload(workload: Workload): NodeWorkload {
     },
   };
 }
+
+/** One that a newer destination knows and this agent does not is none. */
+const accessLogFormat = (text: string | undefined): 'apache' | 'json' | '' =>
+  text === 'apache' || text === 'json' ? text : '';
 
 export function serverPolicy(server: Server | undefined): ServerPolicy {
   const kind = server?.protocol?.kind;

@@ -61,6 +61,8 @@ export interface WorkerPod {
   readonly opaquePorts: readonly PortRange[];
   readonly skipOutboundPorts: readonly PortRange[];
   readonly clientAddressOfProxy: boolean;
+  /** Whether requests to the pod are logged, and how; absent: they are not. */
+  readonly accessLog?: 'apache' | 'json' | '';
   readonly connectTimeoutOutboundMs: number;
   readonly connectTimeoutInboundMs: number;
   readonly detectTimeoutOutboundMs: number;
@@ -149,7 +151,9 @@ export type ToWorker =
       readonly closeIdle: boolean;
     }
   /** Answers a pod's GET /metrics that came in on this worker. */
-  | { readonly type: 'pod-metrics'; readonly ticket: number; readonly text: string };
+  | { readonly type: 'pod-metrics'; readonly ticket: number; readonly text: string }
+  /** The last batch of access log lines is written: there may be another. */
+  | { readonly type: 'access-log-written' };
 
 export type FromWorker =
   | { readonly type: 'ready' }
@@ -175,6 +179,8 @@ export type FromWorker =
       readonly uid: string;
       readonly exposition: Exposition;
     }
+  /** Whole lines of the access log; each piece is written in one go. */
+  | { readonly type: 'access-log'; readonly pieces: readonly string[] }
   | { readonly type: 'drained' };
 
 /** `workerData` of a proxy worker. */

@@ -2,9 +2,10 @@
 // The last step of an inbound connection, when client, server port and protocol are known: policy, then the
 // application.
 
+import { ConnectionLog } from '../access-log/connection-log.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import { errorLabel } from '../metrics/error-labels.ts';
-import { countHttp2Limit, type WorkerContext } from '../pods/context.ts';
+import { countHttp2Limit, countOnce, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { type InboundClient, type InboundServer, inboundTransportLabels } from '../policy/client.ts';
 import { InboundGate, permitTcp } from '../policy/gate.ts';
@@ -40,6 +41,7 @@ export function serveHttp(
     http2,
     target,
     gate,
+    log: connectionLog(context, pod, client, gate.clientId),
     owner: pod,
     onLimit: (limit) => countHttp2Limit(context, pod, limit),
     onClosed: () => {
@@ -48,6 +50,22 @@ export function serveHttp(
       gate.close();
       target.release();
     },
+  });
+}
+
+function connectionLog(
+  context: WorkerContext,
+  pod: PodState,
+  client: InboundClient,
+  clientId: string,
+): ConnectionLog {
+  return new ConnectionLog({
+    log: context.accessLog,
+    pod: pod.pod,
+    format: () => pod.pod.accessLog ?? '',
+    client,
+    clientId,
+    dropped: () => countOnce(context, 'nodemesh_access_log_dropped_total', '', pod),
   });
 }
 

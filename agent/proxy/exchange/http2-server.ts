@@ -50,7 +50,7 @@ import { Http2Connection, STREAMS_MAX } from './http2-connection.ts';
 import { Stream } from './http2-stream.ts';
 import type { ServedConnection, ServerContext } from './server-context.ts';
 import { sendChunk } from './outbox.ts';
-import type { HttpConnection } from './types.ts';
+import type { HttpConnection, LoggedRequest } from './types.ts';
 import type { UpstreamConnection } from './upstream-connection.ts';
 
 export class Http2ServerConnection extends Http2Connection implements ServedConnection {
@@ -173,6 +173,8 @@ class ServerStream extends Stream implements ExchangeClient {
   #requestTrailers: HeaderList | null = null;
   #responseTrailers: HeaderList | null = null;
   #over = false;
+  /** The request's entry in the access log, if there is to be one. */
+  #logged: LoggedRequest | null = null;
 
   constructor(connection: Http2ServerConnection) {
     super(connection);
@@ -205,7 +207,8 @@ class ServerStream extends Stream implements ExchangeClient {
       this.#exchange.fail(verdict === LIST_TOO_LARGE ? FAILURE_HEAD_TOO_LARGE : FAILURE_URI_TOO_LONG);
       return;
     }
-    const { gate } = this.#server.connection;
+    const { gate, log } = this.#server.connection;
+    if (log !== undefined) this.#logged = log.http2(list);
     if (gate !== null) {
       const failure = gate.judge(list.methodField?.value ?? '', pathOf(list), list.method === METHOD_CONNECT);
       if (failure !== FAILURE_NONE) {
@@ -230,6 +233,7 @@ class ServerStream extends Stream implements ExchangeClient {
     }
     this.pause();
     if (this.#exchange.pick(want) !== PICKED_NONE) this.#exchange.connect(this.#host);
+    this.#logged?.waits();
   }
 
   onPicked(): void {
@@ -337,6 +341,7 @@ class ServerStream extends Stream implements ExchangeClient {
     const { body } = upstream;
     exchange.status = status;
     exchange.started = true;
+    this.#logged?.answered(status, head.contentLength);
     exchange.reusable = head.keepAlive;
     if (this.#method === METHOD_HEAD || status === 204 || status === 304) {
       body.startNone();
@@ -372,6 +377,7 @@ class ServerStream extends Stream implements ExchangeClient {
   }
 
   onHead2(list: HeaderList, endStream: boolean): void {
+    this.#logged?.answered(list.status, list.contentLength);
     this.#grpcAnswer = this.#grpc && isGrpc(list);
     if (this.#server.connection.gate === null) list.drop(FLAG_ORIGIN);
     this.#server.sendList(this, list, endStream);
@@ -418,7 +424,9 @@ class ServerStream extends Stream implements ExchangeClient {
       // Part of the response is out: only an error shows the client that the rest is missing.
       this.cancel(INTERNAL_ERROR);
     } else {
-      this.#server.sendList(this, errorList(failure, this.#grpc, this.#server.explained), true);
+      const answer = errorList(failure, this.#grpc, this.#server.explained);
+      this.#logged?.answered(answer.status, 0);
+      this.#server.sendList(this, answer, true);
       if (!this.remoteEnded) this.endsBoth = true;
       this.headEnded();
     }

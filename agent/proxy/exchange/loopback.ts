@@ -15,6 +15,7 @@ import {
   type HttpServer,
   type HttpTarget,
   type RequestGate,
+  type RequestLog,
 } from './types.ts';
 
 /** Metrics that keep what they were told. */
@@ -104,6 +105,7 @@ export async function listenLoopback(
   gate: RequestGate | null = null,
   shared = false,
   http2 = false,
+  log?: RequestLog,
 ): Promise<LoopbackProxy> {
   const sockets = new Set<Socket>();
   const listener: Server = createServer(
@@ -112,7 +114,8 @@ export async function listenLoopback(
       const source: ByteSource = shared ? acceptedSource(socket) : attachDataSource(socket);
       sockets.add(source.socket);
       const onClosed = (): void => void sockets.delete(source.socket);
-      server.serve({ source, first: null, http2, target, gate, onClosed });
+      const logs = log === undefined ? {} : { log };
+      server.serve({ source, first: null, http2, target, gate, ...logs, onClosed });
     },
   );
   listener.listen(0, '127.0.0.1');

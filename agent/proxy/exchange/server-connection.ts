@@ -51,7 +51,7 @@ import {
 import type { ClientStream } from './http2-client.ts';
 import { Outbox, type OutboxOwner, sendChunk } from './outbox.ts';
 import type { ServedConnection, ServerContext } from './server-context.ts';
-import type { HttpConnection } from './types.ts';
+import type { HttpConnection, LoggedRequest } from './types.ts';
 import type { UpstreamConnection } from './upstream-connection.ts';
 
 /** Between requests, or inside a head. */
@@ -126,6 +126,8 @@ export class ServerConnection
   /** The endpoint tells no length; the client gets chunks, so that a cut is seen. */
   #chunking = false;
   #trailerText = '';
+  /** The request's entry in the access log, if there is to be one. */
+  #logged: LoggedRequest | null = null;
 
   constructor(
     context: ServerContext,
@@ -271,6 +273,7 @@ export class ServerConnection
   }
 
   #refuse(verdict: number): void {
+    this.#logged = null;
     // As far as the head was read; an answer of HTTP/1.0 is understood by all.
     this.#minor = this.#context.requestHead.minor === 0 ? 0 : 1;
     this.#method = 0;
@@ -301,7 +304,8 @@ export class ServerConnection
     else if (head.contentLength > 0) this.#body.startLength(head.contentLength);
     else this.#body.startNone();
 
-    const gate = this.#connection.gate;
+    const { gate, log } = this.#connection;
+    if (log !== undefined) this.#logged = log.http1(head, buffer);
     if (gate !== null) {
       const method = methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd);
       const failure = gate.judge(method, pathOf(buffer, head), head.upgrade);
@@ -322,6 +326,7 @@ export class ServerConnection
       this.#fresh = buffer;
       exchange.connect(host);
       this.#fresh = null;
+      this.#logged?.waits();
       return bodyStart;
     }
     let added = this.#clientIdField;
@@ -335,6 +340,7 @@ export class ServerConnection
         ? buffer.toString('latin1', start, used)
         : `${buffer.toString('latin1', start, bodyStart - 2)}${added}\r\n${buffer.toString('latin1', bodyStart, used)}`;
     if (kind === PICKED_HTTP1) exchange.connect(host);
+    this.#logged?.waits();
     return used;
   }
 
@@ -461,6 +467,7 @@ export class ServerConnection
     const bodiless = this.#method === METHOD_HEAD || status === 204 || status === 304;
     exchange.status = status;
     exchange.started = true;
+    this.#logged?.answered(status, head.contentLength);
     this.#closes = !this.#keepAlive || !this.#body.done || this.#draining;
     let added = '';
     let reusable = head.keepAlive;
@@ -533,6 +540,7 @@ export class ServerConnection
     }
     this.#exchange.status = head.status;
     this.#exchange.started = true;
+    this.#logged?.answered(head.status, -1);
     this.#state = TUNNEL;
     upstream.headDone(true);
     this.#out.bytes(buffer, head.compact(buffer, !connects), bodyStart);
@@ -566,6 +574,7 @@ export class ServerConnection
 
   onHead2(list: HeaderList, endStream: boolean): void {
     const { status } = list;
+    this.#logged?.answered(status, list.contentLength);
     const bodiless = this.#method === METHOD_HEAD || status === 204 || status === 304;
     this.#closes = !this.#keepAlive || !this.#body.done || this.#draining;
     let added = '';
@@ -617,6 +626,7 @@ export class ServerConnection
       return;
     }
     const answer = failures[failure];
+    this.#logged?.answered(answer?.status ?? 500, 0);
     const closes =
       answer === undefined || answer.closes || !this.#keepAlive || !this.#body.done || this.#draining;
     this.#out.string(errorResponse(failure, this.#minor, closes, this.#explained));

@@ -4,6 +4,8 @@
 // request on it is balanced anew.
 
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
+import type { Head } from '../http1/head.ts';
+import type { HeaderList } from '../http2/hpack/header-list.ts';
 import type { Http2Limit } from '../http2/limits.ts';
 import type { ByteSource } from './byte-source.ts';
 import type { EndpointSlot } from './endpoint-slot.ts';
@@ -76,6 +78,20 @@ export interface RequestGate {
   readonly clientId: string;
 }
 
+/** Notes the requests of one connection; each answers null while nobody wants to read of them. */
+export interface RequestLog {
+  /** `head` was parsed from `buffer`, and nothing of it is closed up yet. */
+  http1(head: Head, buffer: Buffer): LoggedRequest | null;
+  http2(list: HeaderList): LoggedRequest | null;
+}
+
+export interface LoggedRequest {
+  /** All that could be done at once is done: now others are waited for. */
+  waits(): void;
+  /** The head of its final answer leaves; without `content-length` `responseBytes` is -1. */
+  answered(status: number, responseBytes: number): void;
+}
+
 /** A client connection to be served with HTTP/1.x, or HTTP/2. */
 export interface HttpConnection {
   /** The accepted (or unwrapped TLS) connection, paused; allowHalfOpen. The callee sets `onBytes` and resumes. */
@@ -86,6 +102,8 @@ export interface HttpConnection {
   readonly http2?: boolean;
   readonly target: HttpTarget;
   readonly gate: RequestGate | null;
+  /** Of inbound connections. */
+  readonly log?: RequestLog;
   /** The pod whose connection it is. Once it leaves the mesh, each answer says that the connection ends. */
   readonly owner?: { readonly leaving: boolean };
   /** The client has come to a limit of HTTP/2. */

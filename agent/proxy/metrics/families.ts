@@ -79,6 +79,10 @@ export const proxyFamilies: readonly MetricFamily[] = [
     'How often clients ran into a limit of HTTP/2, by limit: floods end the connection, others an exchange.',
   ),
   counter(
+    'nodemesh_access_log_dropped_total',
+    'Lines of the access log that were left out because they were read too slowly.',
+  ),
+  counter(
     'nodemesh_connections_refused_total',
     'Connections closed by the agent before they were served, by reason.',
   ),

@@ -9,6 +9,7 @@ import { joinLabels } from '#lib/metrics/model.ts';
 import { descriptorOf } from '#lib/net/descriptor.ts';
 import { resetSocket } from '#lib/net/reset.ts';
 import type { MetricStore } from '#lib/metrics/store.ts';
+import type { AccessLog } from '../access-log/lines.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import type { HttpMetrics, HttpServer } from '../exchange/types.ts';
@@ -38,6 +39,7 @@ export interface WorkerContext {
   readonly contexts: TlsContexts;
   readonly meshServer: MeshTlsServer;
   readonly http: HttpServer;
+  readonly accessLog: AccessLog;
   readonly destinations: Destinations;
   readonly sameNode: 'carrier' | 'mtls';
   readonly failfastMs: number;

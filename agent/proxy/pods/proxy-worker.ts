@@ -9,6 +9,7 @@ import type { Log } from '#lib/core/log.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import { MetricStore } from '#lib/metrics/store.ts';
 import { setAcceptedOptions } from '#lib/net/sockets.ts';
+import { AccessLog } from '../access-log/lines.ts';
 import { acceptInbound, joinInbound } from '../accept/inbound.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
 import { limitLog } from '../accept/limited-log.ts';
@@ -103,6 +104,7 @@ class Worker implements ProxyWorker {
       contexts,
       meshServer: new MeshTlsServer((identity) => contexts.contextOf(identity)),
       http: createHttpServer({ clock, random, log }),
+      accessLog: new AccessLog({ send: (pieces) => post({ type: 'access-log', pieces }), clock }),
       destinations: new Destinations(post, clock, options.workers ?? 1),
       sameNode: options.sameNode,
       failfastMs: options.failfastMs ?? DEFAULT_FAILFAST_MS,
@@ -174,6 +176,9 @@ class Worker implements ProxyWorker {
       }
       case 'pod-metrics':
         this.#admin.onMetrics(message.ticket, message.text);
+        break;
+      case 'access-log-written':
+        this.#context.accessLog.written();
         break;
       default:
         assertNever(message);
@@ -287,8 +292,10 @@ class Worker implements ProxyWorker {
       // Whoever asks within this time is told with the answer that the connection ends. A close out of the blue could
       // meet a request on its way.
       if (passed >= IDLE_CLOSE_MS) http.closeIdle();
-      if (this.connections === 0 || passed >= graceMs) this.#options.post({ type: 'drained' });
-      else this.#draining = clock.after(DRAIN_CHECK_MS, check);
+      if (this.connections === 0 || passed >= graceMs) {
+        this.#context.accessLog.flush();
+        this.#options.post({ type: 'drained' });
+      } else this.#draining = clock.after(DRAIN_CHECK_MS, check);
     };
     this.#draining = clock.after(0, check);
   }
