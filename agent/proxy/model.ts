@@ -107,6 +107,108 @@ export interface FailureAccrual {
   readonly jitterRatio: number;
 }
 
+/** A resource, as labels and messages name it: a Service, a route. */
+export interface ResourceReference {
+  readonly group: string;
+  readonly kind: string;
+  readonly namespace: string;
+  readonly name: string;
+  /** 0: none. */
+  readonly port: number;
+}
+
+export interface ValueMatch {
+  readonly kind: 'exact' | 'regex';
+  readonly value: string;
+}
+
+interface NamedValueMatch {
+  readonly name: string;
+  readonly value: ValueMatch;
+}
+
+/** `suffix`: the name without `*.`. */
+export interface HostMatch {
+  readonly kind: 'exact' | 'suffix';
+  readonly value: string;
+}
+
+export interface HttpRouteMatch {
+  /** Absent: any path. */
+  readonly path?: { readonly kind: 'exact' | 'prefix' | 'regex'; readonly value: string };
+  readonly fields: readonly NamedValueMatch[];
+  readonly parameters: readonly NamedValueMatch[];
+  readonly method?: string;
+}
+
+export interface GrpcRouteMatch {
+  /** Absent: any. */
+  readonly service?: string;
+  readonly method?: string;
+  readonly fields: readonly NamedValueMatch[];
+}
+
+export interface FieldChanges {
+  readonly add: readonly (readonly [name: string, value: string])[];
+  readonly set: readonly (readonly [name: string, value: string])[];
+  readonly remove: readonly string[];
+}
+
+export type RouteFilter =
+  | { readonly kind: 'request-fields'; readonly changes: FieldChanges }
+  | { readonly kind: 'response-fields'; readonly changes: FieldChanges }
+  | {
+      readonly kind: 'redirect';
+      readonly scheme?: string;
+      readonly host?: string;
+      readonly port?: number;
+      readonly path?: { readonly kind: 'full' | 'prefix'; readonly value: string };
+      readonly status: number;
+    }
+  /** Answers that share of the requests itself: an HTTP status, or that of gRPC. */
+  | {
+      readonly kind: 'failure';
+      readonly status: number;
+      readonly grpc: boolean;
+      readonly message: string;
+      readonly numerator: number;
+      readonly denominator: number;
+    };
+
+export interface RouteBackend {
+  /** `name.ns.svc.cluster.local:port`; absent: there is none, and filters answer. */
+  readonly authority?: string;
+  readonly weight: number;
+  readonly filters: readonly RouteFilter[];
+  readonly reference: ResourceReference;
+}
+
+export interface RouteRule {
+  /** None: every request. */
+  readonly matches: readonly (HttpRouteMatch | GrpcRouteMatch)[];
+  readonly filters: readonly RouteFilter[];
+  /** By weight among those that are available, or the first that is. None: nothing can be reached. */
+  readonly backends: readonly RouteBackend[];
+  readonly firstAvailable?: boolean;
+  /** What it says stands in place of what the service says. */
+  readonly policy: RequestPolicy;
+}
+
+export interface ClientRoute {
+  readonly reference: ResourceReference;
+  /** None: any host. */
+  readonly hosts: readonly HostMatch[];
+  readonly rules: readonly RouteRule[];
+}
+
+/** The routes of a service's port, the oldest first. A request that none of them matches is answered 404. */
+export interface ClientRoutes {
+  readonly protocol: 'http' | 'grpc';
+  readonly routes: readonly ClientRoute[];
+  /** What is wrong with them: nothing is forwarded. */
+  readonly invalid?: string;
+}
+
 /** What is known of an original destination. */
 export type Destination =
   /** Definitely no pod and no service: forwarded to the original destination in plain text. */
@@ -124,6 +226,8 @@ export type Destination =
       readonly endpoints: readonly Endpoint[];
       /** Without it no endpoint is left out for its failures. */
       readonly accrual?: FailureAccrual;
+      /** Absent: everything goes to the service itself. */
+      readonly routes?: ClientRoutes;
     });
 
 export type ToWorker =
