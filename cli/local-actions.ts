@@ -33,6 +33,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   no: 'Node',
   node: 'Node',
   nodes: 'Node',
+  endpointslices: 'EndpointSlice',
   deploy: 'Deployment',
   deployment: 'Deployment',
   deployments: 'Deployment',
@@ -78,6 +79,7 @@ export interface UpArguments {
   readonly name: string;
   readonly files: readonly string[];
   readonly nodes: number;
+  readonly zones: readonly string[];
   readonly detach: boolean;
   readonly meshed: boolean;
   readonly waitMs: number | undefined;

@@ -69,6 +69,12 @@ export function localCommands(parser: Argv, rest: readonly string[]): Argv {
         y
           .option('file', files)
           .option('nodes', { type: 'number', requiresArg: true, default: 2, describe: 'how many nodes' })
+          .option('zones', {
+            type: 'string',
+            requiresArg: true,
+            default: '',
+            describe: 'zones of the nodes, in their order: a,b',
+          })
           .option('detach', { type: 'boolean', default: false, describe: 'return when all is ready' })
           .option('mesh', {
             type: 'boolean',
@@ -98,6 +104,9 @@ export function localCommands(parser: Argv, rest: readonly string[]): Argv {
           name: once(args.name, 'name'),
           files: args.file ?? [],
           nodes: once(args.nodes, 'nodes'),
+          zones: once(args.zones, 'zones')
+            .split(',')
+            .filter((zone) => zone !== ''),
           detach: args.detach,
           meshed: args.mesh,
           waitMs: args.wait ? args.timeout * 1000 : undefined,

@@ -58,6 +58,8 @@ const header = (kind: Kind, wide: boolean): Row => {
       return ['NAME', 'READY', 'UP-TO-DATE', 'AVAILABLE', 'AGE'];
     case 'ReplicaSet':
       return ['NAME', 'DESIRED', 'AGE'];
+    case 'EndpointSlice':
+      return ['NAME', 'ENDPOINTS', 'AGE'];
     case 'Node':
       return ['NAME', 'STATUS', 'AGE', ...(wide ? ['INTERNAL-IP', 'PODS'] : [])];
     case 'Namespace':
@@ -92,6 +94,8 @@ function row(object: AnyObject, wide: boolean, nowMs: number): Row {
       const { readyReplicas, updatedReplicas, availableReplicas } = object.status;
       return [name, `${readyReplicas}/${replicas}`, String(updatedReplicas), String(availableReplicas), old];
     }
+    case 'EndpointSlice':
+      return [name, object.endpoints.flatMap(({ addresses }) => addresses).join(','), old];
     case 'ReplicaSet':
       return [name, String(object.spec.replicas), old];
     case 'Node': {

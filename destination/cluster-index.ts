@@ -6,6 +6,7 @@
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
 import {
   ENROLLED_CONDITION,
+  type EndpointSlice,
   keyOf,
   keyText,
   type Namespace,
@@ -14,6 +15,7 @@ import {
   podReady,
   podTerminal,
   type ResourceKey,
+  SERVICE_NAME_LABEL,
   type Service,
 } from '#lib/registry/model.ts';
 import type { Registry, Watch } from '#lib/registry/registry.ts';
@@ -52,6 +54,8 @@ export interface ClusterIndex {
   namespace(cluster: string, name: string): Namespace | undefined;
   namespaces(cluster: string): readonly Namespace[];
   zoneOfNode(cluster: string, node: string): string;
+  /** The zones whose clients shall use an endpoint, by its address; without an entry nothing is said of it. */
+  zoneHints(service: Service): ReadonlyMap<string, readonly string[]>;
   subscribe(topics: readonly Topic[], changed: () => void): Watch;
   /** Every pod that is there or changes, in any way that concerns the mesh. One listener. */
   onPod(listener: PodListener): void;
@@ -85,6 +89,8 @@ class Index implements ClusterIndex {
   readonly #servicesByNamespace = new Groups<Service>();
   readonly #servicesByIp = new Groups<Service>();
   readonly #backends = new Map<string, readonly MeshPod[]>();
+  /** By the service's keyText. */
+  readonly #slices = new Groups<EndpointSlice>();
   readonly #subscribers = new Groups<() => void>();
   readonly #dirty = new Set<string>();
   #podListener: PodListener | undefined;
@@ -116,6 +122,11 @@ class Index implements ClusterIndex {
         added: (service) => this.#serviceChanged(undefined, service),
         changed: (service, previous) => this.#serviceChanged(previous, service),
         removed: (service) => this.#serviceChanged(service, undefined),
+      }),
+      registry.watch('EndpointSlice', {
+        added: (slice) => this.#sliceChanged(undefined, slice),
+        changed: (slice, previous) => this.#sliceChanged(previous, slice),
+        removed: (slice) => this.#sliceChanged(slice, undefined),
       }),
     ];
   }
@@ -181,6 +192,16 @@ class Index implements ClusterIndex {
   zoneOfNode(cluster: string, node: string): string {
     const found = this.#registry.get('Node', { cluster, namespace: '', name: node });
     return found?.metadata.labels['topology.kubernetes.io/zone'] ?? '';
+  }
+
+  zoneHints(service: Service): ReadonlyMap<string, readonly string[]> {
+    const hints = new Map<string, readonly string[]>();
+    for (const { endpoints } of this.#slices.of(keyText(keyOf(service)))) {
+      for (const { addresses, forZones } of endpoints) {
+        if (forZones !== undefined) for (const address of addresses) hints.set(address, forZones);
+      }
+    }
+    return hints;
   }
 
   subscribe(topics: readonly Topic[], changed: () => void): Watch {
@@ -265,6 +286,17 @@ class Index implements ClusterIndex {
     if (service !== undefined) {
       this.#servicesByNamespace.add(`${service.cluster}/${service.metadata.namespace}`, service);
       for (const ip of service.spec.clusterIPs) this.#servicesByIp.add(`${service.cluster}/${ip}`, service);
+    }
+  }
+
+  #sliceChanged(previous: EndpointSlice | undefined, slice: EndpointSlice | undefined): void {
+    for (const one of [previous, slice]) {
+      const name = one?.metadata.labels[SERVICE_NAME_LABEL];
+      if (one === undefined || name === undefined) continue;
+      const key = { cluster: one.cluster, namespace: one.metadata.namespace, name };
+      if (one === slice) this.#slices.add(keyText(key), one);
+      else this.#slices.delete(keyText(key), one);
+      this.#touch({ kind: 'service', key });
     }
   }
 

@@ -119,18 +119,35 @@ function endpointsOf(
     (port) => port.port === authority.port && port.protocol === 'TCP',
   )?.targetPort;
   const local = service.spec.internalTrafficPolicy === 'Local';
-  return index.backends(service).flatMap((meshPod) => {
-    const { pod } = meshPod;
-    if (local && pod.spec.nodeName !== token.nodeName) return [];
+  const backends = index.backends(service).filter(({ pod }) => {
+    if (local && pod.spec.nodeName !== token.nodeName) return false;
     if (authority.instance !== '') {
       const { hostname, subdomain } = pod.spec;
-      if (hostname !== authority.instance || subdomain !== authority.name) return [];
+      if (hostname !== authority.instance || subdomain !== authority.name) return false;
     }
+    return true;
+  });
+  return inZone(backends, index.zoneHints(service), requester.zone).flatMap((meshPod) => {
     const port = targetPort(target ?? authority.port, meshPod);
     if (port === undefined) return [];
     const address: EndpointAddress = { ip: addressFor(meshPod, service, token), port };
     return [podAddress(meshPod, address, requester, settings)];
   });
+}
+
+/** Those whose hints name the client's zone; all of them if one has no hint, or none is for that zone. */
+function inZone(
+  backends: readonly MeshPod[],
+  hints: ReadonlyMap<string, readonly string[]>,
+  zone: string,
+): readonly MeshPod[] {
+  const near: MeshPod[] = [];
+  for (const backend of backends) {
+    const zones = backend.pod.status.podIPs.flatMap((ip) => hints.get(ip) ?? []);
+    if (zones.length === 0) return backends;
+    if (zones.includes(zone)) near.push(backend);
+  }
+  return near.length === 0 ? backends : near;
 }
 
 const targetPort = (target: number | string, { portNames }: MeshPod): number | undefined =>

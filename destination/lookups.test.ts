@@ -123,6 +123,65 @@ describe('lookups', () => {
       assert.equal(address?.protocolHint, undefined);
     });
 
+    const slice = (zones: Readonly<Record<string, readonly string[] | undefined>>) => ({
+      apiVersion: 'discovery.k8s.io/v1',
+      kind: 'EndpointSlice',
+      metadata: {
+        name: 'web-1',
+        namespace: 'shop',
+        uid: 'slice',
+        labels: { 'kubernetes.io/service-name': 'web' },
+      },
+      addressType: 'IPv4',
+      endpoints: Object.entries(zones).map(([ip, names]) => ({
+        addresses: [ip],
+        ...(names === undefined ? {} : { hints: { forZones: names.map((name) => ({ name })) } }),
+      })),
+    });
+    const near = ['zone-n1'];
+    const far = ['zone-n2', 'zone-n3'];
+
+    it('sends only endpoints whose hints name the zone of the client, and follows the hints', async () => {
+      await start([
+        testService('web', {}),
+        testPod('web-1', { ips: ['10.1.0.1'], node: 'n1' }),
+        testPod('web-2', { ips: ['10.1.0.2'], node: 'n2' }),
+        slice({ '10.1.0.1': near, '10.1.0.2': far }),
+      ]);
+      const inbox = get(`web.shop.${shop}:80`);
+      assert.deepEqual(told(await inbox.next()), ['+10.1.0.1/8080']);
+      await cluster.apply(slice({ '10.1.0.1': far, '10.1.0.2': near }));
+      assert.deepEqual(told(await inbox.next()), ['+10.1.0.2/8080']);
+      assert.deepEqual(told(await inbox.next()), ['-10.1.0.1/8080']);
+      await cluster.delete(slice({}));
+      assert.deepEqual(told(await inbox.next()), ['+10.1.0.1/8080']);
+    });
+
+    it('sends all endpoints if the hints leave the zone of the client none', async () => {
+      await start([
+        testService('web', {}),
+        testPod('web-1', { ips: ['10.1.0.1'], node: 'n1' }),
+        testPod('web-2', { ips: ['10.1.0.2'], node: 'n2' }),
+        slice({ '10.1.0.1': near, '10.1.0.2': far }),
+      ]);
+      const inbox = get(`web.shop.${shop}:80`);
+      assert.deepEqual(told(await inbox.next()), ['+10.1.0.1/8080']);
+      await cluster.delete(testPod('web-1', { ips: ['10.1.0.1'], node: 'n1' }));
+      await cluster.apply(slice({ '10.1.0.2': far }));
+      const seen = [...told(await inbox.next()), ...told(await inbox.next())].sort();
+      assert.deepEqual(seen, ['+10.1.0.2/8080', '-10.1.0.1/8080']);
+    });
+
+    it('sends all endpoints if one of them has no hint', async () => {
+      await start([
+        testService('web', {}),
+        testPod('web-1', { ips: ['10.1.0.1'], node: 'n1' }),
+        testPod('web-2', { ips: ['10.1.0.2'], node: 'n2' }),
+        slice({ '10.1.0.1': near, '10.1.0.2': undefined }),
+      ]);
+      assert.deepEqual(told(await get(`web.shop.${shop}:80`).next()), ['+10.1.0.1/8080', '+10.1.0.2/8080']);
+    });
+
     it('advertises identity and 4143 only while the pod is reported enrolled, and not on skipped ports', async () => {
       const ports = [
         { name: 'a', port: 80, targetPort: 'http' },

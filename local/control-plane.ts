@@ -79,14 +79,20 @@ export const nodeReady = (ready: boolean, now: string): PodCondition => ({
   lastTransitionTime: now,
 });
 
-export function putNodes(store: Store, layout: MeshLayout): void {
-  for (const node of layout.nodes) {
+/** `zones` of the nodes in their order; nodes beyond them have none. */
+export function putNodes(store: Store, layout: MeshLayout, zones: readonly string[]): void {
+  for (const [index, node] of layout.nodes.entries()) {
+    const zone = zones[index];
     store.put({
       apiVersion: 'v1',
       kind: 'Node',
       metadata: store.newMeta({
         name: node.name,
-        labels: { 'kubernetes.io/hostname': node.name, 'kubernetes.io/os': 'linux' },
+        labels: {
+          'kubernetes.io/hostname': node.name,
+          'kubernetes.io/os': 'linux',
+          ...(zone === undefined ? {} : { 'topology.kubernetes.io/zone': zone }),
+        },
       }),
       spec: { podCIDR: node.podNetwork.v4, podCIDRs: [node.podNetwork.v4, node.podNetwork.v6] },
       status: {

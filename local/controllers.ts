@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What Kubernetes' controllers and scheduler do, as far as a local mesh needs it: default ServiceAccounts, replicas
-// of Deployments (rolling), a node for each pod, the end of namespaces. One pass over the store, repeated after
+// of Deployments (rolling), a node for each pod, EndpointSlices with zones, the end of namespaces. One pass over the store, repeated after
 // every change until nothing is left to do; each pass is synchronous.
 
 import { createHash } from 'node:crypto';
@@ -16,6 +16,7 @@ import {
   podIsReady,
   type ReplicaSetObject,
 } from './objects.ts';
+import { ensureEndpointSlices } from './endpoint-slices.ts';
 import type { Store } from './store.ts';
 
 export interface ControllerOptions {
@@ -207,6 +208,7 @@ export function reconcile(store: Store, options: ControllerOptions): void {
   ensureServiceAccounts(store);
   for (const deployment of store.list('Deployment')) runDeployment(store, deployment, options.random);
   schedulePods(store, options.schedulable());
+  ensureEndpointSlices(store);
   finishNamespaces(store);
 }
 

@@ -40,6 +40,8 @@ import { lockName, sweep } from './sweep.ts';
 export interface DaemonOptions {
   readonly name: string;
   readonly nodes: number;
+  /** Of the nodes in their order. */
+  readonly zones?: readonly string[];
   /** False: plain pods, no agents and no control plane. */
   readonly meshed: boolean;
   readonly log: LocalLog;
@@ -148,7 +150,7 @@ export class Daemon {
     progress(`${layout.nodes.length} nodes on the wire`);
     const keys = await makeKeys(layout, systemClock);
     this.#keys = keys;
-    putNodes(store, layout);
+    putNodes(store, layout, options.zones ?? []);
     store.put({
       apiVersion: 'v1',
       kind: 'Namespace',

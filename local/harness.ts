@@ -30,6 +30,8 @@ export interface MeshOptions {
   /** Letters, digits and dashes; meshes of different names run side by side. */
   readonly name: string;
   readonly nodes?: number;
+  /** Of the nodes in their order; none if absent. */
+  readonly zones?: readonly string[];
   /** Paths of manifests. */
   readonly files?: readonly string[];
   /** Objects in Kubernetes' shape. */
@@ -177,6 +179,7 @@ export async function startMesh(options: MeshOptions): Promise<LocalMesh> {
       options: {
         name,
         nodes,
+        zones: options.zones ?? [],
         meshed: mesh,
         logLevel: options.logLevel ?? 'info',
         sources,

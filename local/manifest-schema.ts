@@ -266,6 +266,7 @@ const serviceSpecFields = v.strictObject({
   publishNotReadyAddresses: v.optional(v.boolean(), false),
   internalTrafficPolicy: v.optional(v.picklist(['Cluster', 'Local'])),
   sessionAffinity: v.optional(v.picklist(['None'])),
+  trafficDistribution: v.optional(v.picklist(['PreferClose', 'PreferSameZone'])),
 });
 
 type ServiceSpecFields = v.InferOutput<typeof serviceSpecFields>;

@@ -80,6 +80,16 @@ export interface ServiceObject extends LocalObject<'Service', 'v1'> {
   readonly spec: ServiceSpec;
 }
 
+export interface EndpointSliceObject extends LocalObject<'EndpointSlice', 'discovery.k8s.io/v1'> {
+  readonly addressType: 'IPv4' | 'IPv6';
+  readonly endpoints: readonly {
+    readonly addresses: readonly string[];
+    readonly nodeName: string;
+    readonly zone: string;
+    readonly hints: { readonly forZones: readonly { readonly name: string }[] };
+  }[];
+}
+
 export interface PodCondition {
   readonly type: string;
   readonly status: 'True' | 'False' | 'Unknown';
@@ -138,6 +148,7 @@ export interface ObjectTypes {
   readonly ReplicaSet: ReplicaSetObject;
   readonly Pod: PodObject;
   readonly Service: ServiceObject;
+  readonly EndpointSlice: EndpointSliceObject;
 }
 
 export type Kind = keyof ObjectTypes;

@@ -12,6 +12,7 @@ const shapes: Readonly<Record<string, string>> = {
   ServiceAccount: 'apiVersion kind metadata:Meta secrets imagePullSecrets automountServiceAccountToken',
   Pod: 'apiVersion kind metadata:Meta spec:PodSpec status',
   Service: 'apiVersion kind metadata:Meta spec:ServiceSpec status',
+  EndpointSlice: 'apiVersion kind metadata:Meta addressType endpoints:Endpoint[] ports',
   Deployment: 'apiVersion kind metadata:Meta spec:DeploymentSpec status',
   ReplicaSet: 'apiVersion kind metadata:Meta spec:ReplicaSetSpec status',
   Meta:
@@ -54,6 +55,9 @@ const shapes: Readonly<Record<string, string>> = {
     'healthCheckNodePort internalTrafficPolicy ipFamilies ipFamilyPolicy loadBalancerClass loadBalancerIP ' +
     'loadBalancerSourceRanges ports:ServicePort[] publishNotReadyAddresses selector sessionAffinity ' +
     'sessionAffinityConfig trafficDistribution type',
+  Endpoint: 'addresses conditions deprecatedTopology hints:Hints hostname nodeName targetRef zone',
+  Hints: 'forNodes forZones:ForZone[]',
+  ForZone: 'name',
   ServicePort: 'appProtocol name nodePort port protocol targetPort',
 };
 

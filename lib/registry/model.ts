@@ -112,6 +112,19 @@ export interface Service extends Resource<'Service'> {
   };
 }
 
+/** Only what it says about zones: who its endpoints are, the mesh sees from the pods. */
+export interface EndpointSlice extends Resource<'EndpointSlice'> {
+  readonly endpoints: readonly {
+    /** Canonical. */
+    readonly addresses: readonly string[];
+    /** Zones whose clients shall use it; undefined: nothing is said. */
+    readonly forZones: readonly string[] | undefined;
+  }[];
+}
+
+/** Names the Service of an EndpointSlice. */
+export const SERVICE_NAME_LABEL = 'kubernetes.io/service-name';
+
 export interface Deployment extends Resource<'Deployment'> {
   readonly spec: { readonly replicas: number };
 }
@@ -126,6 +139,7 @@ export interface ResourceTypes {
   readonly ReplicaSet: ReplicaSet;
   readonly Pod: Pod;
   readonly Service: Service;
+  readonly EndpointSlice: EndpointSlice;
 }
 
 export type Kind = keyof ResourceTypes;
@@ -140,6 +154,7 @@ export const kinds: readonly Kind[] = [
   'ReplicaSet',
   'Pod',
   'Service',
+  'EndpointSlice',
 ];
 
 export const clusterScopedKinds: ReadonlySet<Kind> = new Set<Kind>(['Namespace', 'Node']);

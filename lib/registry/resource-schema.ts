@@ -157,6 +157,18 @@ const service = v.looseObject({
   ),
 });
 
+const endpointSlice = v.looseObject({
+  metadata,
+  endpoints: listOf(
+    v.looseObject({
+      addresses: v.array(v.string('expected an address'), 'expected a list of addresses'),
+      hints: v.nullish(
+        v.looseObject({ forZones: v.nullish(v.array(v.looseObject({ name: v.string('expected text') }))) }),
+      ),
+    }),
+  ),
+});
+
 const node = v.looseObject({
   metadata,
   status: v.nullish(
@@ -200,6 +212,7 @@ export const apiVersions: Readonly<Record<Kind, string>> = {
   Service: 'v1',
   Deployment: 'apps/v1',
   ReplicaSet: 'apps/v1',
+  EndpointSlice: 'discovery.k8s.io/v1',
 };
 
 export const isKnownKind = (kind: string): kind is Kind => Object.hasOwn(apiVersions, kind);
@@ -234,6 +247,15 @@ function build(kind: Kind, raw: unknown, cluster: string, problems: FieldProblem
       if (value === undefined) return undefined;
       const addresses = (value.status?.addresses ?? []).map(({ type, address }) => ({ type, address }));
       return { kind, cluster, metadata: meta(kind, value.metadata), status: { addresses } };
+    }
+    case 'EndpointSlice': {
+      const value = check(endpointSlice, raw, problems);
+      if (value === undefined) return undefined;
+      const endpoints = value.endpoints.map(({ addresses, hints }, index) => ({
+        addresses: addressesOf(addresses, `endpoints[${index}].addresses`, problems),
+        forZones: hints?.forZones?.map(({ name }) => name),
+      }));
+      return { kind, cluster, metadata: meta(kind, value.metadata), endpoints };
     }
     case 'Deployment': {
       const value = check(deployment, raw, problems);

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Peak EWMA: an estimate of an endpoint's latency that jumps up at once and decays slowly, times the requests in
-// flight. As tower's load module computes it. Allocates nothing after construction; time is passed in.
+// flight. As tower's load module computes it, but for what the decay time means (docs/decisions/014-decay-time.md). Allocates nothing
+// after construction; time is passed in.
 
 export const DEFAULT_RTT_MS = 30;
+/** In this time an estimate that nothing confirms falls to a tenth. */
 export const DEFAULT_DECAY_MS = 10_000;
 
 export class LoadEstimate {
   #rttMs: number;
   #updatedMs: number;
   #inFlight: number;
-  readonly #decayMs: number;
+  /** Time in which it falls to the e-th part. */
+  readonly #foldMs: number;
 
   constructor(nowMs: number, rttMs = DEFAULT_RTT_MS, decayMs = DEFAULT_DECAY_MS) {
     this.#rttMs = Math.max(1, rttMs);
     this.#updatedMs = nowMs;
     this.#inFlight = 0;
-    this.#decayMs = decayMs;
+    this.#foldMs = decayMs / Math.LN10;
   }
 
   /** A request was dispatched; `finished` follows exactly once. */
@@ -49,7 +52,7 @@ export class LoadEstimate {
     } else {
       const elapsed = nowMs - this.#updatedMs;
       if (elapsed > 0) {
-        const weight = Math.exp(-elapsed / this.#decayMs);
+        const weight = Math.exp(-elapsed / this.#foldMs);
         this.#rttMs = this.#rttMs * weight + latencyMs * (1 - weight);
       }
     }

@@ -78,20 +78,19 @@ for (const [endpoints, rps, latencyMs] of [
   [10, 1000, 30],
   [3, 300, 50],
 ] as const) {
-  test(`${endpoints} endpoints: ten times slower gets under 5 % and comes back with the decay`, () => {
-    const share = simulate(endpoints, rps, latencyMs, 7);
-    const between = (fromMs: number, toMs: number): number => {
-      const part = share.slice(fromMs / 5000, toMs / 5000);
-      return part.reduce((sum, value) => sum + value, 0) / part.length;
-    };
-    assert.ok(Math.abs(between(0, 20_000) - 1) < 0.15, 'fair before');
-    assert.ok(between(20_000, 60_000) < 0.05, 'hardly anything while slow');
-    // An estimate ten times too high needs ln 10 = 2.3 decay times when nothing but time corrects it.
-    const recovered = 60_000 + DEFAULT_DECAY_MS;
-    assert.ok(between(recovered, recovered + 5000) > 0.3, 'a good part of its share after one decay time');
-    assert.ok(
-      between(recovered + DEFAULT_DECAY_MS, recovered + 2 * DEFAULT_DECAY_MS) > 0.8,
-      'all of it after two',
-    );
+  test(`${endpoints} endpoints: ten times slower gets under 5 % and has its share again within the decay time`, () => {
+    for (const seed of [1, 2, 3, 4]) checkShares(simulate(endpoints, rps, latencyMs, seed));
   });
+}
+
+function checkShares(share: readonly number[]): void {
+  const between = (fromMs: number, toMs: number): number => {
+    const part = share.slice(fromMs / 5000, toMs / 5000);
+    return part.reduce((sum, value) => sum + value, 0) / part.length;
+  };
+  assert.ok(Math.abs(between(0, 20_000) - 1) < 0.15, 'fair before');
+  assert.ok(between(20_000, 60_000) < 0.05, 'hardly anything while slow');
+  const recovered = 60_000 + DEFAULT_DECAY_MS;
+  assert.ok(between(recovered, recovered + 5000) > 0.8, 'its share after the decay time');
+  assert.ok(Math.abs(between(recovered + 5000, 100_000) - 1) < 0.15, 'fair after');
 }
