@@ -22,6 +22,15 @@ export function readCorpus(target: string): KeptInput[] {
     });
 }
 
+/** What a target begins with: its own corpus and that of its seeds. */
+export const seedsOf = ({
+  name,
+  seeds = [],
+}: {
+  readonly name: string;
+  readonly seeds?: readonly string[];
+}): KeptInput[] => [name, ...seeds].flatMap(readCorpus);
+
 /** Keeps an input; the path of its file. */
 export function keepFinding(target: string, bytes: Buffer, why: string): string {
   const name = createHash('sha256').update(bytes).digest('hex').slice(0, 12);

@@ -3,7 +3,7 @@
 // `node test/fuzz/run.ts SECONDS [TARGET…]` with FUZZ_SEED to repeat a run. Inputs that break a promise are made
 // smaller and kept in the corpus; then it ends with 1.
 
-import { keepFinding, readCorpus } from './corpus.ts';
+import { keepFinding, seedsOf } from './corpus.ts';
 import { mutate, seededRandom } from './mutate.ts';
 import { type FuzzTarget, targets } from './targets.ts';
 
@@ -17,10 +17,10 @@ function messageOf(error: unknown): string {
 }
 
 /** What is wrong with an input, wherever it is split; or undefined. */
-function problemOf(target: FuzzTarget, bytes: Buffer): string | undefined {
+async function problemOf(target: FuzzTarget, bytes: Buffer): Promise<string | undefined> {
   for (let seed = 0; seed < 20; seed++) {
     try {
-      target.run(bytes, seededRandom(seed));
+      await target.run(bytes, seededRandom(seed));
     } catch (error) {
       return messageOf(error);
     }
@@ -28,13 +28,13 @@ function problemOf(target: FuzzTarget, bytes: Buffer): string | undefined {
   return undefined;
 }
 
-function shrink(target: FuzzTarget, bytes: Buffer): Buffer {
+async function shrink(target: FuzzTarget, bytes: Buffer): Promise<Buffer> {
   let smallest = bytes;
   let steps = 0;
   for (let size = bytes.length >> 1; size > 0; size >>= 1) {
     for (let at = 0; at + size <= smallest.length && steps < SHRINK_STEPS_MAX; steps++) {
       const candidate = Buffer.concat([smallest.subarray(0, at), smallest.subarray(at + size)]);
-      if (problemOf(target, candidate) === undefined) at += size;
+      if ((await problemOf(target, candidate)) === undefined) at += size;
       else smallest = candidate;
     }
   }
@@ -42,9 +42,9 @@ function shrink(target: FuzzTarget, bytes: Buffer): Buffer {
 }
 
 /** Number of findings. */
-function fuzz(target: FuzzTarget, seconds: number, seed: number): number {
+async function fuzz(target: FuzzTarget, seconds: number, seed: number): Promise<number> {
   const random = seededRandom(seed);
-  const corpus = readCorpus(target.name).map((input) => input.bytes);
+  const corpus = seedsOf(target).map((input) => input.bytes);
   const until = performance.now() + seconds * 1000;
   let inputs = 0;
   let found = 0;
@@ -53,11 +53,12 @@ function fuzz(target: FuzzTarget, seconds: number, seed: number): number {
       const bytes = mutate(corpus, target.words, random);
       inputs++;
       try {
-        target.run(bytes, random);
+        const running = target.run(bytes, random);
+        if (running !== undefined) await running;
       } catch (error) {
         found++;
-        const small = problemOf(target, bytes) === undefined ? bytes : shrink(target, bytes);
-        const why = problemOf(target, small) ?? messageOf(error);
+        const small = (await problemOf(target, bytes)) === undefined ? bytes : await shrink(target, bytes);
+        const why = (await problemOf(target, small)) ?? messageOf(error);
         console.log(`${target.name}: ${why}\n  kept as ${keepFinding(target.name, small, why)}`);
       }
     }
@@ -77,6 +78,6 @@ if (!(seconds > 0) || chosen.length === 0) {
   process.exitCode = 2;
 } else {
   let findings = 0;
-  for (const target of chosen) findings += fuzz(target, seconds / chosen.length, seed);
+  for (const target of chosen) findings += await fuzz(target, seconds / chosen.length, seed);
   process.exitCode = findings === 0 ? 0 : 1;
 }

@@ -23,13 +23,18 @@ import {
   writeResponseHead,
 } from '../../agent/proxy/http2/translate.ts';
 
+import { fuzzAgainstLlhttp, fuzzAgainstNghttp2 } from './against-node.ts';
+import { fuzzClientHello, fuzzDetection, fuzzTransportHeader } from './first-bytes.ts';
+
 export interface FuzzTarget {
   /** Also the folder of its corpus. */
   readonly name: string;
   /** What mutations like to insert. */
   readonly words: readonly Buffer[];
+  /** Other targets whose corpus it begins with, too. */
+  readonly seeds?: readonly string[];
   /** Throws when there is something to mend. `random` chooses where to split. */
-  readonly run: (bytes: Buffer, random: () => number) => void;
+  readonly run: (bytes: Buffer, random: () => number) => void | Promise<void>;
 }
 
 const latin1 = (text: string): Buffer => Buffer.from(text, 'latin1');
@@ -232,45 +237,73 @@ function fuzzHpack(bytes: Buffer, random: () => number): void {
   }
 }
 
+const http1Words = [
+  '\r\n',
+  '\n',
+  '\r',
+  ' ',
+  '\t',
+  ':',
+  ',',
+  '\0',
+  '\x80',
+  'HTTP/1.1',
+  'HTTP/1.0',
+  'GET ',
+  'CONNECT a:1 ',
+
+  'Host: a\r\n',
+  'Content-Length: 5\r\n',
+  'Transfer-Encoding: chunked\r\n',
+  'Connection: close, x\r\n',
+
+  'Connection: content-length\r\n',
+  'Upgrade: websocket\r\n',
+  'TE: trailers\r\n',
+  'X: y\r\n',
+  ' folded\r\n',
+
+  'http://',
+  '*',
+  '?',
+  '#',
+  '@',
+  '[::1]:80',
+  'l5d-orig-proto: HTTP/1.1\r\n',
+  'l5d-client-id: x\r\n',
+  '204',
+].map(latin1);
+
+const hpackWords = [
+  '82',
+  '84',
+  '86',
+  'be',
+  'bf',
+  'c0',
+  '7e',
+  '20',
+  '3fe11f',
+  '3f45',
+  'ff80',
+  '400161',
+  '0162',
+  '1001',
+  '00',
+  '80',
+
+  '0f2b0377726b',
+  '0085f2b24a84ff',
+  '418cf1e3c2e5f23a6ba0ab90f4ff',
+  '0161ffffffff07',
+  '7fffffffff0f',
+  '5886a8eb10649cbf',
+].map(hex);
+
 export const targets: readonly FuzzTarget[] = [
   {
     name: 'http1-head',
-    words: [
-      '\r\n',
-      '\n',
-      '\r',
-      ' ',
-      '\t',
-      ':',
-      ',',
-      '\0',
-      '\x80',
-      'HTTP/1.1',
-      'HTTP/1.0',
-      'GET ',
-      'CONNECT a:1 ',
-
-      'Host: a\r\n',
-      'Content-Length: 5\r\n',
-      'Transfer-Encoding: chunked\r\n',
-      'Connection: close, x\r\n',
-
-      'Connection: content-length\r\n',
-      'Upgrade: websocket\r\n',
-      'TE: trailers\r\n',
-      'X: y\r\n',
-      ' folded\r\n',
-
-      'http://',
-      '*',
-      '?',
-      '#',
-      '@',
-      '[::1]:80',
-      'l5d-orig-proto: HTTP/1.1\r\n',
-      'l5d-client-id: x\r\n',
-      '204',
-    ].map(latin1),
+    words: http1Words,
     run: fuzzHead,
   },
   {
@@ -314,31 +347,61 @@ export const targets: readonly FuzzTarget[] = [
   },
   {
     name: 'hpack',
-    words: [
-      '82',
-      '84',
-      '86',
-      'be',
-      'bf',
-      'c0',
-      '7e',
-      '20',
-      '3fe11f',
-      '3f45',
-      'ff80',
-      '400161',
-      '0162',
-      '1001',
-      '00',
-      '80',
-
-      '0f2b0377726b',
-      '0085f2b24a84ff',
-      '418cf1e3c2e5f23a6ba0ab90f4ff',
-      '0161ffffffff07',
-      '7fffffffff0f',
-      '5886a8eb10649cbf',
-    ].map(hex),
+    words: hpackWords,
     run: fuzzHpack,
+  },
+  {
+    name: 'http1-against-llhttp',
+    seeds: ['http1-head'],
+    words: [...http1Words, ...['0\r\n\r\n', '5\r\nhello\r\n', ';a=b', 'A: b\r\n', 'hello'].map(latin1)],
+    run: fuzzAgainstLlhttp,
+  },
+  {
+    name: 'http2-against-nghttp2',
+    seeds: ['hpack'],
+    words: hpackWords,
+    run: fuzzAgainstNghttp2,
+  },
+  {
+    name: 'detection',
+    seeds: ['http1-head'],
+    words: [
+      'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
+      'PRI',
+      'GET ',
+      'M-SEARCH ',
+      'FETCH ',
+      '/',
+      ' HTTP/1.1',
+      '\r\n',
+      '\n',
+      '\0',
+      ' ',
+    ].map(latin1),
+    run: fuzzDetection,
+  },
+  {
+    name: 'tls-hello',
+    words: ['1603', '0100', '0303', '0000', '00', 'ff', '000a', '0000000a0008000005612e622e63', '1301'].map(
+      hex,
+    ),
+    run: fuzzClientHello,
+  },
+  {
+    name: 'transport-header',
+    words: [
+      '08',
+      '0800',
+      '08ffff03',
+      '1a020a00',
+      '1a021200',
+      '120161',
+      '00000005',
+      'ffffffff',
+      '80',
+      '1a00',
+      '25',
+    ].map(hex),
+    run: fuzzTransportHeader,
   },
 ];
