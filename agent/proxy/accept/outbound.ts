@@ -167,20 +167,32 @@ function forward(
   target: OutboundTarget,
   first: Buffer | null,
 ): void {
+  let failed = false;
+  /** Counted as one that came to the balancer, whatever it tries. */
+  let waited = false;
+  const { tcpRoute } = target;
+  const balancer = target.balancerOf('tcp');
   const fail = (failure: number): void => {
+    failed = true;
     target.countError('tcp', failure);
     source.reset();
   };
   const attempt = (attempts: number, except: OutboundEndpoint | undefined): void => {
     const endpoint = target.pickTcp(except) ?? except;
     if (endpoint === undefined) {
+      balancer?.waits();
+      const sinceMs = context.clock.nowMs();
       target.whenAvailable((failure) => {
+        balancer?.waited((context.clock.nowMs() - sinceMs) / 1000);
+        waited = true;
         if (source.socket.destroyed) return;
         if (failure === FAILURE_NONE) attempt(attempts, undefined);
         else fail(failure);
       });
       return;
     }
+    if (!waited) balancer?.passed();
+    waited = true;
     endpoint.connectTcp((failure, upstream) => {
       if (upstream === null) {
         if (source.socket.destroyed) return;
@@ -193,6 +205,8 @@ function forward(
     });
   };
   if (source.socket.destroyed) return;
+  tcpRoute.opened();
+  source.socket.once('close', () => tcpRoute.closed(failed));
   attempt(TCP_ATTEMPTS, undefined);
 }
 

@@ -26,7 +26,8 @@ import { FLAG_PROXY_RESPONSE, NAME_GRPC_STATUS } from '../http2/hpack/names.ts';
 import { type EndpointSlot, slotOf } from './endpoint-slot.ts';
 import { grpcStatusOf } from './error-response.ts';
 import { type ClientStream, NOT_RESET, type StreamHolder } from './http2-client.ts';
-import { RequestTimer, type TimedRequest } from './request-timer.ts';
+import { RequestTimer, type TimedRequest, type TimeLimit } from './request-timer.ts';
+import { RouteMeter } from './route-meter.ts';
 import type { ServerContext } from './server-context.ts';
 import { GRPC_NONE, GRPC_MISSING, type HttpEndpoint, type HttpTarget } from './types.ts';
 import { UpstreamConnection, type UpstreamHolder } from './upstream-connection.ts';
@@ -113,6 +114,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   #grpcStatus = GRPC_NONE;
   /** Made for the first request that has a limit. */
   #timer: RequestTimer | null = null;
+  readonly #meter = new RouteMeter();
   /** Counts waits, so that what comes too late is recognised. */
   #serial = 0;
 
@@ -130,16 +132,20 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     this.started = false;
     this.tunnel = false;
     this.#attempts = 0;
+    this.#meter.begin();
   }
 
   /** Finds an endpoint. PICKED_NONE: `onPicked` or `onFailure` follows, the latter perhaps before this returns. */
   pick(want: number): number {
     const target = this.#target;
+    const now = this.#context.clock.nowMs();
+    this.#meter.arrived(target.route, now);
     if (target.endpoints.length === 0) {
       if (target.failfast) {
         this.fail(FAILURE_LOADSHED);
         return PICKED_NONE;
       }
+      this.#meter.waits(now);
       const serial = ++this.#serial;
       target.whenAvailable((failure) => {
         if (serial !== this.#serial) return;
@@ -152,7 +158,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
       });
       return PICKED_NONE;
     }
-    const now = this.#context.clock.nowMs();
+    this.#meter.attempted(now, this.#client.requestDone);
     const endpoint = pickEndpoint(target.endpoints, now, this.#context.random);
     const slot = slotOf(endpoint, now);
     this.#endpoint = endpoint;
@@ -178,7 +184,8 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     return this.started || this.#client.requestDone;
   }
 
-  expired(): void {
+  expired(limit: TimeLimit): void {
+    this.#meter.limit = limit;
     this.fail(FAILURE_RESPONSE_TIMEOUT);
   }
 
@@ -249,6 +256,21 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     return this.http2 !== null && this.http2.blocked;
   }
 
+  /** Part of the request's body passes. */
+  requestPart(bytes: number): void {
+    this.#meter.requestPart(bytes);
+  }
+
+  /** All of the request has come. */
+  requestEnded(): void {
+    this.#meter.flushed(this.connected ? this.#context.clock.nowMs() : this.#dispatchedMs);
+  }
+
+  /** Part of the response's body passes that came with its head. */
+  responsePart(bytes: number): void {
+    this.#meter.responsePart(bytes);
+  }
+
   get connected(): boolean {
     return this.http1 !== null || this.http2 !== null;
   }
@@ -296,6 +318,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     if (end === start) return;
     if (this.measuring) this.measured();
     this.#timer?.moved();
+    this.#meter.responsePart(end - start);
     this.#client.onResponsePart(buffer, start, end);
   }
 
@@ -424,15 +447,16 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   /** The response came to its end, or became a tunnel. */
   #answered(): void {
     this.#timer?.stop();
-    if (this.measuring) this.measured();
+    const now = this.#context.clock.nowMs();
+    if (this.measuring) this.measured(now);
     (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
+    this.#meter.ended(now, this.status, FAILURE_NONE, this.#grpcStatus, NOT_RESET, true);
     this.#endpoint = null;
   }
 
   /** First byte of the body, or its end: the load estimate's and the histogram's instant. */
-  measured(): void {
+  measured(now: number = this.#context.clock.nowMs()): void {
     this.measuring = false;
-    const now = this.#context.clock.nowMs();
     const latency = now - this.#dispatchedMs;
     (this.#load as LoadEstimate).finished(now, latency);
     (this.#endpoint as HttpEndpoint).metrics.firstBody(this.status, latency);
@@ -450,10 +474,11 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     stream?.release();
     const endpoint = this.#endpoint;
     this.#endpoint = null;
+    const now = this.#context.clock.nowMs();
+    this.#meter.ended(now, status, failure, grpcStatus, reset, this.started);
     if (endpoint === null) return;
     if (this.measuring) {
       this.measuring = false;
-      const now = this.#context.clock.nowMs();
       (this.#load as LoadEstimate).finished(now, now - this.#dispatchedMs);
     }
     if (reset === NOT_RESET) endpoint.metrics.responseEnded(status, failure, grpcStatus);
@@ -468,6 +493,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     else if (this.#grpcStatus === GRPC_NONE) this.abandon(failures[failure]?.status ?? 500, failure);
     else this.abandon(GRPC_HTTP_STATUS, failure, grpcStatusOf(failure));
     this.started = true;
+    if (!started) this.#target.failed?.(passed === NOT_RESET ? failure : FAILURE_UPSTREAM_PROTOCOL);
     this.#client.onFailure(failure, started, passed);
   }
 }

@@ -280,6 +280,7 @@ class ServerStream extends Stream implements ExchangeClient {
   onData(buffer: Buffer, start: number, end: number): void {
     if (this.#over) return;
     const { http1, http2 } = this.#exchange;
+    this.#exchange.requestPart(end - start);
     if (http1 !== null) {
       if (this.#chunked) sendChunk(http1.out, buffer, start, end);
       else http1.out.bytes(buffer, start, end);
@@ -299,6 +300,7 @@ class ServerStream extends Stream implements ExchangeClient {
 
   onEnded(): void {
     if (this.#over) return;
+    this.#exchange.requestEnded();
     const { http1, http2 } = this.#exchange;
     if (http2 !== null) {
       if (http2.localEnded) return;

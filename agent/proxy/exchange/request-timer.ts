@@ -13,12 +13,15 @@ import type { TimeoutNode, TimerWheel } from '../timers/wheel.ts';
 /** How often it is looked whether a request is complete that was not when it was dispatched. */
 const LOOK_MS = 200;
 
+/** As Linkerd names them in metrics. */
+export type TimeLimit = 'REQUEST_TIMEOUT' | 'RESPONSE_STREAM_TIMEOUT' | 'IDLE_TIMEOUT';
+
 export interface TimedRequest {
   /** Whether all of the request has come, or its response began. */
   readonly answerable: boolean;
   /** Whether the response's head was passed on. */
   readonly started: boolean;
-  expired(): void;
+  expired(limit: TimeLimit): void;
 }
 
 export class RequestTimer implements TimeoutNode {
@@ -33,6 +36,8 @@ export class RequestTimer implements TimeoutNode {
   /** Since when an answer is waited for; NaN: not yet. */
   #answerableMs = Number.NaN;
   #movedMs = 0;
+  /** What `#left` found. */
+  #nearest: TimeLimit = 'REQUEST_TIMEOUT';
 
   constructor(wheel: TimerWheel, clock: Clock, request: TimedRequest) {
     this.#wheel = wheel;
@@ -59,7 +64,7 @@ export class RequestTimer implements TimeoutNode {
 
   onTimeout(): void {
     const now = this.#clock.nowMs();
-    if (this.#left(now) <= 0) this.#request.expired();
+    if (this.#left(now) <= 0) this.#request.expired(this.#nearest);
     else this.#schedule(now);
   }
 
@@ -71,17 +76,19 @@ export class RequestTimer implements TimeoutNode {
   #left(nowMs: number): number {
     const { requestMs, responseMs, idleMs } = this.#timeouts;
     let left = Number.POSITIVE_INFINITY;
+    this.#nearest = 'REQUEST_TIMEOUT';
     if (requestMs !== undefined) left = this.#begunMs + requestMs - nowMs;
     if (responseMs !== undefined) {
       if (Number.isNaN(this.#answerableMs) && this.#request.answerable) this.#answerableMs = nowMs;
-      left = Math.min(
-        left,
-        Number.isNaN(this.#answerableMs) ? LOOK_MS : this.#answerableMs + responseMs - nowMs,
-      );
+      const own = Number.isNaN(this.#answerableMs) ? LOOK_MS : this.#answerableMs + responseMs - nowMs;
+      if (own < left) this.#nearest = 'RESPONSE_STREAM_TIMEOUT';
+      left = Math.min(left, own);
     }
     if (idleMs !== undefined) {
       if (Number.isNaN(this.#movedMs) && this.#request.started) this.#movedMs = nowMs;
-      left = Math.min(left, Number.isNaN(this.#movedMs) ? LOOK_MS : this.#movedMs + idleMs - nowMs);
+      const own = Number.isNaN(this.#movedMs) ? LOOK_MS : this.#movedMs + idleMs - nowMs;
+      if (own < left) this.#nearest = 'IDLE_TIMEOUT';
+      left = Math.min(left, own);
     }
     return left;
   }

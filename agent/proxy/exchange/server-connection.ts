@@ -224,6 +224,7 @@ export class ServerConnection
             return;
           }
           at = this.#body.push(buffer, at, end, this);
+          if (this.#body.done) this.#exchange.requestEnded();
           if (at < 0) {
             this.#exchange.fail(at === TOO_LARGE ? FAILURE_HEAD_TOO_LARGE : FAILURE_BAD_REQUEST);
             return;
@@ -335,6 +336,10 @@ export class ServerConnection
     }
     const start = head.compact(buffer, head.upgrade);
     const used = kind === PICKED_HTTP1 ? bodyStart + this.#body.take(end - bodyStart) : bodyStart;
+    if (used > bodyStart) {
+      exchange.requestPart(used - bodyStart);
+      if (this.#body.done) exchange.requestEnded();
+    }
     this.#held =
       added === ''
         ? buffer.toString('latin1', start, used)
@@ -360,6 +365,7 @@ export class ServerConnection
   /** A part of the request's body. */
   onBody(buffer: Buffer, start: number, end: number): void {
     const { http1, http2 } = this.#exchange;
+    this.#exchange.requestPart(end - start);
     if (http1 !== null) {
       http1.out.bytes(buffer, start, end);
     } else if (http2 !== null) {
@@ -502,6 +508,7 @@ export class ServerConnection
     if (added === '') {
       const used = bodyStart + body.take(end - bodyStart);
       this.#out.bytes(buffer, start, used);
+      if (used > bodyStart) exchange.responsePart(used - bodyStart);
       if (used > bodyStart || body.done) exchange.measured();
       if (body.done) exchange.onResponseEnd(used === end);
       else if (used < end) upstream.pushBody(buffer, used, end);

@@ -35,6 +35,28 @@ export interface HttpMetrics {
   responseReset(status: number, code: number): void;
 }
 
+/** Counts what a route, or a backend, sees of requests. */
+export interface StreamCounts {
+  /** A part of a body: of the request for a route, of the answer for a backend. */
+  frame(bytes: number): void;
+  /** `status` 0: there was none; `error`: Linkerd's name of it, or ''. */
+  ended(seconds: number, status: number, grpcStatus: number, error: string): void;
+}
+
+export interface BackendCounts extends StreamCounts {
+  /** An attempt that goes to an endpoint at once. */
+  started(): void;
+  /** One for which there is no endpoint now; `waited` follows. */
+  waits(): void;
+  waited(seconds: number): void;
+}
+
+/** The route that a request has, and the backend that it goes to. */
+export interface HttpRoute {
+  readonly metrics: StreamCounts;
+  readonly backend: BackendCounts;
+}
+
 /**
  * An endpoint as the exchange sees it. Owned by the target; the pool and the load estimate hang on it, so the object
  * stays the same while the endpoint's metadata does, and is never shared by clients of different identities.
@@ -59,6 +81,10 @@ export interface HttpTarget {
   readonly authority: string;
   /** How requests are limited and sent again whose route says nothing else; read once per request. */
   readonly policy?: RequestPolicy | undefined;
+  /** The route of requests that no other route takes: what is counted of them. */
+  readonly route?: HttpRoute | undefined;
+  /** A request was answered by the proxy, or cut off, because of `failure`. */
+  readonly failed?: (failure: number) => void;
   /** Endpoints now; replaced, never changed in place (compare by reference). */
   readonly endpoints: readonly HttpEndpoint[];
   /** Empty for long: the failfast state (503 at once instead of waiting). */

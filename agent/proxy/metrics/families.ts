@@ -18,6 +18,103 @@ const histogram = (name: string, help: string, buckets: readonly number[]): Metr
   buckets,
 });
 
+/** More of these per client would cost more than they tell; Linkerd's choice. */
+const COARSE_SECONDS: readonly number[] = [0.05, 0.5, 1, 10];
+const FINE_SECONDS: readonly number[] = [0.025, 0.05, 0.1, 0.25, 0.5, 1, 10];
+const FRAME_BYTES: readonly number[] = [128, 1024, 10_240];
+const QUEUE_SECONDS: readonly number[] = [0.0005, 0.005, 0.05, 0.5, 1, 3];
+
+/** Of requests by route (outbound) and by server (inbound); `kind` is that of the route, not of the request. */
+const requestFamilies = (kind: 'http' | 'grpc', name: string): readonly MetricFamily[] => {
+  const route = `outbound_${kind}_route`;
+  const inbound = `inbound_${kind}`;
+  return [
+    histogram(
+      `${route}_request_duration_seconds`,
+      `From a ${name} request's arrival to the end of its answer, all attempts together, by route.`,
+      COARSE_SECONDS,
+    ),
+    counter(`${route}_request_statuses_total`, `${name} requests by route, and how they ended.`),
+    histogram(
+      `${route}_request_frame_size_bytes`,
+      `Parts of ${name} requests' bodies, by route.`,
+      FRAME_BYTES,
+    ),
+    counter(`${route}_backend_requests_total`, `Attempts of ${name} requests by route and backend.`),
+    histogram(
+      `${route}_backend_response_duration_seconds`,
+      `From a ${name} request's end to the end of its answer, by route and backend.`,
+      FINE_SECONDS,
+    ),
+    counter(
+      `${route}_backend_response_statuses_total`,
+      `How attempts of ${name} requests ended, by route and backend.`,
+    ),
+    histogram(
+      `${route}_backend_response_frame_size_bytes`,
+      `Parts of the bodies of answers to ${name} requests, by route and backend.`,
+      FRAME_BYTES,
+    ),
+    counter(`${inbound}_requests_total`, `${name} requests by server and route.`),
+    histogram(
+      `${inbound}_request_duration_seconds`,
+      `From a ${name} request's arrival to the end of its answer, by server and route.`,
+      FINE_SECONDS,
+    ),
+    histogram(
+      `${inbound}_response_duration_seconds`,
+      `From a ${name} request's end to the end of its answer, by server and route.`,
+      COARSE_SECONDS,
+    ),
+    counter(`${inbound}_statuses_total`, `Answers to ${name} requests by server, route and status.`),
+    histogram(
+      `${inbound}_request_frame_size_bytes`,
+      `Parts of ${name} requests' bodies, by server and route.`,
+      FRAME_BYTES,
+    ),
+    histogram(
+      `${inbound}_response_frame_size_bytes`,
+      `Parts of the bodies of answers to ${name} requests, by server and route.`,
+      FRAME_BYTES,
+    ),
+  ];
+};
+
+/** Every worker has a balancer of its own, and all of them the same endpoints. */
+const balancerFamilies = (protocol: 'http' | 'tcp', what: string): readonly MetricFamily[] => {
+  const name = `outbound_${protocol}_balancer`;
+  const level = (family: MetricFamily): MetricFamily => ({ ...family, merge: 'max' });
+  return [
+    level(gauge(`${name}_endpoints`, `Endpoints of a service by whether they get ${what}.`)),
+    level(gauge(`${name}_p2c_endpoints`, `Endpoints of a service among which ${what} are balanced.`)),
+    counter(`${name}_p2c_updates_total`, 'Changes of the endpoints of a service, in all workers together.'),
+    gauge(`${name}_queue_length`, `How many ${what} wait for an endpoint now.`),
+    counter(`${name}_queue_requests_total`, `How many ${what} came.`),
+    histogram(`${name}_queue_latency_seconds`, `How long ${what} waited for an endpoint.`, QUEUE_SECONDS),
+    counter(
+      `${name}_queue_gate_open_total`,
+      `How often ${what} were let in again because there was an endpoint.`,
+    ),
+    counter(
+      `${name}_queue_gate_shut_total`,
+      `How often ${what} began to fail at once because waiting was in vain.`,
+    ),
+    level(
+      gauge(
+        `${name}_queue_gate_open_time_seconds`,
+        'When that was last, in seconds since the epoch; 0: never.',
+      ),
+    ),
+    level(
+      gauge(
+        `${name}_queue_gate_shut_time_seconds`,
+        'When that was last, in seconds since the epoch; 0: never.',
+      ),
+    ),
+    level(gauge(`${name}_queue_gate_timeout_seconds`, `How long ${what} wait before that.`)),
+  ];
+};
+
 export const proxyFamilies: readonly MetricFamily[] = [
   counter('request_total', 'Total count of HTTP requests.'),
   counter('response_total', 'Total count of HTTP responses.'),
@@ -51,11 +148,16 @@ export const proxyFamilies: readonly MetricFamily[] = [
     'outbound_tcp_protocol_connections_total',
     'Total count of outbound connections by what they speak, as said or detected.',
   ),
-  {
-    ...gauge('outbound_http_balancer_endpoints', 'Endpoints of a service by whether they get requests.'),
-    // Every worker sees the same ones.
-    merge: 'max',
-  },
+  ...balancerFamilies('http', 'requests'),
+  ...balancerFamilies('tcp', 'connections'),
+  counter('outbound_tcp_route_open_total', 'Opaque connections by route.'),
+  counter('outbound_tcp_route_close_total', 'Opaque connections that ended, by route; `error`: that failed.'),
+  counter(
+    'outbound_tcp_transfer_cost_bytes_total',
+    'Bytes to and from endpoints by whether they are in the same zone.',
+  ),
+  ...requestFamilies('http', 'HTTP'),
+  ...requestFamilies('grpc', 'gRPC'),
   ...(['inbound', 'outbound'] as const).flatMap((direction) => [
     counter(
       `${direction}_tcp_detect_http_results_total`,

@@ -4,7 +4,7 @@
 
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import { joinLabels, renderLabels } from '#lib/metrics/model.ts';
-import type { Destination, Endpoint, ServerPolicy, WorkerPod } from '../model.ts';
+import type { Destination, Endpoint, ResourceReference, ServerPolicy, WorkerPod } from '../model.ts';
 
 export const DIRECTION_INBOUND = 'direction="inbound"';
 export const DIRECTION_OUTBOUND = 'direction="outbound"';
@@ -55,26 +55,49 @@ export function peerTlsLabels(peer: PeerTls): string {
 }
 
 /** What a client dialled, as Linkerd names it: a Service, or what stands for one. */
-export function parentLabels(destination: Destination | undefined): string {
-  const { group, kind, namespace, name, port } = parentOf(destination);
-  return renderLabels({
-    parent_group: group,
-    parent_kind: kind,
-    parent_namespace: namespace,
-    parent_name: name,
-    parent_port: port,
-  });
-}
-
-function parentOf(destination: Destination | undefined): Readonly<Record<string, string>> {
+export function parentOf(destination: Destination | undefined): ResourceReference {
   if (destination?.kind !== 'service') {
-    const name = destination?.kind === 'endpoint' ? 'endpoint' : 'fallback';
-    return { group: '', kind: 'default', namespace: '', name, port: '' };
+    return defaultReference(destination?.kind === 'endpoint' ? 'endpoint' : 'fallback');
   }
   // name.namespace.svc.cluster.local:port
   const [host = '', port = ''] = destination.authority.split(':');
   const [name = '', namespace = ''] = host.split('.');
-  return { group: 'core', kind: 'Service', namespace, name, port };
+  return { group: 'core', kind: 'Service', namespace, name, port: Number(port) };
+}
+
+/** The route of what no resource says anything about: that of a Service is named by protocol, others as their parent. */
+export function defaultRouteOf(parent: ResourceReference, protocol: 'http' | 'opaq'): ResourceReference {
+  return parent.kind === 'default' ? parent : defaultReference(protocol);
+}
+
+const defaultReference = (name: string): ResourceReference => ({
+  group: '',
+  kind: 'default',
+  namespace: '',
+  name,
+  port: 0,
+});
+
+/** Labels of a Service that is dialled (`parent`) or that a route leads to (`backend`). */
+export function serviceLabels(scope: 'parent' | 'backend', reference: ResourceReference): string {
+  const { group, kind, namespace, name, port } = reference;
+  return renderLabels({
+    [`${scope}_group`]: group,
+    [`${scope}_kind`]: kind,
+    [`${scope}_namespace`]: namespace,
+    [`${scope}_name`]: name,
+    [`${scope}_port`]: port === 0 ? '' : String(port),
+    [`${scope}_section_name`]: '',
+  });
+}
+
+export function routeLabels({ group, kind, namespace, name }: ResourceReference): string {
+  return renderLabels({
+    route_group: group,
+    route_kind: kind,
+    route_namespace: namespace,
+    route_name: name,
+  });
 }
 
 /** How this side reaches an endpoint. */
@@ -102,12 +125,12 @@ export function endpointLabels(authority: string | undefined, endpoint: Endpoint
   ].reduce(joinLabels);
 }
 
-export function serverLabels(policy: ServerPolicy, port: number): string {
+export function serverLabels(policy: ServerPolicy, port: number, scope: 'srv' | 'parent' = 'srv'): string {
   return renderLabels({
-    srv_group: policy.labels['srv_group'] ?? policy.labels['group'] ?? '',
-    srv_kind: policy.labels['srv_kind'] ?? policy.labels['kind'] ?? 'default',
-    srv_name: policy.labels['srv_name'] ?? policy.labels['name'] ?? '',
-    srv_port: String(port),
+    [`${scope}_group`]: policy.labels['srv_group'] ?? policy.labels['group'] ?? '',
+    [`${scope}_kind`]: policy.labels['srv_kind'] ?? policy.labels['kind'] ?? 'default',
+    [`${scope}_name`]: policy.labels['srv_name'] ?? policy.labels['name'] ?? '',
+    [`${scope}_port`]: String(port),
   });
 }
 

@@ -15,7 +15,15 @@ interface Transport {
   readonly open: Cell;
   readonly read: Cell;
   readonly written: Cell;
+  readonly received: Cell | null;
+  readonly sent: Cell | null;
   connections: number;
+}
+
+/** Where the endpoint of an outbound connection is, as discovery says. */
+export interface ZoneCost {
+  readonly locality: 'Unknown' | 'Local' | 'Remote';
+  readonly podLabels: string;
 }
 
 interface Tracked {
@@ -39,9 +47,12 @@ export class TransportMetrics {
     return this.#tracked.size;
   }
 
-  /** Counts a connection until its 'close'; TLS connections are given as their decrypted side. */
-  track(socket: Socket, labels: string, owner: string): void {
-    const transport = this.#transport(labels, owner);
+  /**
+   * Counts a connection until its 'close'; TLS connections are given as their decrypted side. `cost`: also what zones
+   * cost, see `ZoneCost`.
+   */
+  track(socket: Socket, labels: string, owner: string, cost: ZoneCost | null = null): void {
+    const transport = this.#transport(labels, owner, cost);
     transport.connections++;
     transport.opened.add(1);
     transport.open.add(1);
@@ -73,12 +84,19 @@ export class TransportMetrics {
     this.#store.release(closes);
     if (--transport.connections > 0) return;
     this.#transports.delete(transport.key);
-    for (const cell of [transport.opened, transport.open, transport.read, transport.written]) {
-      this.#store.release(cell);
+    const { opened, open, read, written, received, sent } = transport;
+    for (const cell of [opened, open, read, written, received, sent]) {
+      if (cell !== null) this.#store.release(cell);
     }
   }
 
-  #transport(labels: string, owner: string): Transport {
+  #cost(op: 'Send' | 'Recv', owner: string, cost: ZoneCost | null): Cell | null {
+    if (cost === null) return null;
+    const labels = joinLabels(`op="${op}",zone_locality="${cost.locality}"`, cost.podLabels);
+    return this.#store.cell('outbound_tcp_transfer_cost_bytes_total', labels, owner);
+  }
+
+  #transport(labels: string, owner: string, cost: ZoneCost | null): Transport {
     const key = labels;
     let transport = this.#transports.get(key);
     if (transport === undefined) {
@@ -90,6 +108,8 @@ export class TransportMetrics {
         open: this.#store.cell('tcp_open_connections', labels, owner),
         read: this.#store.cell('tcp_read_bytes_total', labels, owner),
         written: this.#store.cell('tcp_write_bytes_total', labels, owner),
+        received: this.#cost('Recv', owner, cost),
+        sent: this.#cost('Send', owner, cost),
         connections: 0,
       };
       this.#transports.set(key, transport);
@@ -105,10 +125,12 @@ function sampleBytes(tracked: Tracked): void {
   const written = socket.bytesWritten;
   if (read > tracked.read) {
     transport.read.add(read - tracked.read);
+    transport.received?.add(read - tracked.read);
     tracked.read = read;
   }
   if (written > tracked.written) {
     transport.written.add(written - tracked.written);
+    transport.sent?.add(written - tracked.written);
     tracked.written = written;
   }
 }

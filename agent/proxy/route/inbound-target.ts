@@ -12,7 +12,7 @@ import {
   FAILURE_FAILFAST,
   FAILURE_NONE,
 } from '../failure.ts';
-import { errorLabel } from '../metrics/error-labels.ts';
+import { errorLabel, isOfClient } from '../metrics/error-labels.ts';
 import { EndpointHttpMetrics } from '../metrics/http-metrics.ts';
 import {
   authorizationLabels,
@@ -21,6 +21,7 @@ import {
   serverLabels,
   targetLabels,
 } from '../metrics/labels.ts';
+import { inboundRequestFamilies, inboundResponseFamilies, StreamSeries } from '../metrics/route-metrics.ts';
 import { countOnce, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { authorize } from '../policy/authorize.ts';
@@ -122,6 +123,18 @@ export function inboundTarget(
   return target;
 }
 
+/** The server's default route; one of a resource has its own labels in the place of these. */
+function inboundRoute(context: WorkerContext, pod: PodState, server: InboundServer): InboundTarget['route'] {
+  const policy = pod.policyOf(server.port).source;
+  const kind = policy.protocol === 'grpc' ? 'grpc' : 'http';
+  const place = { store: context.store, owner: pod.uid, podLabels: pod.labels };
+  const labels = joinLabels(serverLabels(policy, server.port, 'parent'), DEFAULT_ROUTE_LABELS);
+  return {
+    metrics: new StreamSeries(place, kind, inboundRequestFamilies(kind), labels),
+    backend: new StreamSeries(place, kind, inboundResponseFamilies(kind), labels),
+  };
+}
+
 export class InboundTarget implements HttpTarget, HttpEndpoint {
   readonly authority: string;
   readonly name: string;
@@ -130,6 +143,7 @@ export class InboundTarget implements HttpTarget, HttpEndpoint {
   /** HTTP/1 to an application stays HTTP/1. */
   readonly multiplexed = false;
   readonly metrics: EndpointHttpMetrics;
+  readonly route: { readonly metrics: StreamSeries; readonly backend: StreamSeries };
   slot: HttpEndpoint['slot'] = null;
   readonly #context: WorkerContext;
   readonly #pod: PodState;
@@ -154,7 +168,13 @@ export class InboundTarget implements HttpTarget, HttpEndpoint {
     this.name = formatSocketAddress(server.ip, server.port);
     this.authority = this.name;
     this.metrics = new EndpointHttpMetrics(context.store, labels, pod.uid);
+    this.route = inboundRoute(context, pod, server);
   }
+
+  readonly failed = (failure: number): void => {
+    if (isOfClient(failure)) return;
+    countInboundError(this.#context, this.#pod, this.#server, 'http', errorLabel(failure));
+  };
 
   hold(client: InboundClient): void {
     this.#client = client;
@@ -174,6 +194,8 @@ export class InboundTarget implements HttpTarget, HttpEndpoint {
   close(): void {
     this.#eviction?.cancel();
     this.metrics.close();
+    this.route.metrics.close();
+    this.route.backend.close();
     this.slot?.retire();
   }
 
@@ -182,14 +204,8 @@ export class InboundTarget implements HttpTarget, HttpEndpoint {
   }
 
   connect(http2: boolean, done: Dialled): void {
-    const ended: Dialled = (failure, source) => {
-      if (source === null) {
-        countInboundError(this.#context, this.#pod, this.#server, 'http', errorLabel(failure));
-      }
-      done(failure, source);
-    };
-    if (http2) this.#dialAgain(this.#context.clock.nowMs() + FAILFAST_MS, RECONNECT_MS, ended);
-    else this.#dial(ended);
+    if (http2) this.#dialAgain(this.#context.clock.nowMs() + FAILFAST_MS, RECONNECT_MS, done);
+    else this.#dial(done);
   }
 
   #dial(done: Dialled): void {

@@ -5,21 +5,32 @@
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import type { Timer } from '#lib/core/clock.ts';
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
-import { joinLabels } from '#lib/metrics/model.ts';
-import type { Cell } from '#lib/metrics/store.ts';
+import { joinLabels, renderLabels } from '#lib/metrics/model.ts';
 import { Breaker } from '../balance/breaker.ts';
-import type { HttpEndpoint, HttpMetrics, HttpTarget } from '../exchange/types.ts';
+import type { HttpEndpoint, HttpMetrics, HttpRoute, HttpTarget } from '../exchange/types.ts';
 import { FAILURE_DISCOVERY, FAILURE_FAILFAST, FAILURE_LIMIT, FAILURE_NONE } from '../failure.ts';
 import { BreakingMetrics } from '../balance/breaking-metrics.ts';
-import { errorLabel } from '../metrics/error-labels.ts';
+import { type BalancedProtocol, BalancerSeries } from '../metrics/balancer-metrics.ts';
+import { errorLabel, isOfClient } from '../metrics/error-labels.ts';
 import { EndpointHttpMetrics } from '../metrics/http-metrics.ts';
 import {
   DIRECTION_OUTBOUND,
+  defaultRouteOf,
   endpointLabels,
-  parentLabels,
+  parentOf,
+  routeLabels,
+  serviceLabels,
   targetLabels,
   type UpstreamTls,
 } from '../metrics/labels.ts';
+import { TcpRouteSeries } from '../metrics/tcp-route-metrics.ts';
+import {
+  outboundBackendFamilies,
+  outboundRouteFamilies,
+  type SeriesPlace,
+  StreamSeries,
+} from '../metrics/route-metrics.ts';
+import type { ZoneCost } from '../metrics/transport-metrics.ts';
 import type { Destination, Endpoint, FailureAccrual } from '../model.ts';
 import { countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
@@ -43,8 +54,10 @@ export class OutboundTarget implements HttpTarget {
   /** Of all those whose breaker admits requests. */
   #endpoints: readonly OutboundEndpoint[] = [];
   #failfast = false;
-  /** Gauges of endpoints that get requests, and of those that do not now; of a service only. */
-  #states: readonly Cell[] | null = null;
+  /** What a service's balancers count; made when something is balanced. */
+  readonly #balancers = new Map<BalancedProtocol, BalancerSeries>();
+  #tcpRoute: TcpRouteSeries | null = null;
+  #route: { readonly metrics: StreamSeries; readonly backend: StreamSeries } | null = null;
   readonly #unknown = new Set<Waiter>();
   readonly #empty = new Set<Waiter>();
   #unknownTimer: Timer | null = null;
@@ -73,6 +86,74 @@ export class OutboundTarget implements HttpTarget {
 
   get policy(): RequestPolicy | undefined {
     return this.#destination?.kind === 'service' ? this.#destination : undefined;
+  }
+
+  /**
+   * The default route: to the service itself. Other routes are made of their own references in the same way: the
+   * route's series has the labels of parent and route, the backend's those of parent, route and backend.
+   */
+  get route(): HttpRoute {
+    if (this.#route !== null) return this.#route;
+    const parent = parentOf(this.#destination);
+    const labels = joinLabels(serviceLabels('parent', parent), routeLabels(defaultRouteOf(parent, 'http')));
+    this.#route = {
+      // Host names are no labels: series would be as many as clients like.
+      metrics: new StreamSeries(
+        this.#place,
+        'http',
+        outboundRouteFamilies('http'),
+        joinLabels(labels, 'hostname=""'),
+      ),
+      backend: new StreamSeries(
+        this.#place,
+        'http',
+        outboundBackendFamilies('http'),
+        joinLabels(labels, serviceLabels('backend', parent)),
+        this.balancerOf('http'),
+      ),
+    };
+    return this.#route;
+  }
+
+  /** The counts of a service's balancer; what is no service has none. */
+  balancerOf(protocol: BalancedProtocol): BalancerSeries | null {
+    if (this.#destination?.kind !== 'service' || this.#closed) return null;
+    let series = this.#balancers.get(protocol);
+    if (series === undefined) {
+      const service = parentOf(this.#destination);
+      const own = { logical: this.authority, concrete: this.authority };
+      const labels = [
+        serviceLabels('parent', service),
+        serviceLabels('backend', service),
+        protocol === 'http' ? '' : renderLabels(own),
+      ].reduce(joinLabels);
+      series = new BalancerSeries(this.#place, protocol, labels, this.#context.failfastMs);
+      series.updated(true, 0, 0);
+      this.#balancers.set(protocol, series);
+      this.#countEndpoints(protocol, series);
+    }
+    return series;
+  }
+
+  /** Counts of its opaque connections' default route. */
+  get tcpRoute(): TcpRouteSeries {
+    if (this.#tcpRoute !== null) return this.#tcpRoute;
+    const parent = parentOf(this.#destination);
+    const isService = this.#destination?.kind === 'service';
+    const labels = [
+      serviceLabels('parent', parent),
+      routeLabels(defaultRouteOf(parent, 'opaq')),
+      renderLabels({
+        target_ip: isService ? '' : this.ip,
+        target_port: String(isService ? parent.port : this.port),
+      }),
+    ].reduce(joinLabels);
+    this.#tcpRoute = new TcpRouteSeries(this.#place, labels);
+    return this.#tcpRoute;
+  }
+
+  get #place(): SeriesPlace {
+    return { store: this.#context.store, owner: this.#pod.uid, podLabels: this.#pod.labels };
   }
 
   get endpoints(): readonly OutboundEndpoint[] {
@@ -122,14 +203,12 @@ export class OutboundTarget implements HttpTarget {
     if (this.#endpoints.length > 0) setImmediate(done, FAILURE_NONE);
     else if (this.#empty.size >= WAITING_MAX) setImmediate(done, FAILURE_LIMIT);
     else {
-      this.#empty.add((failure) => {
-        if (failure !== FAILURE_NONE) this.countError('http', failure);
-        done(failure);
-      });
+      this.#empty.add(done);
       // One timer from the first that waits, as a queue in fail-fast has.
       this.#emptyTimer ??= this.#context.clock.after(this.#context.failfastMs, () => {
         this.#emptyTimer = null;
         this.#failfast = true;
+        for (const series of this.#balancers.values()) series.shut(this.#context.clock.wallMs());
         this.#context.log.warn(
           { client: this.#pod.name, service: this.authority },
           'no endpoint of a service is available; requests fail at once until there is one',
@@ -155,14 +234,20 @@ export class OutboundTarget implements HttpTarget {
 
   /** A connection of the pod is served as this. */
   countProtocol(protocol: 'http/1' | 'http/2' | 'opaq'): void {
-    const labels = joinLabels(`protocol="${protocol}"`, parentLabels(this.#destination));
+    const labels = joinLabels(`protocol="${protocol}"`, serviceLabels('parent', parentOf(this.#destination)));
     countOnce(this.#context, 'outbound_tcp_protocol_connections_total', labels, this.#pod);
   }
 
   countError(kind: 'http' | 'tcp', failure: number): void {
-    const labels = joinLabels(`error="${errorLabel(failure)}"`, targetLabels(this.ip, this.port));
+    const error = `error="${errorLabel(failure)}"`;
+    const labels = kind === 'http' ? error : joinLabels(targetLabels(this.ip, this.port), error);
     countOnce(this.#context, `outbound_${kind}_errors_total`, labels, this.#pod);
   }
+
+  /** A request was not answered by an endpoint. */
+  readonly failed = (failure: number): void => {
+    if (!isOfClient(failure)) this.countError('http', failure);
+  };
 
   close(): void {
     if (this.#closed) return;
@@ -172,14 +257,16 @@ export class OutboundTarget implements HttpTarget {
     this.#emptyTimer?.cancel();
     this.#handle?.release();
     for (const endpoint of this.#all) endpoint.close();
-    for (const state of this.#states ?? []) this.#context.store.release(state);
+    this.#closeSeries();
     release(this.#unknown, FAILURE_DISCOVERY);
     release(this.#empty, FAILURE_DISCOVERY);
   }
 
   #update(destination: Destination): void {
     if (this.#closed) return;
+    const { authority: named } = this;
     this.#destination = destination;
+    if (this.authority !== named) this.#closeSeries();
     const wanted =
       destination.kind === 'service'
         ? destination.endpoints
@@ -187,6 +274,7 @@ export class OutboundTarget implements HttpTarget {
     const authority = destination.kind === 'service' ? destination.authority : undefined;
     const accrual = destination.kind === 'service' ? destination.accrual : undefined;
     const before = new Map(this.#all.map((endpoint) => [endpoint.key, endpoint]));
+    const earlier = before.size;
     this.#all = wanted.map((endpoint) => {
       const key = JSON.stringify([authority, accrual, endpoint]);
       const known = before.get(key);
@@ -195,6 +283,9 @@ export class OutboundTarget implements HttpTarget {
       return new OutboundEndpoint(this.#context, this.#pod, this, { authority, accrual, endpoint, key });
     });
     for (const endpoint of before.values()) endpoint.close();
+    const removed = before.size;
+    const added = this.#all.length - (earlier - removed);
+    for (const series of this.#balancers.values()) series.updated(false, added, removed);
     this.#unknownTimer?.cancel();
     this.#unknownTimer = null;
     release(this.#unknown, FAILURE_NONE);
@@ -204,26 +295,32 @@ export class OutboundTarget implements HttpTarget {
   /** A breaker opened or shut. */
   admissionChanged(): void {
     this.#endpoints = this.#all.filter((endpoint) => endpoint.admits);
-    this.#countEndpoints();
+    for (const [protocol, series] of this.#balancers) this.#countEndpoints(protocol, series);
     if (this.#endpoints.length === 0) return;
     this.#emptyTimer?.cancel();
     this.#emptyTimer = null;
-    this.#failfast = false;
+    if (this.#failfast) {
+      this.#failfast = false;
+      for (const series of this.#balancers.values()) series.opened(this.#context.clock.wallMs());
+    }
     release(this.#empty, FAILURE_NONE);
   }
 
-  #countEndpoints(): void {
-    if (this.#destination?.kind !== 'service') return;
-    this.#states ??= ['ready', 'pending'].map((state) => {
-      const labels = joinLabels(`state="${state}"`, parentLabels(this.#destination));
-      return this.#context.store.cell(
-        'outbound_http_balancer_endpoints',
-        joinLabels(labels, this.#pod.labels),
-        this.#pod.uid,
-      );
-    });
-    this.#states[0]?.set(this.#endpoints.length);
-    this.#states[1]?.set(this.#all.length - this.#endpoints.length);
+  /** Breakers judge responses, of which TCP has none. */
+  #countEndpoints(protocol: BalancedProtocol, series: BalancerSeries): void {
+    const all = this.#all.length;
+    const ready = protocol === 'http' ? this.#endpoints.length : all;
+    series.hasEndpoints(ready, all - ready);
+  }
+
+  #closeSeries(): void {
+    for (const series of this.#balancers.values()) series.close();
+    this.#balancers.clear();
+    this.#route?.metrics.close();
+    this.#route?.backend.close();
+    this.#route = null;
+    this.#tcpRoute?.close();
+    this.#tcpRoute = null;
   }
 
   /** What nobody knows is forwarded to where it was going, in plain text. */
@@ -268,6 +365,7 @@ export class OutboundEndpoint implements HttpEndpoint {
   readonly #endpoint: Endpoint;
   readonly #self: boolean;
   readonly #transportLabels: string;
+  readonly #zone: ZoneCost;
   readonly #series: EndpointHttpMetrics;
   readonly #breaker: Breaker | null;
 
@@ -288,6 +386,7 @@ export class OutboundEndpoint implements HttpEndpoint {
         ? null
         : new Breaker({ ...context, accrual, changed: () => this.#breakerChanged() });
     this.metrics = this.#breaker === null ? this.#series : new BreakingMetrics(this.#series, this.#breaker);
+    this.#zone = { locality: localityOf(endpoint), podLabels: pod.labels };
     this.#transportLabels = `${DIRECTION_OUTBOUND},peer="dst",${labels}`;
   }
 
@@ -305,10 +404,7 @@ export class OutboundEndpoint implements HttpEndpoint {
   }
 
   connect(http2: boolean, done: Dialled): void {
-    this.#dial(http2 ? 'http2' : 'http1', (failure, source) => {
-      if (source === null) this.#target.countError('http', failure);
-      done(failure, source);
-    });
+    this.#dial(http2 ? 'http2' : 'http1', done);
   }
 
   /** For one opaque connection. */
@@ -335,7 +431,7 @@ export class OutboundEndpoint implements HttpEndpoint {
     const { ip, port } = this.#endpoint;
     const connected: Dialled = (failure, source) => {
       if (source !== null) {
-        this.#context.transports.track(source.socket, this.#transportLabels, this.#pod.uid);
+        this.#context.transports.track(source.socket, this.#transportLabels, this.#pod.uid, this.#zone);
       }
       done(failure, source);
     };
@@ -350,15 +446,19 @@ export class OutboundEndpoint implements HttpEndpoint {
   }
 }
 
+function localityOf({ labels }: Endpoint): ZoneCost['locality'] {
+  const text = labels['zone_locality'];
+  if (text === 'local') return 'Local';
+  return text === 'remote' ? 'Remote' : 'Unknown';
+}
+
 /** Answers every request with "destination cannot be resolved now". */
 export function unresolvedTarget(target: OutboundTarget, failure: number): HttpTarget {
   return {
     authority: target.authority,
     endpoints: [],
     failfast: false,
-    whenAvailable: (done) => {
-      target.countError('http', failure);
-      setImmediate(done, failure);
-    },
+    failed: target.failed,
+    whenAvailable: (done) => void setImmediate(done, failure),
   };
 }
