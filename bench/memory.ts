@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How much memory idle connections take in an agent, above what it has without them: many of plain HTTP/1.1, and
-// many with mutual TLS (opaque ones, which have one each between the agents), where the larger agent counts.
+// many with mutual TLS (opaque ones, which have one each between the agents), where the larger agent counts. They are
+// of several pods, as on any node: a single one may have at most half of the agent's descriptors.
 
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -15,6 +16,7 @@ const BOUND_MB = 80;
 /** Each on a mesh of its own: what a run has left behind would be the next one's idleness. */
 const RUNS = Math.min(3, course.rounds);
 const SETTLE_MS = 3_000;
+const CLIENTS = ['client1', 'client2', 'client3', 'client4', 'client5'] as const;
 
 interface Case {
   readonly load: string;
@@ -47,7 +49,9 @@ const cases: readonly Case[] = [
 
 const command = ['nginx', '-e', 'stderr', '-c', join(import.meta.dirname, 'peers', 'origin.conf')];
 const pods = [
-  podObject({ name: 'client', node: 'node1', meshed: true, command: ['sleep', 'infinity'] }),
+  ...CLIENTS.map((name) =>
+    podObject({ name, node: 'node1', meshed: true, command: ['sleep', 'infinity'] }),
+  ),
   podObject({ name: 'server', node: 'node2', meshed: true, command, readyPort: 8080 }),
   podObject({ name: 'server-plain', node: 'node2', meshed: false, command, readyPort: 8080 }),
 ];
@@ -78,15 +82,20 @@ export async function memory(): Promise<Row[]> {
 
 async function measure(ground: Ground, { count, server, port, nodes, labels }: Case): Promise<number> {
   const host = await ground.podIp(server);
-  // What the first connection needs is there already.
-  await ground.run('client', ['curl', '-sS', '--max-time', '10', `http://${host}:${port}/`]);
+  // What the first connection of a pod needs is there already.
+  for (const pod of CLIENTS) {
+    await ground.run(pod, ['curl', '-sS', '--max-time', '10', `http://${host}:${port}/`]);
+  }
   const before = await settledMb(ground, nodes);
   const client = join(import.meta.dirname, 'hold-connections.ts');
   let ended: unknown;
-  // It ends with the mesh.
-  ground
-    .run('client', [process.execPath, client, host, String(port), String(count)])
-    .catch((error: unknown) => (ended = error));
+  const each = String(count / CLIENTS.length);
+  // They end with the mesh.
+  for (const pod of CLIENTS) {
+    ground
+      .run(pod, [process.execPath, client, host, String(port), each])
+      .catch((error: unknown) => (ended = error));
+  }
   await waitFor(
     `${count} connections`,
     async () => {
