@@ -493,8 +493,13 @@ export class Head {
     return true;
   }
 
-  /** RFC 9112 6.1: one field whose last coding, and only that, is `chunked`. */
+  /**
+   * RFC 9112 6.1: one field whose last coding, and only that, is `chunked`. A tab in it is white space, but not for
+   * every parser: llhttp takes a response whose coding is followed by one for a body that ends with the connection.
+   */
   #coding(buffer: Buffer, index: number, valueStart: number, lineEnd: number): boolean {
+    for (let at = (this.#nameEnd[index] as number) + 1; at < lineEnd; at++)
+      if (buffer[at] === TAB) return false;
     const end = trimmed(buffer, valueStart, lineEnd);
     if (this.#codingField >= 0) return false;
     this.#codingField = index;
@@ -505,10 +510,10 @@ export class Head {
       if (at === itemStart || this.chunked) return false;
       this.chunked = at - itemStart === CHUNKED.length && nameIs(buffer, itemStart, CHUNKED);
       if (at === end) return this.chunked;
-      while (at < end && (buffer[at] === SPACE || buffer[at] === TAB)) at++;
+      while (at < end && buffer[at] === SPACE) at++;
       if (buffer[at] !== COMMA) return false;
       at++;
-      while (at < end && (buffer[at] === SPACE || buffer[at] === TAB)) at++;
+      while (at < end && buffer[at] === SPACE) at++;
     }
   }
 
