@@ -36,6 +36,8 @@ class CountedMetrics implements HttpMetrics {
   responseReset(): void {
     this.#count(3, 1);
   }
+
+  requestReturned(): void {}
 }
 
 const shares = await proveSharedAccept(silentLog);

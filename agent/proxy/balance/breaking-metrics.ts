@@ -35,4 +35,9 @@ export class BreakingMetrics implements HttpMetrics {
     this.#metrics.responseReset(status, code);
     this.#breaker.ended('failure');
   }
+
+  requestReturned(): void {
+    this.#metrics.requestReturned();
+    this.#breaker.ended('none');
+  }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Power of two choices: of two different endpoints drawn at random the one with the lower load. Allocates nothing
-// after each endpoint's first request. Which endpoints there are is the target's concern.
+// after each endpoint's first request. Which endpoints there are is the target's concern. Over HTTP/2 a connection comes
+// first: as with Linkerd, an endpoint without one does not get requests that others can take.
 
 import type { Random } from '#lib/core/clock.ts';
 import { slotOf } from '../exchange/endpoint-slot.ts';
@@ -20,4 +21,25 @@ export function pickEndpoint(
   const left = endpoints[first] as HttpEndpoint;
   const right = endpoints[second] as HttpEndpoint;
   return slotOf(left, nowMs).load.load(nowMs) <= slotOf(right, nowMs).load.load(nowMs) ? left : right;
+}
+
+/** Whether a request need not wait for a connection; `http2`: it travels over HTTP/2 to any endpoint. */
+export function isConnected(endpoint: HttpEndpoint, http2: boolean): boolean {
+  if (!http2 && !endpoint.multiplexed) return true;
+  return endpoint.slot !== null && endpoint.slot.connections.length > 0;
+}
+
+/** Not `except`: one with a connection; if there is none one that is not known to be out of reach; or null. */
+export function pickOther(
+  endpoints: readonly HttpEndpoint[],
+  except: HttpEndpoint,
+  http2: boolean,
+  nowMs: number,
+  random: Random,
+): HttpEndpoint | null {
+  const others = endpoints.filter((endpoint) => endpoint !== except);
+  const connected = others.filter((endpoint) => isConnected(endpoint, http2));
+  if (connected.length > 0) return pickEndpoint(connected, nowMs, random);
+  const near = others.filter((endpoint) => endpoint.slot === null || endpoint.slot.shunnedUntilMs <= nowMs);
+  return near.length > 0 ? pickEndpoint(near, nowMs, random) : null;
 }

@@ -3,7 +3,7 @@
 
 import { LoadEstimate } from '../balance/peak-ewma.ts';
 import type { IdleList } from '../pool/idle-list.ts';
-import type { StreamReady } from '../pool/stream-pool.ts';
+import type { StreamWaiter } from '../pool/stream-pool.ts';
 import type { ClientConnection } from './http2-client.ts';
 import type { HttpEndpoint } from './types.ts';
 
@@ -13,8 +13,12 @@ export class EndpointSlot {
   readonly idle = new Map<string, IdleList>();
   /** HTTP/2 connections that take new streams; see stream-pool.ts. */
   readonly connections: ClientConnection[] = [];
-  readonly waiting: StreamReady[] = [];
+  readonly waiting: StreamWaiter[] = [];
   dialling = 0;
+  /** Until then a connection for HTTP/2 that failed, or takes long, is not tried again if there are other endpoints. */
+  shunnedUntilMs = 0;
+  /** Dials for HTTP/2 that failed since one did not. */
+  failedDials = 0;
   /** The endpoint is gone: its HTTP/2 connections end as soon as they carry nothing. */
   retired = false;
 

@@ -9,7 +9,7 @@
 
 import type { RequestTimeouts } from '#lib/core/request-policy.ts';
 import type { LoadEstimate } from '../balance/peak-ewma.ts';
-import { pickEndpoint } from '../balance/pick.ts';
+import { isConnected, pickEndpoint, pickOther } from '../balance/pick.ts';
 import {
   FAILURE_LIMIT,
   FAILURE_LOADSHED,
@@ -44,6 +44,8 @@ export const PICKED_HTTP2 = 2;
 
 /** How often a request is sent again that no endpoint has processed. */
 const ATTEMPTS_MAX = 3;
+/** For how long a request that finds no connection goes from endpoint to endpoint: as long as Linkerd's queues wait. */
+const MOVING_MS = 3_000;
 /** gRPC tells errors in an answer that is well. */
 const GRPC_HTTP_STATUS = 200;
 /** Codes above are nobody's. */
@@ -107,8 +109,11 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   #endpoint: HttpEndpoint | null = null;
   #slot: EndpointSlot | null = null;
   #load: LoadEstimate | null = null;
+  #want = WANT_HTTP1;
   #kind = PICKED_NONE;
   #host: string | null = null;
+  #pickedMs = 0;
+  /** To the present endpoint. */
   #dispatchedMs = 0;
   #attempts = 0;
   #grpcStatus = GRPC_NONE;
@@ -159,20 +164,38 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
       return PICKED_NONE;
     }
     this.#meter.attempted(now, this.#client.requestDone);
-    const endpoint = pickEndpoint(target.endpoints, now, this.#context.random);
-    const slot = slotOf(endpoint, now);
+    this.#want = want;
+    this.#pickedMs = now;
+    const timeouts = target.policy?.timeouts;
+    if (timeouts !== undefined) this.#limit(timeouts, now);
+    this.#dispatch(this.#choose(target.endpoints, now), now);
+    return this.#kind;
+  }
+
+  #choose(endpoints: readonly HttpEndpoint[], nowMs: number): HttpEndpoint {
+    const { random, streams } = this.#context;
+    const picked = pickEndpoint(endpoints, nowMs, random);
+    const http2 = this.#want === WANT_HTTP2;
+    if (this.#want === WANT_HTTP1 || endpoints.length === 1 || isConnected(picked, http2)) return picked;
+    const other = pickOther(endpoints, picked, http2, nowMs, random);
+    if (other === null) return picked;
+    const slot = slotOf(picked, nowMs);
+    if (!isConnected(other, http2)) return slot.shunnedUntilMs <= nowMs ? picked : other;
+    streams.prepare(picked, slot);
+    return other;
+  }
+
+  #dispatch(endpoint: HttpEndpoint, nowMs: number): void {
+    const slot = slotOf(endpoint, nowMs);
     this.#endpoint = endpoint;
     this.#slot = slot;
     this.#load = slot.load;
-    this.#dispatchedMs = now;
+    this.#dispatchedMs = nowMs;
     this.measuring = true;
     slot.load.started();
-    const timeouts = target.policy?.timeouts;
-    if (timeouts !== undefined) this.#limit(timeouts, now);
+    const over2 = this.#want === WANT_HTTP2 || (this.#want === WANT_EITHER && endpoint.multiplexed);
+    this.#kind = over2 ? PICKED_HTTP2 : PICKED_HTTP1;
     endpoint.metrics.requestStarted();
-    this.#kind =
-      want === WANT_HTTP2 || (want === WANT_EITHER && endpoint.multiplexed) ? PICKED_HTTP2 : PICKED_HTTP1;
-    return this.#kind;
   }
 
   #limit(timeouts: RequestTimeouts, nowMs: number): void {
@@ -203,21 +226,64 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   }
 
   #connectHttp2(): void {
+    const { streams } = this.#context;
+    const slot = this.#slot as EndpointSlot;
     const serial = ++this.#serial;
-    this.#context.streams.open(
-      this.#endpoint as HttpEndpoint,
-      this.#slot as EndpointSlot,
-      (failure, stream) => {
+    const stream = streams.take(slot);
+    if (stream !== null) {
+      this.#attachStream(stream);
+      return;
+    }
+    streams.wait(this.#endpoint as HttpEndpoint, slot, {
+      ready: (failure, given) => {
         if (serial !== this.#serial) return;
-        if (stream === null) {
-          this.fail(failure);
-        } else {
-          this.http2 = stream;
-          stream.holder = this;
-          this.#client.onHttp2(stream);
-        }
+        if (given !== null) this.#attachStream(given);
+        else if (failure === FAILURE_LIMIT || !this.#move()) this.fail(failure);
       },
-    );
+      leaves: () => serial !== this.#serial || this.#move(),
+    });
+  }
+
+  #attachStream(stream: ClientStream): void {
+    this.http2 = stream;
+    stream.holder = this;
+    this.#client.onHttp2(stream);
+  }
+
+  /** Another endpoint for a request that got no stream, or whose stream did nothing; null if there is none. */
+  #other(nowMs: number): HttpEndpoint | null {
+    const { endpoints } = this.#target;
+    const http2 = this.#want === WANT_HTTP2;
+    // What was prepared for HTTP/2 stays with it.
+    const able = http2 ? endpoints : endpoints.filter((endpoint) => endpoint.multiplexed);
+    return pickOther(able, this.#endpoint as HttpEndpoint, http2, nowMs, this.#context.random);
+  }
+
+  /** Gives up waiting for a connection to the present endpoint, if there is another one. */
+  #move(): boolean {
+    const now = this.#context.clock.nowMs();
+    const other = now - this.#pickedMs < MOVING_MS ? this.#other(now) : null;
+    if (other === null) return false;
+    this.#return(now, NOT_RESET);
+    this.#dispatch(other, now);
+    this.#connectHttp2();
+    return true;
+  }
+
+  /** The present endpoint did nothing with the request. */
+  #return(nowMs: number, reset: number): void {
+    const { metrics } = this.#endpoint as HttpEndpoint;
+    if (this.measuring) {
+      this.measuring = false;
+      (this.#load as LoadEstimate).finished(nowMs, nowMs - this.#dispatchedMs);
+    }
+    if (reset === NOT_RESET) {
+      metrics.requestReturned();
+      return;
+    }
+    metrics.responseReset(0, reset);
+    this.#meter.attemptEnded(nowMs, 0, FAILURE_UPSTREAM_RESET, this.#grpcStatus, reset, false);
+    this.#meter.attempted(nowMs, this.#client.requestDone);
   }
 
   #dial(): void {
@@ -437,7 +503,12 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     } else if (++this.#attempts >= ATTEMPTS_MAX) {
       this.fail(FAILURE_LIMIT, reset);
     } else {
+      const now = this.#context.clock.nowMs();
       this.http2 = null;
+      // Until there is a stream again.
+      this.#client.onUpstreamBlocked();
+      this.#return(now, reset);
+      this.#dispatch(this.#other(now) ?? (this.#endpoint as HttpEndpoint), now);
       this.#connectHttp2();
     }
   }

@@ -25,6 +25,7 @@ export class RecordedMetrics implements HttpMetrics {
   readonly ended: { status: number; failure: number }[] = [];
   readonly grpc: number[] = [];
   readonly resets: number[] = [];
+  returned = 0;
 
   requestStarted(): void {
     this.started++;
@@ -43,6 +44,10 @@ export class RecordedMetrics implements HttpMetrics {
 
   responseReset(_status: number, code: number): void {
     this.resets.push(code);
+  }
+
+  requestReturned(): void {
+    this.returned++;
   }
 }
 

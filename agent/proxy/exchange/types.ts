@@ -33,6 +33,8 @@ export interface HttpMetrics {
   responseEnded(status: number, failure: number, grpcStatus: number): void;
   /** Instead of an end: HTTP/2 that its endpoint reset. `status` is 0 before the head. */
   responseReset(status: number, code: number): void;
+  /** Instead of an end: the request goes elsewhere; it did not reach the endpoint, or came back with its connection. */
+  requestReturned(): void;
 }
 
 /** Counts what a route, or a backend, sees of requests. */

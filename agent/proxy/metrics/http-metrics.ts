@@ -75,6 +75,9 @@ export class EndpointHttpMetrics implements HttpMetrics {
     cell.add(1);
   }
 
+  /** As with Linkerd, where a request waits for an endpoint with a connection: no response of this one. */
+  requestReturned(): void {}
+
   #grpcEnded(code: number, grpcStatus: number): void {
     const index = code * 32 + (grpcStatus === GRPC_MISSING ? GRPC_INDEX_MISSING : grpcStatus);
     let cell = this.#grpc.get(index);
