@@ -49,9 +49,7 @@ const cases: readonly Case[] = [
 
 const command = ['nginx', '-e', 'stderr', '-c', join(import.meta.dirname, 'peers', 'origin.conf')];
 const pods = [
-  ...CLIENTS.map((name) =>
-    podObject({ name, node: 'node1', meshed: true, command: ['sleep', 'infinity'] }),
-  ),
+  ...CLIENTS.map((name) => podObject({ name, node: 'node1', meshed: true, command: ['sleep', 'infinity'] })),
   podObject({ name: 'server', node: 'node2', meshed: true, command, readyPort: 8080 }),
   podObject({ name: 'server-plain', node: 'node2', meshed: false, command, readyPort: 8080 }),
 ];
