@@ -137,6 +137,7 @@ const discovery = createDiscovery({
   // A pod that scans addresses must not flood it.
   log: limitLog(log, clock),
   client: destination.destination,
+  policies: destination.policies,
   nodeName: config.nodeName,
   localPods: (ip) => enrolment.podOfAddress(ip),
   restored: earlier?.destinations ?? [],

@@ -5,6 +5,7 @@
 
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
 import {
+  type AnyRoute,
   ENROLLED_CONDITION,
   type EndpointSlice,
   keyOf,
@@ -51,6 +52,8 @@ export interface ClusterIndex {
   podsOfNode(cluster: string, node: string): readonly MeshPod[];
   /** Pods that a service sends traffic to, ready ones first of all. */
   backends(service: Service): readonly MeshPod[];
+  /** Routes with this service among their parents, in no order. */
+  routes(service: Service): readonly AnyRoute[];
   namespace(cluster: string, name: string): Namespace | undefined;
   namespaces(cluster: string): readonly Namespace[];
   zoneOfNode(cluster: string, node: string): string;
@@ -88,6 +91,8 @@ class Index implements ClusterIndex {
   readonly #podsByIp = new Groups<MeshPod>();
   readonly #servicesByNamespace = new Groups<Service>();
   readonly #servicesByIp = new Groups<Service>();
+  /** By the keyText of their parents. */
+  readonly #routes = new Groups<AnyRoute>();
   readonly #backends = new Map<string, readonly MeshPod[]>();
   /** By the service's keyText. */
   readonly #slices = new Groups<EndpointSlice>();
@@ -128,6 +133,13 @@ class Index implements ClusterIndex {
         changed: (slice, previous) => this.#sliceChanged(previous, slice),
         removed: (slice) => this.#sliceChanged(slice, undefined),
       }),
+      ...routeKinds.map((kind) =>
+        registry.watch(kind, {
+          added: (route) => this.#routeChanged(undefined, route),
+          changed: (route, previous) => this.#routeChanged(previous, route),
+          removed: (route) => this.#routeChanged(route, undefined),
+        }),
+      ),
     ];
   }
 
@@ -179,6 +191,10 @@ class Index implements ClusterIndex {
             );
     this.#backends.set(key, found);
     return found;
+  }
+
+  routes(service: Service): readonly AnyRoute[] {
+    return this.#routes.list(keyText(keyOf(service)));
   }
 
   namespace(cluster: string, name: string): Namespace | undefined {
@@ -300,6 +316,15 @@ class Index implements ClusterIndex {
     }
   }
 
+  #routeChanged(previous: AnyRoute | undefined, route: AnyRoute | undefined): void {
+    const parents = (one: AnyRoute | undefined): ResourceKey[] =>
+      one === undefined ? [] : parentServices(one).map(({ key }) => key);
+    if (previous !== undefined)
+      for (const key of parents(previous)) this.#routes.delete(keyText(key), previous);
+    if (route !== undefined) for (const key of parents(route)) this.#routes.add(keyText(key), route);
+    for (const key of [...parents(previous), ...parents(route)]) this.#touch({ kind: 'service', key });
+  }
+
   #namespaceChanged(namespace: Namespace): void {
     this.#touch({ kind: 'namespaces' });
     const key = `${namespace.cluster}/${namespace.metadata.name}`;
@@ -328,6 +353,19 @@ export const isMeshed = ({ pod, eligibility }: MeshPod): boolean =>
 /** The condition says that the pod is not enrolled: no replica of destination that sees it advertises the pod. */
 export const reportedOut = ({ pod }: MeshPod): boolean =>
   podCondition(pod, ENROLLED_CONDITION)?.status === 'False';
+
+const routeKinds = ['HTTPRoute', 'PolicyHTTPRoute', 'GRPCRoute'] as const;
+
+/** The services that a route is for; `port` undefined: all of their ports. */
+export const parentServices = (
+  route: AnyRoute,
+): readonly { readonly key: ResourceKey; readonly port: number | undefined }[] =>
+  route.spec.parentRefs
+    .filter(({ group, kind }) => kind === 'Service' && (group === '' || group === 'core'))
+    .map(({ namespace, name, port }) => ({
+      key: { cluster: route.cluster, namespace: namespace ?? route.metadata.namespace, name },
+      port: port ?? undefined,
+    }));
 
 const selects = (
   selector: Readonly<Record<string, string>>,

@@ -8,6 +8,7 @@ import type { Log } from '#lib/core/log.ts';
 import { callerIdentity, serveGrpc } from '#lib/grpc/server.ts';
 import { createCertificates } from '#lib/identity-client/certificates.ts';
 import { DestinationService } from '#lib/proto/gen/linkerd/destination.ts';
+import { OutboundPoliciesService } from '#lib/proto/gen/linkerd/outbound.ts';
 import { NodeServiceService } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import { identityOf } from '#lib/registry/mesh-settings.ts';
 import type { Registry } from '#lib/registry/registry.ts';
@@ -84,6 +85,7 @@ export async function startDestination(options: DestinationOptions): Promise<Run
     streamsPerConnectionMax: STREAMS_PER_CONNECTION_MAX,
     register(grpc) {
       grpc.addService(DestinationService, services.destination);
+      grpc.addService(OutboundPoliciesService, services.policies);
       grpc.addService(NodeServiceService, services.node);
     },
   });

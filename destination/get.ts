@@ -14,6 +14,7 @@ import type { ClusterIndex } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
 import { clientPolicy } from './client-policy.ts';
 import type { MeshPod } from './mesh-pod.ts';
+import { serviceRoutes } from './service-routes.ts';
 import { CallError, status } from './status.ts';
 import { StreamState } from './stream-state.ts';
 
@@ -37,7 +38,7 @@ export function serveGet(
 
   const difference = (): Update[] => {
     const service = requireService(context.index, key);
-    if (policyText(service, context.settings) !== policy) {
+    if (policyText(context, service, authority, token) !== policy) {
       throw new CallError(
         status.UNAVAILABLE,
         'the service asks something else of its clients now: ask again',
@@ -71,7 +72,7 @@ export function serveGet(
   const initial = endpointsOf(context, requireService(context.index, key), authority, token).length;
   const headers = new Metadata();
   headers.set(INITIAL_ENDPOINTS_HEADER, String(initial));
-  const policy = policyText(requireService(context.index, key), context.settings);
+  const policy = policyText(context, requireService(context.index, key), authority, token);
   if (policy !== '') headers.set(CLIENT_POLICY_HEADER, policy);
   call.sendMetadata(headers);
   const state = new StreamState({ index: context.index, stream: call, difference });
@@ -79,8 +80,16 @@ export function serveGet(
   state.refresh();
 }
 
-const policyText = (service: Service, settings: MeshSettings): string =>
-  encodeClientPolicy(clientPolicy(service.metadata, settings.allowL5dRequestHeaders));
+function policyText(
+  { index, settings }: LookupContext,
+  service: Service,
+  { port }: Authority,
+  { ns }: ContextToken,
+): string {
+  const policy = clientPolicy(service.metadata, settings.allowL5dRequestHeaders);
+  const routed = serviceRoutes(index, service, port, ns) !== undefined;
+  return encodeClientPolicy(routed ? { ...policy, routed } : policy);
+}
 
 function serviceAuthority(path: string, clusterDomain: string): Authority & { kind: 'service' } {
   let authority: Authority;

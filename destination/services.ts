@@ -8,6 +8,7 @@ import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import type { AuthenticatedCall } from '#lib/grpc/server.ts';
 import type { DestinationServer, GetDestination } from '#lib/proto/gen/linkerd/destination.ts';
+import type { OutboundPoliciesServer } from '#lib/proto/gen/linkerd/outbound.ts';
 import type { FromNode, NodeServiceServer, ToNode } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
 import type { Registry } from '#lib/registry/registry.ts';
@@ -21,6 +22,7 @@ import { serveGetProfile } from './get-profile.ts';
 import type { DestinationMetrics } from './metrics.ts';
 import { authenticateNode } from './node-authentication.ts';
 import { ServedNode } from './node-stream.ts';
+import { serveWatch } from './outbound-policy.ts';
 import { createPodEvents } from './pod-events.ts';
 import { CallError, status } from './status.ts';
 import { onceEnded, type OutStream } from './stream-state.ts';
@@ -44,11 +46,14 @@ export interface DestinationServicesOptions {
 export interface DestinationServices {
   readonly index: ClusterIndex;
   readonly destination: DestinationServer;
+  readonly policies: OutboundPoliciesServer;
   readonly node: NodeServiceServer;
   close(): void;
 }
 
 const HELLO_TIMEOUT_MS = 10_000;
+
+const tokenOfGet = ({ contextToken }: GetDestination): string => contextToken;
 
 export function createDestinationServices(options: DestinationServicesOptions): DestinationServices {
   const { registry, settings, cluster, metrics, log } = options;
@@ -84,18 +89,19 @@ export function createDestinationServices(options: DestinationServicesOptions): 
   };
 
   const lookup =
-    <Answer>(
+    <Question, Answer>(
       name: string,
+      tokenOf: (request: Question) => string,
       serve: (
         context: LookupContext,
-        call: ServerWritableStream<GetDestination, Answer>,
+        call: ServerWritableStream<Question, Answer>,
         token: ReturnType<typeof parseContextToken>,
       ) => void,
     ) =>
-    (call: ServerWritableStream<GetDestination, Answer>): void => {
+    (call: ServerWritableStream<Question, Answer>): void => {
       guard(name, call, async () => {
         await index.synced();
-        const token = parseContextToken(call.request.contextToken);
+        const token = parseContextToken(tokenOf(call.request));
         await callers.authorize(requireCaller(call), token);
         if (!call.cancelled) serve(context, call, token);
       });
@@ -145,7 +151,11 @@ export function createDestinationServices(options: DestinationServicesOptions): 
 
   return {
     index,
-    destination: { get: lookup('Get', serveGet), getProfile: lookup('GetProfile', serveGetProfile) },
+    destination: {
+      get: lookup('Get', tokenOfGet, serveGet),
+      getProfile: lookup('GetProfile', tokenOfGet, serveGetProfile),
+    },
+    policies: { watch: lookup('Watch', ({ sourceWorkload }) => sourceWorkload, serveWatch) },
     node: { connect },
     close: () => index.close(),
   };

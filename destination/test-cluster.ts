@@ -11,6 +11,7 @@ import { recordingLog } from '#lib/core/log.ts';
 import { createMeshChannel, type MeshChannel } from '#lib/grpc/client.ts';
 import { callerIdentity, type GrpcServer, serveGrpc } from '#lib/grpc/server.ts';
 import { DestinationService } from '#lib/proto/gen/linkerd/destination.ts';
+import { OutboundPoliciesService } from '#lib/proto/gen/linkerd/outbound.ts';
 import { NodeServiceService } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import { defaultMeshSettings, identityOf, type MeshSettings } from '#lib/registry/mesh-settings.ts';
 import { tokenAudiences } from '#lib/registry/token-review.ts';
@@ -167,6 +168,7 @@ export class TestCluster {
       log: this.log,
       register: (grpc) => {
         grpc.addService(DestinationService, this.services.destination);
+        grpc.addService(OutboundPoliciesService, this.services.policies);
         grpc.addService(NodeServiceService, this.services.node);
       },
     });

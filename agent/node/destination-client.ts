@@ -4,11 +4,13 @@
 
 import { Channel, type ChannelCredentials, type ChannelOptions } from '@grpc/grpc-js';
 import { DestinationClient } from '#lib/proto/gen/linkerd/destination.ts';
+import { OutboundPoliciesClient } from '#lib/proto/gen/linkerd/outbound.ts';
 import { NodeServiceClient } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 
 export interface DestinationConnection {
   readonly node: NodeServiceClient;
   readonly destination: DestinationClient;
+  readonly policies: OutboundPoliciesClient;
   close(): void;
 }
 
@@ -22,6 +24,7 @@ export function connectDestination(
   return {
     node: new NodeServiceClient(address, channel.credentials, options),
     destination: new DestinationClient(address, channel.credentials, options),
+    policies: new OutboundPoliciesClient(address, channel.credentials, options),
     close: () => shared.close(),
   };
 }

@@ -4,18 +4,21 @@
 // has answered; while it is away the last answer stays; only a definite "nothing known" makes a destination
 // `unknown`, for an outage must not turn mesh traffic into plain text.
 
+import { isIP } from 'node:net';
 import { status } from '@grpc/grpc-js';
 import type { Clock, Random, Timer } from '#lib/core/clock.ts';
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import type { Log } from '#lib/core/log.ts';
+import type { OutboundPoliciesClient } from '#lib/proto/gen/linkerd/outbound.ts';
 import type { DestinationClient, DestinationProfile } from '#lib/proto/gen/linkerd/destination.ts';
 import type { Destination, Endpoint } from '../proxy/model.ts';
-import { openRetryingStream, type RetryingStream } from './retrying-stream.ts';
+import { openRetryingStream } from './retrying-stream.ts';
 import { endpointOf, ServiceLookup } from './service-lookup.ts';
 
 export interface DiscoveryTarget {
   /** Of the client pod: profiles may differ by it. */
   readonly namespace: string;
+  /** An address that somebody dialled, or the name of a service to which routes lead. */
   readonly ip: string;
   readonly port: number;
 }
@@ -32,6 +35,7 @@ export interface Subscription {
 export interface DiscoveryOptions {
   /** On the connection of the node stream (destination-client.ts). */
   readonly client: DestinationClient;
+  readonly policies: OutboundPoliciesClient;
   readonly nodeName: string;
   /** Uid of the pod of this node that is enrolled and has the address. */
   readonly localPods: (ip: string) => string | undefined;
@@ -79,7 +83,6 @@ interface Shared {
 
 interface ProfileLookup extends Shared {
   readonly target: DiscoveryTarget;
-  readonly stream: RetryingStream;
   readonly subscribers: Set<Subscriber>;
   profile: DestinationProfile | undefined;
   service: SharedService | undefined;
@@ -184,18 +187,21 @@ class StreamingDiscovery implements Discovery {
     const { client, clock, random, log } = this.#options;
     const path = formatSocketAddress(target.ip, target.port);
     const contextToken = this.#contextToken(target);
-    const stream = openRetryingStream<DestinationProfile>({
-      open: () => client.getProfile({ scheme: '', path, contextToken }),
-      onMessage: (profile) => this.#profileChanged(lookup, profile),
-      onError: (code, details) => {
-        log.debug({ path, code: status[code], details }, 'profile stream ended; the last answer stays');
-      },
-      clock,
-      random,
-    });
+    // What a name stands for needs no profile.
+    const named = isNamed(target);
+    const stream = named
+      ? undefined
+      : openRetryingStream<DestinationProfile>({
+          open: () => client.getProfile({ scheme: '', path, contextToken }),
+          onMessage: (profile) => this.#profileChanged(lookup, profile),
+          onError: (code, details) => {
+            log.debug({ path, code: status[code], details }, 'profile stream ended; the last answer stays');
+          },
+          clock,
+          random,
+        });
     const lookup: ProfileLookup = {
       target,
-      stream,
       subscribers: new Set(),
       users: 0,
       idle: undefined,
@@ -205,7 +211,7 @@ class StreamingDiscovery implements Discovery {
       destination: undefined,
       text: '',
       close: () => {
-        stream.close();
+        stream?.close();
         this.#profiles.delete(name);
         if (lookup.service !== undefined) this.#leave(lookup.service);
         lookup.service = undefined;
@@ -213,6 +219,7 @@ class StreamingDiscovery implements Discovery {
     };
     this.#profiles.set(name, lookup);
     this.#restored.delete(name);
+    if (named) this.#follow(lookup, path);
     return lookup;
   }
 
@@ -223,7 +230,10 @@ class StreamingDiscovery implements Discovery {
 
   #profileChanged(lookup: ProfileLookup, profile: DestinationProfile): void {
     lookup.profile = profile;
-    const authority = authorityOf(profile, lookup.target.port);
+    this.#follow(lookup, authorityOf(profile, lookup.target.port));
+  }
+
+  #follow(lookup: ProfileLookup, authority: string | undefined): void {
     const key = authority && `${this.#contextToken(lookup.target)}|${authority}`;
     if (lookup.service?.key !== key) {
       const before = lookup.service;
@@ -240,9 +250,10 @@ class StreamingDiscovery implements Discovery {
   #openService(key: string, authority: string, target: DiscoveryTarget): SharedService {
     const known = this.#services.get(key);
     if (known !== undefined) return known;
-    const { client, localPods, endpointsMax, clock, random, log } = this.#options;
+    const { client, policies, localPods, endpointsMax, clock, random, log } = this.#options;
     const lookup = new ServiceLookup({
       client,
+      policies,
       path: authority,
       contextToken: this.#contextToken(target),
       localPods,
@@ -314,7 +325,7 @@ class StreamingDiscovery implements Discovery {
     // Endpoints come a moment after the profile.
     const complete = answered !== undefined && (answered.kind !== 'service' || answered.resolved);
     if (complete) lookup.restored = undefined;
-    const destination = complete ? answered : (this.#localized(lookup.restored) ?? answered);
+    const destination = complete ? answered : (this.#localized(lookup.restored) ?? lookup.destination);
     const text = destination === undefined ? '' : JSON.stringify(destination);
     if (text === lookup.text) return;
     lookup.text = text;
@@ -333,20 +344,19 @@ class StreamingDiscovery implements Discovery {
   }
 
   #destinationOf({ profile, service, target }: ProfileLookup): Destination | undefined {
-    if (profile === undefined) return undefined;
-    const authority = authorityOf(profile, target.port);
+    const named = isNamed(target);
+    const authority = named
+      ? formatSocketAddress(target.ip, target.port)
+      : profile && authorityOf(profile, target.port);
     if (authority !== undefined && service !== undefined) {
-      const { resolved, endpoints, policy } = service.lookup;
-      const opaque = profile.opaqueProtocol;
-      return {
-        kind: 'service',
-        authority,
-        opaque,
-        resolved,
-        endpoints,
-        ...policy,
-      };
+      const { resolved, endpoints, policy, routes } = service.lookup;
+      const { routed: _, ...limits } = policy;
+      const opaque = profile?.opaqueProtocol === true;
+      // Routes lead to a service's endpoints, not to its own routes.
+      const own = routes === undefined || named ? {} : { routes };
+      return { kind: 'service', authority, opaque, resolved, endpoints, ...limits, ...own };
     }
+    if (profile === undefined) return undefined;
     const address = profile.endpoint;
     const endpoint = address && endpointOf(address, {}, this.#options.localPods);
     // A bare address, or a port that the service does not have: nothing is known of it.
@@ -357,6 +367,8 @@ class StreamingDiscovery implements Discovery {
     return { kind: 'endpoint', opaque, endpoint };
   }
 }
+
+const isNamed = ({ ip }: DiscoveryTarget): boolean => isIP(ip) === 0;
 
 const nameOf = (target: DiscoveryTarget): string =>
   `${target.namespace}|${formatSocketAddress(target.ip, target.port)}`;

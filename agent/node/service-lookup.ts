@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One Get stream: the endpoints of a service's port as a full set, made of the differences that destination sends.
+// One Get stream: the endpoints of a service's port as a full set, made of the differences that destination sends; and
+// a Watch stream for its routes where Get's headers say that there are any.
 
 import { type Metadata, status } from '@grpc/grpc-js';
 import type { Clock, Random } from '#lib/core/clock.ts';
@@ -7,7 +8,9 @@ import type { Log } from '#lib/core/log.ts';
 import { socketFromWire } from '#lib/proto/addresses.ts';
 import type { DestinationClient, Update, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
 import { CLIENT_POLICY_HEADER, type ClientPolicy, decodeClientPolicy } from '#lib/proto/client-policy.ts';
-import type { Endpoint } from '../proxy/model.ts';
+import type { OutboundPoliciesClient, OutboundPolicy } from '#lib/proto/gen/linkerd/outbound.ts';
+import type { ClientRoutes, Endpoint } from '../proxy/model.ts';
+import { clientRoutes } from './route-conversion.ts';
 import { openRetryingStream, type RetryingStream } from './retrying-stream.ts';
 
 /** Destination says so in its headers, because a service without endpoints has no first message. */
@@ -15,6 +18,7 @@ export const INITIAL_ENDPOINTS_HEADER = 'nodemesh-initial-endpoints';
 
 export interface ServiceLookupOptions {
   readonly client: DestinationClient;
+  readonly policies: OutboundPoliciesClient;
   readonly path: string;
   readonly contextToken: string;
   readonly localPods: (ip: string) => string | undefined;
@@ -27,12 +31,14 @@ export interface ServiceLookupOptions {
 }
 
 export class ServiceLookup {
-  /** Whether destination has answered once; what it said stays while it is away. */
-  resolved = false;
+  /** What destination said of the service's routes; stays while it is away. */
+  routes: ClientRoutes | undefined;
   /** What the service asks of its clients. */
   policy: ClientPolicy = {};
   readonly #options: ServiceLookupOptions;
   readonly #stream: RetryingStream;
+  #answered = false;
+  #watch: RetryingStream | undefined;
   #addresses = new Map<string, WeightedAddr>();
   #setLabels: Readonly<Record<string, string>> = {};
 
@@ -55,17 +61,53 @@ export class ServiceLookup {
     );
   }
 
+  /** Whether destination has answered once, of the routes too; what it said stays while it is away. */
+  get resolved(): boolean {
+    return this.#answered && (this.policy.routed !== true || this.routes !== undefined);
+  }
+
   close(): void {
     this.#stream.close();
+    this.#watch?.close();
   }
 
   #headers(headers: Metadata): void {
     const policy = decodeClientPolicy(String(headers.get(CLIENT_POLICY_HEADER)[0] ?? ''));
     if (JSON.stringify(policy) !== JSON.stringify(this.policy)) {
       this.policy = policy;
+      this.#followRoutes(policy.routed === true);
       this.#options.changed();
     }
     if (headers.get(INITIAL_ENDPOINTS_HEADER)[0] === '0') this.#replace(new Map());
+  }
+
+  #followRoutes(routed: boolean): void {
+    if (!routed) {
+      this.#watch?.close();
+      this.#watch = undefined;
+      this.routes = undefined;
+    } else if (this.#watch === undefined) {
+      const { policies, path, contextToken, clock, random, changed, log } = this.#options;
+      const target = { $case: 'authority', authority: path } as const;
+      this.#watch = openRetryingStream<OutboundPolicy>({
+        open: () => policies.watch({ sourceWorkload: contextToken, target }),
+        onMessage: (policy) => {
+          this.routes = clientRoutes(policy);
+          const { invalid } = this.routes;
+          if (invalid !== undefined) {
+            log.error(
+              { path, reason: invalid },
+              'the routes of a service cannot be used; its requests are refused',
+            );
+          }
+          changed();
+        },
+        onError: (code, details) =>
+          log.debug({ path, code: status[code], details }, 'routes stream ended; the last known ones stay'),
+        clock,
+        random,
+      });
+    }
   }
 
   #update({ update }: Update, first: boolean): void {
@@ -112,7 +154,7 @@ export class ServiceLookup {
 
   #replace(addresses: Map<string, WeightedAddr>): void {
     this.#addresses = addresses;
-    this.resolved = true;
+    this.#answered = true;
     this.#options.changed();
   }
 }

@@ -8,6 +8,8 @@ export const CLIENT_POLICY_HEADER = 'nodemesh-client-policy';
 
 /** That of requests is the default route's: for what no other route takes. */
 export interface ClientPolicy extends RequestPolicy {
+  /** There are routes besides: OutboundPolicies tells them. */
+  readonly routed?: boolean;
   /** When an endpoint that fails is left out for a while. */
   readonly accrual?: {
     readonly maxFailures: number;
@@ -39,6 +41,7 @@ export function decodeClientPolicy(text: string): ClientPolicy {
   return {
     ...(sound ? { accrual: { maxFailures, minPenaltyMs, maxPenaltyMs, jitterRatio } } : {}),
     ...decodeRequestPolicy(policy),
+    ...(policy['routed'] === true ? { routed: true } : {}),
   };
 }
 

@@ -59,6 +59,28 @@ const shapes: Readonly<Record<string, string>> = {
   Hints: 'forNodes forZones:ForZone[]',
   ForZone: 'name',
   ServicePort: 'appProtocol name nodePort port protocol targetPort',
+  HTTPRoute: 'apiVersion kind metadata:Meta spec:HttpRouteSpec status',
+  GRPCRoute: 'apiVersion kind metadata:Meta spec:GrpcRouteSpec status',
+  HttpRouteSpec: 'hostnames parentRefs:ParentRef[] rules:HttpRouteRule[]',
+  GrpcRouteSpec: 'hostnames parentRefs:ParentRef[] rules:GrpcRouteRule[]',
+  ParentRef: 'group kind name namespace port sectionName',
+  HttpRouteRule:
+    'backendRefs:BackendRef[] filters:RouteFilter[] matches:HttpMatch[] name timeouts:RouteTimeouts',
+  GrpcRouteRule: 'backendRefs:BackendRef[] filters:RouteFilter[] matches:GrpcMatch[] name',
+  HttpMatch: 'headers:ValueMatch[] method path:PathMatch queryParams:ValueMatch[]',
+  GrpcMatch: 'headers:ValueMatch[] method:GrpcMethod',
+  GrpcMethod: 'method service type',
+  PathMatch: 'type value',
+  ValueMatch: 'name type value',
+  RouteTimeouts: 'backendRequest request',
+  BackendRef: 'filters:RouteFilter[] group kind name namespace port weight',
+  RouteFilter:
+    'cors extensionRef requestHeaderModifier:FieldChanges requestMirror requestRedirect:Redirect ' +
+    'responseHeaderModifier:FieldChanges type urlRewrite',
+  FieldChanges: 'add:FieldValue[] remove set:FieldValue[]',
+  FieldValue: 'name value',
+  Redirect: 'hostname path:RedirectPath port scheme statusCode',
+  RedirectPath: 'replaceFullPath replacePrefixMatch type',
 };
 
 interface Field {

@@ -5,7 +5,7 @@
 import { parseAllDocuments } from 'yaml';
 import { MeshError, errorMessage } from '#lib/core/errors.ts';
 import type { AnyResource } from '#lib/registry/model.ts';
-import { apiVersions, isKnownKind, parseResource } from '#lib/registry/resource-schema.ts';
+import { apiVersions, kindOf, parseResource } from '#lib/registry/resource-schema.ts';
 import { unknownFields } from './known-fields.ts';
 
 export interface Manifest {
@@ -104,23 +104,25 @@ class Reader implements Manifests {
       for (const [index, item] of raw['items'].entries()) this.#object(item, `${where}, item ${index + 1}`);
       return;
     }
-    if (!isKnownKind(kind)) {
+    const versions = Object.hasOwn(apiVersions, kind) ? apiVersions[kind] : undefined;
+    if (versions === undefined) {
       const message = `${where}: kind ${kind} (${apiVersion}) is not read here`;
       if (this.#options.strict === true) {
         this.problems.push(`${message}; known kinds: ${Object.keys(apiVersions).join(', ')}`);
       } else this.warnings.push(message);
       return;
     }
-    if (apiVersions[kind] !== apiVersion) {
-      this.problems.push(`${where}: ${kind} has apiVersion ${apiVersion}; write ${apiVersions[kind]}`);
+    const known = kindOf(apiVersion, kind);
+    if (known === undefined) {
+      this.problems.push(`${where}: ${kind} has apiVersion ${apiVersion}; write ${versions.join(' or ')}`);
       return;
     }
-    this.#known(kind, raw, where);
+    this.#known(known, raw, where);
   }
 
   #known(kind: AnyResource['kind'], raw: Readonly<Record<string, unknown>>, where: string): void {
-    const object = `${where} (${kind} ${nameOf(raw)})`;
-    const unknown = this.#options.strict === true ? unknownFields(kind, raw) : [];
+    const object = `${where} (${String(raw['kind'])} ${nameOf(raw)})`;
+    const unknown = this.#options.strict === true ? unknownFields(String(raw['kind']), raw) : [];
     const result = parseResource(kind, raw, this.#options.cluster);
     for (const { path, message } of [...(result.ok ? [] : result.problems), ...unknown]) {
       this.problems.push(`${object}: ${path === '' ? '' : `${path} `}${message}`);

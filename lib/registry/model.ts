@@ -2,6 +2,8 @@
 // The Kubernetes resources that the mesh reads, in Kubernetes' shape, reduced to the fields that are used; lists
 // and maps are never absent. Each object carries its cluster. Parsing is in resource-schema.ts.
 
+import type { GrpcRouteSpec, HttpRouteSpec } from './route-schema.ts';
+
 export interface OwnerReference {
   readonly kind: string;
   readonly name: string;
@@ -131,6 +133,22 @@ export interface Deployment extends Resource<'Deployment'> {
 
 export type ReplicaSet = Resource<'ReplicaSet'>;
 
+/** HTTPRoute of gateway.networking.k8s.io. */
+export interface HttpRoute extends Resource<'HTTPRoute'> {
+  readonly spec: HttpRouteSpec;
+}
+
+/** HTTPRoute of policy.linkerd.io: another resource, which may have the same name. */
+export interface PolicyHttpRoute extends Resource<'PolicyHTTPRoute'> {
+  readonly spec: HttpRouteSpec;
+}
+
+export interface GrpcRoute extends Resource<'GRPCRoute'> {
+  readonly spec: GrpcRouteSpec;
+}
+
+export type AnyRoute = HttpRoute | PolicyHttpRoute | GrpcRoute;
+
 export interface ResourceTypes {
   readonly Namespace: Namespace;
   readonly ServiceAccount: ServiceAccount;
@@ -140,6 +158,9 @@ export interface ResourceTypes {
   readonly Pod: Pod;
   readonly Service: Service;
   readonly EndpointSlice: EndpointSlice;
+  readonly HTTPRoute: HttpRoute;
+  readonly PolicyHTTPRoute: PolicyHttpRoute;
+  readonly GRPCRoute: GrpcRoute;
 }
 
 export type Kind = keyof ResourceTypes;
@@ -155,6 +176,9 @@ export const kinds: readonly Kind[] = [
   'Pod',
   'Service',
   'EndpointSlice',
+  'HTTPRoute',
+  'PolicyHTTPRoute',
+  'GRPCRoute',
 ];
 
 export const clusterScopedKinds: ReadonlySet<Kind> = new Set<Kind>(['Namespace', 'Node']);

@@ -12,6 +12,7 @@ import {
   type ContainerProbe,
   type Kind,
 } from './model.ts';
+import { grpcRouteSpec, httpRouteSpec } from './route-schema.ts';
 
 const text = v.nullish(v.string('expected text'), '');
 const flag = v.nullish(v.boolean('expected true or false'), false);
@@ -204,18 +205,35 @@ const deployment = v.looseObject({
 
 const bare = v.looseObject({ metadata });
 
-export const apiVersions: Readonly<Record<Kind, string>> = {
-  Namespace: 'v1',
-  Node: 'v1',
-  ServiceAccount: 'v1',
-  Pod: 'v1',
-  Service: 'v1',
-  Deployment: 'apps/v1',
-  ReplicaSet: 'apps/v1',
-  EndpointSlice: 'discovery.k8s.io/v1',
+const httpRoute = v.looseObject({ metadata, spec: httpRouteSpec });
+const grpcRoute = v.looseObject({ metadata, spec: grpcRouteSpec });
+
+/** By kind, as it is written in manifests. */
+export const apiVersions: Readonly<Record<string, readonly string[]>> = {
+  Namespace: ['v1'],
+  Node: ['v1'],
+  ServiceAccount: ['v1'],
+  Pod: ['v1'],
+  Service: ['v1'],
+  Deployment: ['apps/v1'],
+  ReplicaSet: ['apps/v1'],
+  EndpointSlice: ['discovery.k8s.io/v1'],
+  HTTPRoute: [
+    'gateway.networking.k8s.io/v1',
+    'gateway.networking.k8s.io/v1beta1',
+    'policy.linkerd.io/v1beta3',
+  ],
+  GRPCRoute: ['gateway.networking.k8s.io/v1'],
 };
 
-export const isKnownKind = (kind: string): kind is Kind => Object.hasOwn(apiVersions, kind);
+/** What an object is in the model; undefined: its kind or version is not read. */
+export function kindOf(apiVersion: string, kind: string): Kind | undefined {
+  const known = Object.hasOwn(apiVersions, kind) ? apiVersions[kind] : undefined;
+  if (known?.includes(apiVersion) !== true) return undefined;
+  return kind === 'HTTPRoute' && apiVersion.startsWith('policy.linkerd.io/')
+    ? 'PolicyHTTPRoute'
+    : (kind as Kind);
+}
 
 export interface FieldProblem {
   /** `spec.ports[0].port`; empty for the object as a whole. */
@@ -301,6 +319,15 @@ function build(kind: Kind, raw: unknown, cluster: string, problems: FieldProblem
           })),
         },
       };
+    }
+    case 'HTTPRoute':
+    case 'PolicyHTTPRoute': {
+      const value = check(httpRoute, raw, problems);
+      return value && { kind, cluster, metadata: meta(kind, value.metadata), spec: value.spec };
+    }
+    case 'GRPCRoute': {
+      const value = check(grpcRoute, raw, problems);
+      return value && { kind, cluster, metadata: meta(kind, value.metadata), spec: value.spec };
     }
     case 'Service': {
       const value = check(service, raw, problems);

@@ -8,6 +8,7 @@ import { credentials } from '@grpc/grpc-js';
 import { seededRandom, systemClock } from '#lib/core/clock.ts';
 import { silentLog } from '#lib/core/log.ts';
 import { DestinationClient } from '#lib/proto/gen/linkerd/destination.ts';
+import { OutboundPoliciesClient } from '#lib/proto/gen/linkerd/outbound.ts';
 import { createDiscovery, type Discovery } from '../../agent/node/discovery.ts';
 import { RawPeer, RawServer } from '../../agent/proxy/exchange/raw-peers.ts';
 import { listenIn, until } from '../proxy/harness.ts';
@@ -48,6 +49,7 @@ describe('discovery', () => {
     client = new DestinationClient(`127.0.0.1:${destination.port}`, credentials.createInsecure());
     discovery = createDiscovery({
       client,
+      policies: new OutboundPoliciesClient(`127.0.0.1:${destination.port}`, credentials.createInsecure()),
       nodeName: 'node1',
       localPods: () => undefined,
       clock: systemClock,

@@ -76,6 +76,7 @@ describe("the agent's streams", () => {
     stream.setReporting(true);
     discovery = createDiscovery({
       client: connection.destination,
+      policies: connection.policies,
       nodeName: 'n1',
       localPods: (ip) => localPods.get(ip),
       clock: systemClock,

@@ -12,12 +12,9 @@ import {
   Client,
   type ClientOptions,
   type ClientReadableStream,
-  type ClientUnaryCall,
   type handleServerStreamingCall,
-  type handleUnaryCall,
   makeGenericClientConstructor,
   type Metadata,
-  type ServiceError,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 import { Duration } from "../google/protobuf/duration.ts";
@@ -163,7 +160,9 @@ export interface GrpcRoute_Filter {
   kind: { $case: "failureInjector"; failureInjector: GrpcFailureInjector } | {
     $case: "requestHeaderModifier";
     requestHeaderModifier: RequestHeaderModifier;
-  } | undefined;
+  } | //
+  /** An addition of ours, in the way of HTTP routes. */
+  { $case: "responseHeaderModifier"; responseHeaderModifier: ResponseHeaderModifier } | undefined;
 }
 
 export interface GrpcRoute_Distribution {
@@ -1945,6 +1944,9 @@ export const GrpcRoute_Filter: MessageFns<GrpcRoute_Filter> = {
       case "requestHeaderModifier":
         RequestHeaderModifier.encode(message.kind.requestHeaderModifier, writer.uint32(18).fork()).join();
         break;
+      case "responseHeaderModifier":
+        ResponseHeaderModifier.encode(message.kind.responseHeaderModifier, writer.uint32(8034).fork()).join();
+        break;
     }
     return writer;
   },
@@ -1984,6 +1986,17 @@ export const GrpcRoute_Filter: MessageFns<GrpcRoute_Filter> = {
             };
             continue;
           }
+          case 1004: {
+            if (tag !== 8034) {
+              break;
+            }
+
+            message.kind = {
+              $case: "responseHeaderModifier",
+              responseHeaderModifier: ResponseHeaderModifier.decode(reader, reader.uint32()),
+            };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2016,6 +2029,15 @@ export const GrpcRoute_Filter: MessageFns<GrpcRoute_Filter> = {
           message.kind = {
             $case: "requestHeaderModifier",
             requestHeaderModifier: RequestHeaderModifier.fromPartial(object.kind.requestHeaderModifier),
+          };
+        }
+        break;
+      }
+      case "responseHeaderModifier": {
+        if (object.kind?.responseHeaderModifier !== undefined && object.kind?.responseHeaderModifier !== null) {
+          message.kind = {
+            $case: "responseHeaderModifier",
+            responseHeaderModifier: ResponseHeaderModifier.fromPartial(object.kind.responseHeaderModifier),
           };
         }
         break;
@@ -3077,15 +3099,6 @@ export const ExponentialBackoff: MessageFns<ExponentialBackoff> = {
 
 export type OutboundPoliciesService = typeof OutboundPoliciesService;
 export const OutboundPoliciesService = {
-  get: {
-    path: "/io.linkerd.proxy.outbound.OutboundPolicies/Get" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: TrafficSpec): Buffer => Buffer.from(TrafficSpec.encode(value).finish()),
-    requestDeserialize: (value: Buffer): TrafficSpec => TrafficSpec.decode(value),
-    responseSerialize: (value: OutboundPolicy): Buffer => Buffer.from(OutboundPolicy.encode(value).finish()),
-    responseDeserialize: (value: Buffer): OutboundPolicy => OutboundPolicy.decode(value),
-  },
   watch: {
     path: "/io.linkerd.proxy.outbound.OutboundPolicies/Watch" as const,
     requestStream: false as const,
@@ -3098,23 +3111,10 @@ export const OutboundPoliciesService = {
 } as const;
 
 export interface OutboundPoliciesServer extends UntypedServiceImplementation {
-  get: handleUnaryCall<TrafficSpec, OutboundPolicy>;
   watch: handleServerStreamingCall<TrafficSpec, OutboundPolicy>;
 }
 
 export interface OutboundPoliciesClient extends Client {
-  get(request: TrafficSpec, callback: (error: ServiceError | null, response: OutboundPolicy) => void): ClientUnaryCall;
-  get(
-    request: TrafficSpec,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: OutboundPolicy) => void,
-  ): ClientUnaryCall;
-  get(
-    request: TrafficSpec,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: OutboundPolicy) => void,
-  ): ClientUnaryCall;
   watch(request: TrafficSpec, options?: Partial<CallOptions>): ClientReadableStream<OutboundPolicy>;
   watch(
     request: TrafficSpec,
