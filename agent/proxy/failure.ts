@@ -25,6 +25,9 @@ export const FAILURE_HTTP_VERSION = 19;
 /** The client went away before the response's end: counted, never answered. */
 export const FAILURE_CLIENT_GONE = 20;
 
+/** The request asks for an endpoint with an identity that this one has not. */
+export const FAILURE_IDENTITY_REQUIRED = 21;
+
 export interface Failure {
   /** Name in the label `error` of the error counters and in logs. */
   readonly name: string;
@@ -58,4 +61,10 @@ export const failures: readonly Failure[] = [
   { name: 'response_timeout', status: 504, message: 'timed out waiting for the response', closes: false },
   { name: 'http_version', status: 505, message: '', closes: true },
   { name: 'client_gone', status: 499, message: '', closes: true },
+  {
+    name: 'identity_required',
+    status: 502,
+    message: 'the endpoint has not the required identity',
+    closes: true,
+  },
 ];

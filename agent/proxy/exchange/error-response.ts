@@ -21,18 +21,29 @@ const reasons: Readonly<Record<number, string>> = {
 
 const texts: (string | undefined)[] = [];
 
-/** `explained`: whether this client may read the reason (inbound only meshed clients). */
-export function errorResponse(failure: number, minor: number, closes: boolean, explained: boolean): string {
-  const index = failure * 8 + (minor === 0 ? 4 : 0) + (closes ? 2 : 0) + (explained ? 1 : 0);
-  return (texts[index] ??= compose(failure, minor, closes, explained));
+/** Who reads an answer: nobody who may know the reason, one of the pod's own applications, another pod's proxy. */
+export const READER_STRANGER = 0;
+export const READER_OWN = 1;
+/** Is also told when its own client should connect anew. */
+export const READER_PROXY = 2;
+
+export function errorResponse(failure: number, minor: number, closes: boolean, reader: number): string {
+  const index = failure * 12 + (minor === 0 ? 6 : 0) + (closes ? 3 : 0) + reader;
+  return (texts[index] ??= compose(failure, minor, closes, reader));
 }
 
-function compose(failure: number, minor: number, closes: boolean, explained: boolean): string {
+function compose(failure: number, minor: number, closes: boolean, reader: number): string {
   const { status, message } = failures[failure] ?? { status: 500, message: 'unexpected error' };
-  const error = explained && message !== '' ? `l5d-proxy-error: ${message}\r\n` : '';
+  const error = [
+    reader !== READER_STRANGER && message !== '' ? `l5d-proxy-error: ${message}\r\n` : '',
+    asksToClose(failure, reader) ? 'l5d-proxy-connection: close\r\n' : '',
+  ].join('');
   const connection = closes ? 'connection: close\r\n' : minor === 0 ? 'connection: keep-alive\r\n' : '';
   return `HTTP/1.${minor} ${status} ${reasons[status] ?? 'Error'}\r\n${error}content-length: 0\r\n${connection}\r\n`;
 }
+
+const asksToClose = (failure: number, reader: number): boolean =>
+  reader === READER_PROXY && failures[failure]?.closes === true && failures[failure].message !== '';
 
 /** By HTTP status; what is not here is UNKNOWN for clients, and INTERNAL from us. */
 const grpcStatuses: Readonly<Record<number, number>> = { 403: 7, 404: 5, 429: 8, 502: 14, 503: 14, 504: 4 };
@@ -43,10 +54,10 @@ export function grpcStatusOf(failure: number): number {
 }
 
 /** For HTTP/2; `grpc`: in the form that gRPC clients read. */
-export function errorList(failure: number, grpc: boolean, explained: boolean): HeaderList {
+export function errorList(failure: number, grpc: boolean, reader: number): HeaderList {
   const { status, message } = failures[failure] ?? { status: 500, message: 'unexpected error' };
   const list = new HeaderList();
-  const explains = explained && message !== '';
+  const explains = reader !== READER_STRANGER && message !== '';
   list.add(defineField(':status', String(grpc ? 200 : status)));
   list.add(defineField('content-length', '0'));
   if (grpc) {
@@ -55,14 +66,21 @@ export function errorList(failure: number, grpc: boolean, explained: boolean): H
     if (explains) list.add(defineField('grpc-message', message));
   }
   if (explains) list.add(defineField('l5d-proxy-error', message));
+  if (asksToClose(failure, reader)) list.add(defineField('l5d-proxy-connection', 'close'));
   return list;
 }
 
 /** The end of a gRPC answer that cannot go on. */
-export function errorTrailers(failure: number, explained: boolean): HeaderList {
+export function errorTrailers(failure: number, reader: number): HeaderList {
   const message = failures[failure]?.message ?? 'unexpected error';
   const list = new HeaderList();
   list.add(defineField('grpc-status', String(grpcStatusOf(failure))));
-  if (explained && message !== '') list.add(defineField('grpc-message', message));
+  if (reader !== READER_STRANGER && message !== '') list.add(defineField('grpc-message', message));
   return list;
+}
+
+/** `clientId`: of an inbound client, '' without an identity; undefined: an application of the pod itself. */
+export function readerOf(clientId: string | undefined): number {
+  if (clientId === undefined) return READER_OWN;
+  return clientId === '' ? READER_STRANGER : READER_PROXY;
 }

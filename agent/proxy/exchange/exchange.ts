@@ -11,6 +11,7 @@ import type { RequestTimeouts } from '#lib/core/request-policy.ts';
 import type { LoadEstimate } from '../balance/peak-ewma.ts';
 import { isConnected, pickEndpoint, pickOther } from '../balance/pick.ts';
 import {
+  FAILURE_IDENTITY_REQUIRED,
   FAILURE_LIMIT,
   FAILURE_LOADSHED,
   FAILURE_NONE,
@@ -98,6 +99,10 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   /** Whether the endpoint keeps its HTTP/1 connection open after this response. */
   reusable = false;
   tunnel = false;
+  /** The endpoint's proxy asks that the client connects anew. */
+  clientEnds = false;
+  /** The identity that the request wants of its endpoint; '': any. */
+  requiredIdentity = '';
   /** Whether neither first byte nor end of the response's body came yet. */
   measuring = false;
 
@@ -136,6 +141,8 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     this.status = 0;
     this.started = false;
     this.tunnel = false;
+    this.clientEnds = false;
+    this.requiredIdentity = '';
     this.#attempts = 0;
     this.#meter.begin();
   }
@@ -168,8 +175,11 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     this.#pickedMs = now;
     const timeouts = target.policy?.timeouts;
     if (timeouts !== undefined) this.#limit(timeouts, now);
-    this.#dispatch(this.#choose(target.endpoints, now), now);
-    return this.#kind;
+    const endpoint = this.#choose(target.endpoints, now);
+    this.#dispatch(endpoint, now);
+    if (this.#suits(endpoint)) return this.#kind;
+    this.fail(FAILURE_IDENTITY_REQUIRED);
+    return PICKED_NONE;
   }
 
   #choose(endpoints: readonly HttpEndpoint[], nowMs: number): HttpEndpoint {
@@ -183,6 +193,10 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     if (!isConnected(other, http2)) return slot.shunnedUntilMs <= nowMs ? picked : other;
     streams.prepare(picked, slot);
     return other;
+  }
+
+  #suits({ identity }: HttpEndpoint): boolean {
+    return this.requiredIdentity === '' || this.requiredIdentity === identity;
   }
 
   #dispatch(endpoint: HttpEndpoint, nowMs: number): void {
@@ -255,7 +269,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     const { endpoints } = this.#target;
     const http2 = this.#want === WANT_HTTP2;
     // What was prepared for HTTP/2 stays with it.
-    const able = http2 ? endpoints : endpoints.filter((endpoint) => endpoint.multiplexed);
+    const able = endpoints.filter((endpoint) => (http2 || endpoint.multiplexed) && this.#suits(endpoint));
     return pickOther(able, this.#endpoint as HttpEndpoint, http2, nowMs, this.#context.random);
   }
 
@@ -369,6 +383,8 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
         return;
       }
       if (head.status >= 200 || head.status === 101) {
+        if (head.proxyErrorField >= 0) this.#peerError(head.value(buffer, head.proxyErrorField));
+        if (head.proxyCloseField >= 0) this.#peerCloses(head.value(buffer, head.proxyCloseField));
         this.#client.onHead1(upstream, head, buffer, next, end);
         return;
       }
@@ -378,6 +394,16 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
       this.#client.onInterim1(head, buffer, next);
       at = next;
     }
+  }
+
+  /** What another proxy tells this one stays here; people find it in the log. */
+  #peerError(error: string): void {
+    const endpoint = this.#endpoint?.name;
+    this.#context.log.info({ endpoint, error }, 'the proxy of an endpoint answered in its place');
+  }
+
+  #peerCloses(value: string): void {
+    this.clientEnds = value === 'close' && this.#endpoint?.endsClients === true;
   }
 
   onResponseBody(buffer: Buffer, start: number, end: number): void {
@@ -466,7 +492,12 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   // ---- an HTTP/2 endpoint
 
   onStreamHead(list: HeaderList, endStream: boolean): void {
-    if (this.#strips) list.drop(FLAG_PROXY_RESPONSE);
+    if (this.#strips && (list.flags & FLAG_PROXY_RESPONSE) !== 0) {
+      const error = list.get('l5d-proxy-error');
+      if (error !== null) this.#peerError(error.value);
+      this.#peerCloses(list.get('l5d-proxy-connection')?.value ?? '');
+      list.drop(FLAG_PROXY_RESPONSE);
+    }
     if (list.status < 200) {
       this.#client.onInterim2(list);
       return;

@@ -43,7 +43,7 @@ import {
   trailerLines,
   writeResponseHead,
 } from '../http2/translate.ts';
-import { errorList, errorTrailers } from './error-response.ts';
+import { errorList, errorTrailers, readerOf } from './error-response.ts';
 import { Exchange, type ExchangeClient, PICKED_NONE, WANT_HTTP1, WANT_HTTP2 } from './exchange.ts';
 import { type ClientStream, NOT_RESET } from './http2-client.ts';
 import { Http2Connection, STREAMS_MAX } from './http2-connection.ts';
@@ -56,8 +56,8 @@ import type { UpstreamConnection } from './upstream-connection.ts';
 export class Http2ServerConnection extends Http2Connection implements ServedConnection {
   readonly connection: HttpConnection;
   readonly clientIdField: Field | null;
-  /** Whether the client may read `l5d-proxy-error`. */
-  readonly explained: boolean;
+  /** Who reads our own answers: READER_…. */
+  readonly reader: number;
   readonly #onFinished: (connection: ServedConnection) => void;
 
   constructor(
@@ -71,7 +71,7 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     const { gate } = connection;
     this.clientIdField =
       gate === null || gate.clientId === '' ? null : defineField('l5d-client-id', gate.clientId);
-    this.explained = gate === null || gate.clientId !== '';
+    this.reader = readerOf(gate?.clientId);
     if (context.draining) this.notice();
   }
 
@@ -216,6 +216,9 @@ class ServerStream extends Stream implements ExchangeClient {
         return;
       }
     }
+    if (gate === null && (list.flags & FLAG_PROXY_REQUEST) !== 0) {
+      this.#exchange.requiredIdentity = list.get('l5d-require-id')?.value ?? '';
+    }
     list.drop(FLAG_PROXY_REQUEST);
     const want = origin === ORIGIN_NONE ? WANT_HTTP2 : WANT_HTTP1;
     if (origin === ORIGIN_NONE) {
@@ -359,6 +362,7 @@ class ServerStream extends Stream implements ExchangeClient {
     const ends = body.done;
     this.#server.sendHead(this, head, buffer, bodyStart, ends);
     upstream.headDone(false);
+    if (exchange.clientEnds) this.#server.drain();
     if (ends) {
       this.headEnded();
       exchange.onResponseEnd(bodyStart === end);
@@ -383,6 +387,7 @@ class ServerStream extends Stream implements ExchangeClient {
     this.#grpcAnswer = this.#grpc && isGrpc(list);
     if (this.#server.connection.gate === null) list.drop(FLAG_ORIGIN);
     this.#server.sendList(this, list, endStream);
+    if (this.#exchange.clientEnds) this.#server.drain();
     if (endStream) this.headEnded();
   }
 
@@ -421,12 +426,12 @@ class ServerStream extends Stream implements ExchangeClient {
       this.cancel(reset === NO_ERROR ? INTERNAL_ERROR : reset);
     } else if (started && this.#grpcAnswer) {
       if (!this.remoteEnded) this.endsBoth = true;
-      this.trailers(errorTrailers(failure, this.#server.explained));
+      this.trailers(errorTrailers(failure, this.#server.reader));
     } else if (started) {
       // Part of the response is out: only an error shows the client that the rest is missing.
       this.cancel(INTERNAL_ERROR);
     } else {
-      const answer = errorList(failure, this.#grpc, this.#server.explained);
+      const answer = errorList(failure, this.#grpc, this.#server.reader);
       this.#logged?.answered(answer.status, 0);
       this.#server.sendList(this, answer, true);
       if (!this.remoteEnded) this.endsBoth = true;

@@ -57,6 +57,8 @@ export class LoopbackEndpoint implements HttpEndpoint {
   readonly metrics: HttpMetrics;
   slot: HttpEndpoint['slot'] = null;
   readonly multiplexed: boolean;
+  identity = '';
+  endsClients = false;
   connections = 0;
   readonly #port: number;
   readonly #shared: boolean;

@@ -38,7 +38,7 @@ import { HeaderList } from '../http2/hpack/header-list.ts';
 import { responseText, trailerField, trailerLines } from '../http2/translate.ts';
 import { PartialHead } from '../http1/partial-head.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';
-import { errorResponse } from './error-response.ts';
+import { errorResponse, readerOf } from './error-response.ts';
 import {
   Exchange,
   type ExchangeClient,
@@ -87,8 +87,8 @@ export class ServerConnection
   readonly #out: Outbox;
   /** `l5d-client-id` line to be added to every request. */
   readonly #clientIdField: string;
-  /** Whether the client may read `l5d-proxy-error`. */
-  readonly #explained: boolean;
+  /** Who reads our own answers: READER_…. */
+  readonly #reader: number;
   readonly #onFinished: (connection: ServedConnection) => void;
   readonly #exchange: Exchange;
 
@@ -143,7 +143,7 @@ export class ServerConnection
     this.#body = new BodyDecoder(context.requestHead);
     this.#exchange = new Exchange(context, connection.target, gate === null, this);
     this.#clientIdField = gate === null || gate.clientId === '' ? '' : `l5d-client-id: ${gate.clientId}\r\n`;
-    this.#explained = gate === null || gate.clientId !== '';
+    this.#reader = readerOf(gate?.clientId);
   }
 
   start(): void {
@@ -318,6 +318,9 @@ export class ServerConnection
     const host = this.#poolKey(buffer, head);
     this.#host = host;
     this.#kind = PICKED_NONE;
+    if (gate === null && head.requireIdField >= 0) {
+      exchange.requiredIdentity = head.value(buffer, head.requireIdField);
+    }
     const kind = exchange.pick(host === null ? WANT_HTTP1 : WANT_EITHER);
     if (this.#state !== WAITING) return bodyStart;
     this.#kind = kind;
@@ -474,7 +477,7 @@ export class ServerConnection
     exchange.status = status;
     exchange.started = true;
     this.#logged?.answered(status, head.contentLength);
-    this.#closes = !this.#keepAlive || !this.#body.done || this.#draining;
+    this.#closes = !this.#keepAlive || !this.#body.done || this.#draining || exchange.clientEnds;
     let added = '';
     let reusable = head.keepAlive;
     if (bodiless) {
@@ -583,7 +586,7 @@ export class ServerConnection
     const { status } = list;
     this.#logged?.answered(status, list.contentLength);
     const bodiless = this.#method === METHOD_HEAD || status === 204 || status === 304;
-    this.#closes = !this.#keepAlive || !this.#body.done || this.#draining;
+    this.#closes = !this.#keepAlive || !this.#body.done || this.#draining || this.#exchange.clientEnds;
     let added = '';
     if (status === 204) dropLength(list);
     if (!bodiless && list.contentLength < 0) {
@@ -636,7 +639,7 @@ export class ServerConnection
     this.#logged?.answered(answer?.status ?? 500, 0);
     const closes =
       answer === undefined || answer.closes || !this.#keepAlive || !this.#body.done || this.#draining;
-    this.#out.string(errorResponse(failure, this.#minor, closes, this.#explained));
+    this.#out.string(errorResponse(failure, this.#minor, closes, this.#reader));
     this.#requestOver(closes);
   }
 

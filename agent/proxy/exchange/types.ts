@@ -69,6 +69,10 @@ export interface HttpEndpoint {
   readonly metrics: HttpMetrics;
   /** The exchange's own; the owner sets it to null when it makes the endpoint and leaves it alone. */
   slot: EndpointSlot | null;
+  /** What it proves, or is vouched for; '' or absent in plain text. */
+  readonly identity?: string;
+  /** Its own proxy may ask that the client's connection ends: it is the only one that was dialled. */
+  readonly endsClients?: boolean;
   /** Whether HTTP/1 requests may travel to it over HTTP/2, many on one connection: between agents. */
   readonly multiplexed: boolean;
   /**

@@ -94,6 +94,7 @@ const H2C = nameBytes('h2c');
 const CLIENT_ID = nameBytes('l5d-client-id');
 const PROXY_ERROR = nameBytes('l5d-proxy-error');
 const PROXY_CLOSE = nameBytes('l5d-proxy-connection');
+const REQUIRE_ID = nameBytes('l5d-require-id');
 const HTTP_SLASH = Uint8Array.from('HTTP/', (character) => character.charCodeAt(0));
 
 export class Head {
@@ -121,6 +122,11 @@ export class Head {
    * offers: further requests would pass unseen by policy, with an `l5d-client-id` of the client's own making.
    */
   upgrade = false;
+  // What is said to a proxy alone and travels no further, by its field, or -1: `l5d-require-id`, and in responses that
+  // are stripped of them `l5d-proxy-error` and `l5d-proxy-connection`.
+  requireIdField = -1;
+  proxyErrorField = -1;
+  proxyCloseField = -1;
 
   readonly #fieldAt = new Int32Array(HEAD_FIELDS_MAX + 1);
   readonly #nameEnd = new Int32Array(HEAD_FIELDS_MAX);
@@ -280,6 +286,11 @@ export class Head {
     return at;
   }
 
+  value(buffer: Buffer, field: number): string {
+    const start = this.valueStart(buffer, field);
+    return buffer.toString('latin1', start, this.valueEnd(buffer, field, start));
+  }
+
   /** Not before `valueStart`, which the caller knows. */
   valueEnd(buffer: Buffer, field: number, valueStart: number): number {
     return trimmed(buffer, valueStart, this.lineEnd(field));
@@ -297,6 +308,9 @@ export class Head {
     this.contentLength = -1;
     this.chunked = false;
     this.upgrade = false;
+    this.requireIdField = -1;
+    this.proxyErrorField = -1;
+    this.proxyCloseField = -1;
     this.#fields = 0;
     this.#drops = 0;
     this.#nominations = 0;
@@ -441,10 +455,17 @@ export class Head {
           this.#mark(index, DROP);
         return true;
       case 14:
-        return !nameIs(buffer, name, CONTENT_LENGTH) || this.#length(buffer, index, valueStart, lineEnd);
-      case 15:
-        if (!this.#isRequest && this.#stripProxyFields && nameIs(buffer, name, PROXY_ERROR))
+        if (nameIs(buffer, name, CONTENT_LENGTH)) return this.#length(buffer, index, valueStart, lineEnd);
+        if (this.#isRequest && nameIs(buffer, name, REQUIRE_ID)) {
+          this.requireIdField = index;
           this.#mark(index, DROP);
+        }
+        return true;
+      case 15:
+        if (!this.#isRequest && this.#stripProxyFields && nameIs(buffer, name, PROXY_ERROR)) {
+          this.proxyErrorField = index;
+          this.#mark(index, DROP);
+        }
         return true;
       case 16:
         if (nameIs(buffer, name, PROXY_CONNECTION)) this.#mark(index, HOP);
@@ -452,8 +473,10 @@ export class Head {
       case 17:
         return !nameIs(buffer, name, TE_NAME) || this.#coding(buffer, index, valueStart, lineEnd);
       case 20:
-        if (!this.#isRequest && this.#stripProxyFields && nameIs(buffer, name, PROXY_CLOSE))
+        if (!this.#isRequest && this.#stripProxyFields && nameIs(buffer, name, PROXY_CLOSE)) {
+          this.proxyCloseField = index;
           this.#mark(index, DROP);
+        }
         return true;
       default:
         return true;

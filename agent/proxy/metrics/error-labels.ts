@@ -10,6 +10,7 @@ import {
   FAILURE_FAILFAST,
   FAILURE_HEAD_TOO_LARGE,
   FAILURE_HTTP_VERSION,
+  FAILURE_IDENTITY_REQUIRED,
   FAILURE_LIMIT,
   FAILURE_LOADSHED,
   FAILURE_NO_AUTHORITY,
@@ -51,6 +52,8 @@ export function errorLabel(failure: number): string {
     case FAILURE_LOADSHED:
     case FAILURE_LIMIT:
       return 'loadshed';
+    case FAILURE_IDENTITY_REQUIRED:
+      return 'identity required';
     case FAILURE_RESPONSE_TIMEOUT:
       return 'response timeout';
     default:

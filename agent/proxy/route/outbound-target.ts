@@ -357,6 +357,8 @@ export class OutboundEndpoint implements HttpEndpoint {
   readonly metrics: HttpMetrics;
   slot: HttpEndpoint['slot'] = null;
   readonly multiplexed: boolean;
+  readonly identity: string;
+  readonly endsClients: boolean;
   /** TCP connections now. */
   connections = 0;
   readonly #context: WorkerContext;
@@ -379,6 +381,8 @@ export class OutboundEndpoint implements HttpEndpoint {
     this.name = formatSocketAddress(endpoint.ip, endpoint.port);
     this.#self = endpoint.localPodUid === pod.uid || pod.owns(endpoint.ip);
     this.multiplexed = endpoint.http2 === true && !this.#self;
+    this.identity = this.#self ? '' : (endpoint.identity ?? '');
+    this.endsClients = authority === undefined && this.identity !== '';
     const labels = joinLabels(endpointLabels(authority, endpoint, this.#tls()), pod.labels);
     this.#series = new EndpointHttpMetrics(context.store, joinLabels(DIRECTION_OUTBOUND, labels), pod.uid);
     this.#breaker =

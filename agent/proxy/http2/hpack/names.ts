@@ -34,7 +34,7 @@ export const FLAG_CONNECTION_SPECIFIC = 4;
 export const FLAG_NEVER_INDEXED = 8;
 /** RFC 9110 6.5.1: frames, routes or authenticates, so that it means nothing in trailers. */
 export const FLAG_NOT_IN_TRAILERS = 16;
-/** Only a proxy may say it in a request: `l5d-client-id`. */
+/** Only a proxy may say it in a request (`l5d-client-id`), or it is said to a proxy alone (`l5d-require-id`). */
 export const FLAG_PROXY_REQUEST = 32;
 /** Only a proxy may say it in a response: `l5d-proxy-error`, `l5d-proxy-connection`. */
 export const FLAG_PROXY_RESPONSE = 64;
@@ -72,6 +72,7 @@ const known = new Map<string, readonly [id: number, flags: number]>([
   ['proxy-authorization', [NAME_OTHER, FLAG_NEVER_INDEXED]],
   ['set-cookie', [NAME_OTHER, FLAG_NEVER_INDEXED]],
   ['l5d-client-id', [NAME_OTHER, N | FLAG_PROXY_REQUEST]],
+  ['l5d-require-id', [NAME_OTHER, N | FLAG_PROXY_REQUEST]],
   ['l5d-proxy-error', [NAME_OTHER, N | FLAG_PROXY_RESPONSE]],
   ['l5d-proxy-connection', [NAME_OTHER, N | FLAG_PROXY_RESPONSE]],
 ]);
