@@ -21,6 +21,7 @@ import { identityOf } from '#lib/x509/names.ts';
 import type { CniNode } from '../cni-plugin/logic/node.ts';
 import { type CniServer, serveCni } from '../cni-plugin/logic/server.ts';
 import { createAdmin } from './admin/admin.ts';
+import { TapServer } from './admin/tap.ts';
 import { loadAgentConfig } from './config.ts';
 import { createAccessLogOutput } from './node/access-log-output.ts';
 import { createCertificates } from './node/certificates.ts';
@@ -243,7 +244,15 @@ const refusals = watchKernelRefusals({
   },
   ...common,
 });
+const taps = new TapServer({
+  open: (namespace, name, wish, heard) => {
+    const pod = enrolment.pods.find((one) => one.namespace === namespace && one.name === name);
+    if (pod === undefined) return undefined;
+    return workers.tap(pod.uid, wish, (worker, event) => heard(`${worker}-${event.id}`, event));
+  },
+});
 nodeMetrics(metrics, {
+  taps,
   nodeName: config.nodeName,
   startedAtSeconds: clock.wallMs() / 1000,
   redirection,
@@ -383,6 +392,7 @@ const admin = await createAdmin({
     selfCheck: selfCheck.state,
   }),
   selfCheck: async () => selfCheck.run(),
+  tap: taps,
   clock,
   log,
 });

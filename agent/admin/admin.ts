@@ -14,6 +14,7 @@ import type { ListenOptions, Socket } from 'node:net';
 import type { Clock, Timer } from '#lib/core/clock.ts';
 import { errnoName, errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
+import type { TapServer } from './tap.ts';
 import { encodeExposition, type Exposition, expositionFor } from '#lib/metrics/exposition.ts';
 
 export interface AdminOptions {
@@ -29,6 +30,8 @@ export interface AdminOptions {
   readonly state: () => unknown;
   /** Runs the self-check for `POST /self-check` on the Unix socket; the answer is its outcome. */
   readonly selfCheck?: () => Promise<unknown>;
+  /** `GET /tap` on the Unix socket. */
+  readonly tap?: Pick<TapServer, 'serve'>;
   /** The uid on the other side of the Unix socket (lib/net/peer-uid.ts). */
   readonly peerUid: (socket: Socket) => number | undefined;
   readonly clock: Clock;
@@ -200,6 +203,10 @@ function localRequests(options: AdminOptions): RequestListener {
     if (pathOf(request.url) === '/self-check' && options.selfCheck !== undefined) {
       if (request.method === 'POST') void selfCheck(response, options.selfCheck);
       else answer(response, 405, '');
+      return;
+    }
+    if (pathOf(request.url) === '/tap' && options.tap !== undefined) {
+      options.tap.serve(request, response);
       return;
     }
     if (pathOf(request.url) !== '/state') {

@@ -27,6 +27,7 @@ export interface NodeMetricsSources {
   readonly keeper: Pick<Keeper, 'connected' | 'failures' | 'lastSnapshot' | 'reconnects' | 'role' | 'stats'>;
   readonly lists: Pick<DiskLists, 'failures'>;
   readonly accessLog: Pick<AccessLogOutput, 'lost'>;
+  readonly taps: { readonly dropped: number; readonly refused: number };
   readonly openFilesMax: number;
   readonly keptListeners: Pick<KeptListeners, 'counts'>;
 }
@@ -73,6 +74,14 @@ export function nodeMetrics(registry: MetricRegistry, sources: NodeMetricsSource
       'Pieces of the access log that the standard output did not take.',
     ),
     () => sources.accessLog.lost,
+  );
+  one(
+    counter('nodemesh_tap_events_dropped_total', 'Events of taps left out because their reader is too slow.'),
+    () => sources.taps.dropped,
+  );
+  one(
+    counter('nodemesh_tap_refused_total', 'Taps refused because there are eight already.'),
+    () => sources.taps.refused,
   );
   registry.collect(
     counter('nodemesh_worker_replaced_total', 'Proxy workers that ended or fell silent.'),

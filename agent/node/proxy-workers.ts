@@ -20,6 +20,9 @@ import type {
   WorkerStart,
 } from '../proxy/model.ts';
 
+import type { TapEvent } from '../proxy/tap/events.ts';
+import type { TapWish } from '../proxy/tap/pod-taps.ts';
+
 /** A worker whose beat does not move for this long is ended and replaced. */
 const SILENT_MS = 2_000;
 const WATCH_INTERVAL_MS = 500;
@@ -72,6 +75,11 @@ export interface ProxyWorkers {
   /** Connections of the pod in all workers; Infinity if one does not answer. */
   connectionsOf(uid: string, closeIdle: boolean): Promise<number>;
   setCertificate(certificate: Certificate): void;
+  /**
+   * Tells of the pod's exchanges, from each worker so many requests as the wish says; until it is closed. `worker`: ids
+   * of exchanges are those of one worker.
+   */
+  tap(uid: string, wish: TapWish, heard: (worker: number, event: TapEvent) => void): { close(): void };
   /** Nobody needs it any more, the key least of all. */
   dropCertificate(identity: string): void;
   setAnchors(pem: string): void;
@@ -119,6 +127,12 @@ interface WorkerState {
   ended: boolean;
 }
 
+interface Tap {
+  readonly uid: string;
+  readonly wish: TapWish;
+  readonly heard: (worker: number, event: TapEvent) => void;
+}
+
 interface Subscription {
   readonly handle: { close(): void };
   last: Destination | undefined;
@@ -140,6 +154,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   const drained = new Set<number>();
   const whenDrained: (() => void)[] = [];
   let anchorsPem = options.anchorsPem;
+  const taps = new Map<number, Tap>();
   let ticket = 0;
   let drainGraceMs: number | undefined;
   let accepting = true;
@@ -280,6 +295,9 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       case 'access-log':
         options.accessLog(message.pieces, () => send(worker, { type: 'access-log-written' }));
         break;
+      case 'tap-event':
+        taps.get(message.ticket)?.heard(worker.index, message.event);
+        break;
       case 'drained':
         drained.add(worker.index);
         if (drained.size === count) for (const done of whenDrained.splice(0)) done();
@@ -321,6 +339,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     worker.port.on('exit', () => onExit(worker));
     for (const certificate of certificates.values()) send(worker, { type: 'certificate', certificate });
     for (const state of pods.values()) sendPod(worker, state, state.listeners);
+    for (const [id, { uid, wish }] of taps) send(worker, { type: 'tap', ticket: id, uid, wish });
     if (drainGraceMs !== undefined) send(worker, { type: 'drain', graceMs: drainGraceMs });
   };
 
@@ -445,6 +464,16 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     setCertificate(certificate) {
       certificates.set(certificate.identity, certificate);
       broadcast({ type: 'certificate', certificate });
+    },
+    tap(uid, wish, heard) {
+      const id = ++ticket;
+      taps.set(id, { uid, wish, heard });
+      broadcast({ type: 'tap', ticket: id, uid, wish });
+      return {
+        close: () => {
+          if (taps.delete(id)) broadcast({ type: 'tap-end', ticket: id, uid });
+        },
+      };
     },
     dropCertificate(identity) {
       if (certificates.delete(identity)) broadcast({ type: 'certificate-dropped', identity });

@@ -5,6 +5,8 @@
 import type { PortRange } from '#lib/core/addresses.ts';
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import type { Exposition } from '#lib/metrics/exposition.ts';
+import type { TapEvent } from './tap/events.ts';
+import type { TapWish } from './tap/pod-taps.ts';
 
 /** One listener of a pod's slot, as a duplicate that belongs to this worker (the worker closes it). */
 export interface ListenerHandle {
@@ -256,6 +258,9 @@ export type ToWorker =
     }
   /** Answers a pod's GET /metrics that came in on this worker. */
   | { readonly type: 'pod-metrics'; readonly ticket: number; readonly text: string }
+  /** Tells of the pod's exchanges from now on, until `tap-end`. */
+  | { readonly type: 'tap'; readonly ticket: number; readonly uid: string; readonly wish: TapWish }
+  | { readonly type: 'tap-end'; readonly ticket: number; readonly uid: string }
   /** The last batch of access log lines is written: there may be another. */
   | { readonly type: 'access-log-written' };
 
@@ -283,6 +288,7 @@ export type FromWorker =
       readonly uid: string;
       readonly exposition: Exposition;
     }
+  | { readonly type: 'tap-event'; readonly ticket: number; readonly event: TapEvent }
   /** Whole lines of the access log; each piece is written in one go. */
   | { readonly type: 'access-log'; readonly pieces: readonly string[] }
   | { readonly type: 'drained' };

@@ -4,7 +4,7 @@
 //   record of the kernel ─▶ destination known ─▶ opaque? ─▶ first bytes ─▶ HTTP: exchange │ else: relay
 
 import type { Socket } from 'node:net';
-import { formatSocketAddress } from '#lib/core/addresses.ts';
+import { canonicalIp, formatSocketAddress } from '#lib/core/addresses.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import { TEST_ADDRESSES, TEST_PORT } from '#lib/core/mesh-ports.ts';
 import { acceptedSource } from '#lib/net/accept.ts';
@@ -28,6 +28,7 @@ import {
 } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { type OutboundEndpoint, OutboundTarget, unresolvedTarget } from '../route/outbound-target.ts';
+import { ConnectionTap } from '../tap/connection-tap.ts';
 import { relay } from '../tcp/relay.ts';
 import { detectHttp } from './detect-http.ts';
 import type { AcceptedRecord } from './kernel.ts';
@@ -120,9 +121,30 @@ function serveHttp(
     http2: protocol === 'http2',
     target,
     gate: null,
+    observer: connectionTap(context, pod, source),
     owner: pod,
     onLimit: (limit) => countHttp2Limit(context, pod, limit),
     onClosed: () => undefined,
+  });
+}
+
+function connectionTap(context: WorkerContext, pod: PodState, source: ByteSource): ConnectionTap {
+  return new ConnectionTap({
+    direction: 'outbound',
+    taps: pod.taps,
+    source: () => {
+      const { remoteAddress = '', remotePort = 0 } = source.socket;
+      return {
+        ip: canonicalIp(remoteAddress) ?? '',
+        port: remotePort,
+        tls: 'loopback',
+        identity: pod.pod.identity,
+      };
+    },
+    target: { ip: '', port: 0 },
+    clock: context.clock,
+    random: context.random,
+    nextId: context.nextTapId,
   });
 }
 

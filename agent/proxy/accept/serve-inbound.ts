@@ -9,6 +9,7 @@ import { countHttp2Limit, countOnce, type WorkerContext } from '../pods/context.
 import type { PodState } from '../pods/pod-state.ts';
 import { type InboundClient, type InboundServer, inboundTransportLabels } from '../policy/client.ts';
 import { InboundGate, permitTcp } from '../policy/gate.ts';
+import { ConnectionTap } from '../tap/connection-tap.ts';
 import { countInboundError, dialApplication, inboundTarget } from '../route/inbound-target.ts';
 import { relay } from '../tcp/relay.ts';
 
@@ -42,6 +43,7 @@ export function serveHttp(
     target,
     gate,
     log: connectionLog(context, pod, client, gate.clientId),
+    observer: connectionTap(context, pod, server, client),
     owner: pod,
     onLimit: (limit) => countHttp2Limit(context, pod, limit),
     onClosed: () => {
@@ -66,6 +68,27 @@ function connectionLog(
     client,
     clientId,
     dropped: () => countOnce(context, 'nodemesh_access_log_dropped_total', '', pod),
+  });
+}
+
+function connectionTap(
+  context: WorkerContext,
+  pod: PodState,
+  server: InboundServer,
+  client: InboundClient,
+): ConnectionTap {
+  return new ConnectionTap({
+    direction: 'inbound',
+    taps: pod.taps,
+    source: () => {
+      const { ip, port, tls } = client;
+      if (tls.kind !== 'meshed') return { ip, port, tls: tls.kind === 'anonymous' ? 'mtls' : 'plain' };
+      return { ip, port, tls: tls.sameNode ? 'carrier' : 'mtls', identity: tls.identity };
+    },
+    target: server,
+    clock: context.clock,
+    random: context.random,
+    nextId: context.nextTapId,
   });
 }
 

@@ -43,7 +43,7 @@ async function logged(t: TestContext, http2: boolean, clientId: string) {
     clientId,
   };
   const target = fixedTarget([new LoopbackEndpoint(upstream.port, new RecordedMetrics())]);
-  const proxy = await listenLoopback(createHttpServer(), target, gate, false, http2, log);
+  const proxy = await listenLoopback(createHttpServer(), target, gate, false, http2, { log });
   t.after(async () => {
     await proxy.close();
     await upstream.close();

@@ -5,6 +5,7 @@
 
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import type { LoggedRequest, RequestLog } from '../exchange/types.ts';
+import { fieldValue } from '../http1/field-value.ts';
 import { type Head, methodNames } from '../http1/head.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import type { AccessLog } from './lines.ts';
@@ -45,7 +46,7 @@ export class ConnectionLog implements RequestLog {
       methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd),
       buffer.toString('latin1', head.targetStart, head.targetEnd),
       `HTTP/1.${head.minor}`,
-      fieldsOf((name) => fieldOfHead(head, buffer, name)),
+      fieldsOf((name) => fieldValue(head, buffer, name)),
     );
   }
 
@@ -118,17 +119,4 @@ function fieldsOf(value: (name: string) => string): Fields {
     host: value('host'),
     traceId: TRACE_FIELDS.map(value).find((text) => text !== '') ?? '',
   };
-}
-
-/** The first field of that name, which is in lower case; '' if there is none. */
-function fieldOfHead(head: Head, buffer: Buffer, name: string): string {
-  for (let field = 0; field < head.fieldCount; field++) {
-    const start = head.nameStart(field);
-    const end = head.nameEnd(field);
-    if (end - start !== name.length) continue;
-    if (buffer.toString('latin1', start, end).toLowerCase() !== name) continue;
-    const valueStart = head.valueStart(buffer, field);
-    return buffer.toString('latin1', valueStart, head.valueEnd(buffer, field, valueStart));
-  }
-  return '';
 }

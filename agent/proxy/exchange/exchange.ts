@@ -30,7 +30,13 @@ import { type ClientStream, NOT_RESET, type StreamHolder } from './http2-client.
 import { RequestTimer, type TimedRequest, type TimeLimit } from './request-timer.ts';
 import { RouteMeter } from './route-meter.ts';
 import type { ServerContext } from './server-context.ts';
-import { GRPC_NONE, GRPC_MISSING, type HttpEndpoint, type HttpTarget } from './types.ts';
+import {
+  GRPC_NONE,
+  GRPC_MISSING,
+  type HttpEndpoint,
+  type HttpTarget,
+  type ObservedExchange,
+} from './types.ts';
 import { UpstreamConnection, type UpstreamHolder } from './upstream-connection.ts';
 
 /** What the request may travel over: its own HTTP/1 connection, HTTP/2 if the endpoint has it, or only HTTP/2. */
@@ -105,6 +111,8 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   requiredIdentity = '';
   /** Whether neither first byte nor end of the response's body came yet. */
   measuring = false;
+  /** Null as long as nobody listens; set by the client's side after `begin`. */
+  observed: ObservedExchange | null = null;
 
   readonly #context: ServerContext;
   readonly #target: HttpTarget;
@@ -143,6 +151,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     this.tunnel = false;
     this.clientEnds = false;
     this.requiredIdentity = '';
+    this.observed = null;
     this.#attempts = 0;
     this.#meter.begin();
   }
@@ -210,6 +219,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     const over2 = this.#want === WANT_HTTP2 || (this.#want === WANT_EITHER && endpoint.multiplexed);
     this.#kind = over2 ? PICKED_HTTP2 : PICKED_HTTP1;
     endpoint.metrics.requestStarted();
+    if (this.observed !== null) this.observed.dispatched(endpoint);
   }
 
   #limit(timeouts: RequestTimeouts, nowMs: number): void {
@@ -385,6 +395,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
       if (head.status >= 200 || head.status === 101) {
         if (head.proxyErrorField >= 0) this.#peerError(head.value(buffer, head.proxyErrorField));
         if (head.proxyCloseField >= 0) this.#peerCloses(head.value(buffer, head.proxyCloseField));
+        if (this.observed !== null) this.observed.answeredHttp1(head, buffer);
         this.#client.onHead1(upstream, head, buffer, next, end);
         return;
       }
@@ -411,10 +422,12 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     if (this.measuring) this.measured();
     this.#timer?.moved();
     this.#meter.responsePart(end - start);
+    if (this.observed !== null) this.observed.passed(end - start);
     this.#client.onResponsePart(buffer, start, end);
   }
 
   onResponseTrailer(buffer: Buffer, start: number, end: number): void {
+    if (this.observed !== null) this.observed.trailer(buffer, start, end);
     this.#client.onTrailerLine(buffer, start, end);
   }
 
@@ -505,6 +518,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     this.#classify(list);
     this.status = list.status;
     this.started = true;
+    if (this.observed !== null) this.observed.answeredHttp2(list);
     this.#client.onHead2(list, endStream);
   }
 
@@ -516,6 +530,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
 
   onStreamTrailers(list: HeaderList): void {
     this.#classify(list);
+    if (this.observed !== null) this.observed.trailers(list);
     this.#client.onTrailers(list);
   }
 
@@ -553,6 +568,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     if (this.measuring) this.measured(now);
     (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
     this.#meter.ended(now, this.status, FAILURE_NONE, this.#grpcStatus, NOT_RESET, true);
+    if (this.observed !== null) this.observed.ended(this.status, FAILURE_NONE, this.#grpcStatus, NOT_RESET);
     this.#endpoint = null;
   }
 
@@ -583,6 +599,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
       this.measuring = false;
       (this.#load as LoadEstimate).finished(now, now - this.#dispatchedMs);
     }
+    if (this.observed !== null) this.observed.ended(status, failure, grpcStatus, reset);
     if (reset === NOT_RESET) endpoint.metrics.responseEnded(status, failure, grpcStatus);
     else endpoint.metrics.responseReset(status, reset);
   }

@@ -207,8 +207,9 @@ class ServerStream extends Stream implements ExchangeClient {
       this.#exchange.fail(verdict === LIST_TOO_LARGE ? FAILURE_HEAD_TOO_LARGE : FAILURE_URI_TOO_LONG);
       return;
     }
-    const { gate, log } = this.#server.connection;
+    const { gate, log, observer } = this.#server.connection;
     if (log !== undefined) this.#logged = log.http2(list);
+    if (observer !== undefined) this.#exchange.observed = observer.http2(list);
     if (gate !== null) {
       const failure = gate.judge(list.methodField?.value ?? '', pathOf(list), list.method === METHOD_CONNECT);
       if (failure !== FAILURE_NONE) {

@@ -12,10 +12,10 @@ import {
   GRPC_NONE,
   type HttpEndpoint,
   type HttpMetrics,
+  type HttpConnection,
   type HttpServer,
   type HttpTarget,
   type RequestGate,
-  type RequestLog,
 } from './types.ts';
 
 /** Metrics that keep what they were told. */
@@ -112,7 +112,7 @@ export async function listenLoopback(
   gate: RequestGate | null = null,
   shared = false,
   http2 = false,
-  log?: RequestLog,
+  watched: Pick<HttpConnection, 'log' | 'observer'> = {},
 ): Promise<LoopbackProxy> {
   const sockets = new Set<Socket>();
   const listener: Server = createServer(
@@ -121,8 +121,7 @@ export async function listenLoopback(
       const source: ByteSource = shared ? acceptedSource(socket) : attachDataSource(socket);
       sockets.add(source.socket);
       const onClosed = (): void => void sockets.delete(source.socket);
-      const logs = log === undefined ? {} : { log };
-      server.serve({ source, first: null, http2, target, gate, ...logs, onClosed });
+      server.serve({ source, first: null, http2, target, gate, ...watched, onClosed });
     },
   );
   listener.listen(0, '127.0.0.1');

@@ -305,8 +305,9 @@ export class ServerConnection
     else if (head.contentLength > 0) this.#body.startLength(head.contentLength);
     else this.#body.startNone();
 
-    const { gate, log } = this.#connection;
+    const { gate, log, observer } = this.#connection;
     if (log !== undefined) this.#logged = log.http1(head, buffer);
+    if (observer !== undefined) exchange.observed = observer.http1(head, buffer);
     if (gate !== null) {
       const method = methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd);
       const failure = gate.judge(method, pathOf(buffer, head), head.upgrade);
@@ -513,6 +514,7 @@ export class ServerConnection
       this.#out.bytes(buffer, start, used);
       if (used > bodyStart) exchange.responsePart(used - bodyStart);
       if (used > bodyStart || body.done) exchange.measured();
+      if (exchange.observed !== null) exchange.observed.passed(used - bodyStart);
       if (body.done) exchange.onResponseEnd(used === end);
       else if (used < end) upstream.pushBody(buffer, used, end);
     } else {

@@ -75,6 +75,8 @@ export interface HttpEndpoint {
   readonly endsClients?: boolean;
   /** Whether HTTP/1 requests may travel to it over HTTP/2, many on one connection: between agents. */
   readonly multiplexed: boolean;
+  /** Made when it is asked for. */
+  readonly facts?: EndpointFacts;
   /**
    * Opens a new connection (TCP, TLS, transport header done) for HTTP/1 or HTTP/2. Never calls back synchronously.
    */
@@ -124,6 +126,48 @@ export interface LoggedRequest {
   answered(status: number, responseBytes: number): void;
 }
 
+/** What may be told of an endpoint to who watches exchanges. */
+export interface EndpointFacts {
+  readonly ip: string;
+  readonly port: number;
+  /** How it is reached: TLS, the kernel's voucher, plain text, or as the application of the proxy's own pod. */
+  readonly tls: 'mtls' | 'carrier' | 'plain' | 'loopback';
+  /** What it proves; undefined: nothing. */
+  readonly identity: string | undefined;
+  /** Of discovery. */
+  readonly labels: Readonly<Record<string, string>>;
+}
+
+/** Watches the requests of one connection; each answers null while nobody listens. */
+export interface RequestObserver {
+  /**
+   * `head` was parsed from `buffer`, and nothing of it is closed up yet. Values may be replaced by others of the same
+   * length.
+   */
+  http1(head: Head, buffer: Buffer): ObservedExchange | null;
+  /** Fields may be replaced. */
+  http2(list: HeaderList): ObservedExchange | null;
+}
+
+/** What becomes of a request that is watched. Buffers, heads and lists hold during the call. */
+export interface ObservedExchange {
+  /** It goes to that endpoint; again if it is tried again. */
+  dispatched(endpoint: HttpEndpoint): void;
+  /** The head of the final response, as it came. */
+  answeredHttp1(head: Head, buffer: Buffer): void;
+  answeredHttp2(list: HeaderList): void;
+  /** So much more of the response's body has passed. */
+  passed(bytes: number): void;
+  /** A trailer field's line, of HTTP/1. */
+  trailer(buffer: Buffer, start: number, end: number): void;
+  trailers(list: HeaderList): void;
+  /**
+   * The response, or tunnel, has come to its end or has failed. `status` is what the client sees; `reset`: the code
+   * with which an HTTP/2 endpoint reset it, or -1.
+   */
+  ended(status: number, failure: number, grpcStatus: number, reset: number): void;
+}
+
 /** A client connection to be served with HTTP/1.x, or HTTP/2. */
 export interface HttpConnection {
   /** The accepted (or unwrapped TLS) connection, paused; allowHalfOpen. The callee sets `onBytes` and resumes. */
@@ -136,6 +180,7 @@ export interface HttpConnection {
   readonly gate: RequestGate | null;
   /** Of inbound connections. */
   readonly log?: RequestLog;
+  readonly observer?: RequestObserver;
   /** The pod whose connection it is. Once it leaves the mesh, each answer says that the connection ends. */
   readonly owner?: { readonly leaving: boolean };
   /** The client has come to a limit of HTTP/2. */

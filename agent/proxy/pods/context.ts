@@ -40,6 +40,8 @@ export interface WorkerContext {
   readonly meshServer: MeshTlsServer;
   readonly http: HttpServer;
   readonly accessLog: AccessLog;
+  /** Numbers requests for who listens to exchanges. */
+  readonly nextTapId: () => number;
   readonly destinations: Destinations;
   readonly sameNode: 'carrier' | 'mtls';
   readonly failfastMs: number;

@@ -11,6 +11,7 @@ import { podLabels } from '../metrics/labels.ts';
 import { type CompiledPolicy, compilePolicy } from '../policy/authorize.ts';
 import type { InboundTarget } from '../route/inbound-target.ts';
 import type { OutboundTarget } from '../route/outbound-target.ts';
+import { PodTaps } from '../tap/pod-taps.ts';
 import type { SpareSockets } from './spare-sockets.ts';
 import { WaitingClients } from './waiting-clients.ts';
 
@@ -31,6 +32,7 @@ export class PodState {
   readonly sockets = new Set<Socket>();
   readonly permits = new Set<TcpPermit>();
   readonly waiting = new WaitingClients();
+  readonly taps = new PodTaps();
   readonly inboundTargets = new Map<string, InboundTarget>();
   readonly outboundTargets = new Map<string, OutboundTarget>();
   /** The pod's own labels, at the end of each of its series. */

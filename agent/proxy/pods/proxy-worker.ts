@@ -19,6 +19,7 @@ import { proxyFamilies } from '../metrics/families.ts';
 import { TransportMetrics } from '../metrics/transport-metrics.ts';
 import type { FromWorker, ListenerHandle, ToWorker, WorkerPod } from '../model.ts';
 import { Destinations } from '../route/destinations.ts';
+import type { TapEvent } from '../tap/events.ts';
 import { TlsContexts } from '../tls/contexts.ts';
 import { MeshTlsServer } from '../tls/mesh-server.ts';
 import type { WorkerContext } from './context.ts';
@@ -78,6 +79,7 @@ class Worker implements ProxyWorker {
   readonly #sampling: Timer[] = [];
   /** When the control thread was last told that a pod's application refused. */
   readonly #refusedAtMs = new Map<string, number>();
+  #tapIds = 0;
   #draining: Timer | null = null;
   #closed = false;
 
@@ -105,6 +107,7 @@ class Worker implements ProxyWorker {
       meshServer: new MeshTlsServer((identity) => contexts.contextOf(identity)),
       http: createHttpServer({ clock, random, log }),
       accessLog: new AccessLog({ send: (pieces) => post({ type: 'access-log', pieces }), clock }),
+      nextTapId: () => ++this.#tapIds,
       destinations: new Destinations(post, clock, options.workers ?? 1),
       sameNode: options.sameNode,
       failfastMs: options.failfastMs ?? DEFAULT_FAILFAST_MS,
@@ -176,6 +179,15 @@ class Worker implements ProxyWorker {
       }
       case 'pod-metrics':
         this.#admin.onMetrics(message.ticket, message.text);
+        break;
+      case 'tap': {
+        const { ticket, uid, wish } = message;
+        const heard = (event: TapEvent): void => this.#options.post({ type: 'tap-event', ticket, event });
+        this.#pods.get(uid)?.taps.add(ticket, wish, heard);
+        break;
+      }
+      case 'tap-end':
+        this.#pods.get(message.uid)?.taps.remove(message.ticket);
         break;
       case 'access-log-written':
         this.#context.accessLog.written();

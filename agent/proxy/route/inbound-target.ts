@@ -5,7 +5,7 @@
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import type { Timer } from '#lib/core/clock.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
-import type { HttpEndpoint, HttpTarget } from '../exchange/types.ts';
+import type { EndpointFacts, HttpEndpoint, HttpTarget } from '../exchange/types.ts';
 import {
   FAILURE_CONNECT_REFUSED,
   FAILURE_CONNECT_TIMEOUT,
@@ -197,6 +197,10 @@ export class InboundTarget implements HttpTarget, HttpEndpoint {
     this.route.metrics.close();
     this.route.backend.close();
     this.slot?.retire();
+  }
+
+  get facts(): EndpointFacts {
+    return { ...this.#server, identity: undefined, tls: 'loopback', labels: {} };
   }
 
   whenAvailable(done: (failure: number) => void): void {

@@ -7,7 +7,7 @@ import type { Timer } from '#lib/core/clock.ts';
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import { joinLabels, renderLabels } from '#lib/metrics/model.ts';
 import { Breaker } from '../balance/breaker.ts';
-import type { HttpEndpoint, HttpMetrics, HttpRoute, HttpTarget } from '../exchange/types.ts';
+import type { EndpointFacts, HttpEndpoint, HttpMetrics, HttpRoute, HttpTarget } from '../exchange/types.ts';
 import { FAILURE_DISCOVERY, FAILURE_FAILFAST, FAILURE_LIMIT, FAILURE_NONE } from '../failure.ts';
 import { BreakingMetrics } from '../balance/breaking-metrics.ts';
 import { type BalancedProtocol, BalancerSeries } from '../metrics/balancer-metrics.ts';
@@ -392,6 +392,12 @@ export class OutboundEndpoint implements HttpEndpoint {
     this.metrics = this.#breaker === null ? this.#series : new BreakingMetrics(this.#series, this.#breaker);
     this.#zone = { locality: localityOf(endpoint), podLabels: pod.labels };
     this.#transportLabels = `${DIRECTION_OUTBOUND},peer="dst",${labels}`;
+  }
+
+  get facts(): EndpointFacts {
+    const { ip, port, identity, labels } = this.#endpoint;
+    const tls = this.#tls();
+    return { ip, port, identity: tls === 'loopback' ? undefined : identity, tls, labels };
   }
 
   /** Whether its breaker lets a request go there. */
