@@ -49,8 +49,8 @@ lint: setup-lint ## layers and house rules, formatting, oxlint with types, tsc (
 fmt: setup-lint ## formats every file
 	@$(with) biome format --write .
 
-proto: setup-lint ## generates lib/proto/gen anew
-	@cd lib/proto && $(with) buf generate
+proto: setup-lint ## generates the code of the .proto files anew
+	@for folder in lib/proto samples/shop/proto; do (cd $$folder && $(with) buf generate) || exit 1; done
 
 docs: setup-lint ## writes the tables of docs/reference anew from the code
 	@$(with) node scripts/reference.ts

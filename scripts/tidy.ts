@@ -6,13 +6,14 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, globSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { checkFile } from './tidy/house-rules.ts';
+import { checkFile, isGenerated } from './tidy/house-rules.ts';
 import { graphOf } from './tidy/imports.ts';
 import { checkLayers } from './tidy/layers.ts';
 import { findMissing, type Lockfile } from './tidy/lockfile.ts';
 
 const FILE_BYTES_MAX = 2 * 1024 * 1024;
-const protoOut = 'lib/proto/gen';
+/** Folders of .proto files; the generated code lies in `gen` of each. */
+const protoFolders = ['lib/proto', 'samples/shop/proto'];
 
 function listFiles(): string[] {
   const listed = existsSync('.git')
@@ -24,18 +25,18 @@ function listFiles(): string[] {
 }
 
 /** The committed code must be what the .proto files give. */
-function checkGenerated(): string[] {
+function checkGenerated(folder: string): string[] {
   const temporary = mkdtempSync(join(tmpdir(), 'nodemesh-proto-'));
   try {
     execFileSync('buf', ['generate', '-o', temporary], {
-      cwd: 'lib/proto',
+      cwd: folder,
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     const fresh = readTree(join(temporary, 'gen'));
-    const kept = readTree(protoOut);
+    const kept = readTree(join(folder, 'gen'));
     return [...new Set([...fresh.keys(), ...kept.keys()])]
       .filter((path) => fresh.get(path) !== kept.get(path))
-      .map((path) => `${protoOut}/${path}: is not what the .proto files give; run make proto`);
+      .map((path) => `${folder}/gen/${path}: is not what the .proto files give; run make proto`);
   } finally {
     rmSync(temporary, { recursive: true });
   }
@@ -67,8 +68,12 @@ for (const path of listFiles()) {
   if (!bytes.includes(0)) texts.set(path, bytes.toString('utf8'));
 }
 
-const sources = new Map([...texts].filter(([path]) => path.endsWith('.ts') && !path.startsWith(protoOut)));
-const errors = [...checkLayers(graphOf(sources)), ...checkGenerated(), ...checkLockfile()];
+const sources = new Map([...texts].filter(([path]) => path.endsWith('.ts') && !isGenerated(path)));
+const errors = [
+  ...checkLayers(graphOf(sources)),
+  ...protoFolders.flatMap(checkGenerated),
+  ...checkLockfile(),
+];
 for (const [path, text] of texts) {
   for (const finding of checkFile(path, text)) {
     if (finding.level === 'error') errors.push(finding.text);

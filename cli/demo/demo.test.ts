@@ -198,7 +198,7 @@ describe("the demo's verdict", () => {
     figures: figures(),
     pods,
     nodes: [{ name: 'node1', agentRssMiB: 80, pods: 2 }],
-    failingWorkload: 'cart',
+    failingWorkloads: ['cart'],
     markerSeen: false,
     controlSeen: true,
   };
@@ -234,7 +234,7 @@ describe("the demo's verdict", () => {
     const cases: [object, RegExp][] = [
       [{ markerSeen: true }, /marker/],
       [{ controlSeen: false }, /in the clear/],
-      [{ failingWorkload: 'redis' }, /success rate/],
+      [{ failingWorkloads: ['cart', 'redis'] }, /success rate/],
       [{ figures: figures(false) }, /web to cart between the nodes is not mutual TLS/],
       [{ figures: idle }, /web had no traffic/],
       [{ figures: idle }, /no edge crosses/],

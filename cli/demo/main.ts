@@ -72,7 +72,8 @@ async function check(mesh: ShopMesh): Promise<CheckDocument> {
       figures,
       pods,
       nodes: await mesh.nodes(pods),
-      failingWorkload: 'cart',
+      // The one by HTTP status, the other by grpc-status.
+      failingWorkloads: ['cart', 'recommendation'],
       markerSeen: capture.contains(marker),
       controlSeen: seenBefore && seenAfter,
     });

@@ -3,21 +3,13 @@
 // to see in the success rates.
 
 import { RedisClient } from './redis.ts';
-import { serve, work } from './service.ts';
+import { failures, serve, work } from './service.ts';
 
 const redis = new RedisClient(
   process.env['REDIS_HOST'] ?? 'redis',
   Number(process.env['REDIS_PORT'] ?? '6379'),
 );
-const failPercent = Number(process.env['FAIL_PERCENT'] ?? '20');
-let towardsFailure = 0;
-
-function failsNow(): boolean {
-  towardsFailure += failPercent;
-  if (towardsFailure < 100) return false;
-  towardsFailure -= 100;
-  return true;
-}
+const failsNow = failures(Number(process.env['FAIL_PERCENT'] ?? '20'));
 
 serve('cart', [
   [

@@ -2,7 +2,7 @@
 // What every server of the sample shop has: routes, /healthz, one log line a request, an end in good order. The
 // shop knows nothing of the mesh; it would run the same without.
 
-import { Agent, createServer, type IncomingMessage, request } from 'node:http';
+import { Agent, createServer, type IncomingMessage, request, type Server } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
 
 /** A value that travels through the whole shop in path, header and body, so that a capture can be searched for it. */
@@ -16,10 +16,10 @@ export interface Call {
   readonly body: string;
 }
 
-export interface Reply {
-  readonly status: number;
-  readonly body: object;
-}
+export type Reply =
+  | { readonly status: number; readonly body: object }
+  /** HTML. */
+  | { readonly status: number; readonly page: string };
 
 export type Handler = (call: Call, parameters: readonly string[]) => Promise<Reply> | Reply;
 
@@ -33,6 +33,17 @@ export const say = (fields: object): void => {
 /** Work, as a shop has it: a time between the two, so that latencies have a shape. */
 export const work = (fromMs: number, toMs: number): Promise<void> =>
   pause(fromMs + Math.random() * (toMs - fromMs));
+
+/** True for `percent` of the calls, evenly spread. */
+export function failures(percent: number): () => boolean {
+  let towardsFailure = 0;
+  return () => {
+    towardsFailure += percent;
+    if (towardsFailure < 100) return false;
+    towardsFailure -= 100;
+    return true;
+  };
+}
 
 async function readBody(message: IncomingMessage): Promise<string> {
   const chunks: Buffer[] = [];
@@ -54,7 +65,7 @@ async function route(call: Call, routes: readonly Route[]): Promise<Reply> {
 }
 
 /** Serves until SIGTERM, then finishes what is under way. */
-export function serve(name: string, routes: readonly Route[]): void {
+export function serve(name: string, routes: readonly Route[]): Server {
   const port = Number(process.env['PORT'] ?? '8080');
   const pod = process.env['POD_NAME'] ?? name;
   const server = createServer((message, response) => {
@@ -62,10 +73,14 @@ export function serve(name: string, routes: readonly Route[]): void {
     const url = new URL(message.url ?? '/', 'http://shop');
     const header = message.headers[MARKER_HEADER];
     const marker = typeof header === 'string' ? header : '';
-    const finish = ({ status, body }: Reply): void => {
-      const text = JSON.stringify({ ...body, pod, marker });
-      response.writeHead(status, { 'content-type': 'application/json', [MARKER_HEADER]: marker });
-      response.end(text);
+    const finish = (reply: Reply): void => {
+      const { status } = reply;
+      const isPage = 'page' in reply;
+      response.writeHead(status, {
+        'content-type': isPage ? 'text/html; charset=utf-8' : 'application/json',
+        [MARKER_HEADER]: marker,
+      });
+      response.end(isPage ? reply.page : JSON.stringify({ ...reply.body, pod, marker }));
       if (url.pathname === '/healthz') return;
       const ms = Math.round(performance.now() - started);
       say({ server: name, method: message.method, path: url.pathname, status, ms });
@@ -87,6 +102,7 @@ export function serve(name: string, routes: readonly Route[]): void {
     server.close(() => process.exit(0));
     server.closeIdleConnections();
   });
+  return server;
 }
 
 const agent = new Agent({ keepAlive: true, maxSockets: 32 });

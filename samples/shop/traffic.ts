@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Customers: an open loop of RATE requests per second in bursts of BURST, whatever the answers, with totals every
-// ten seconds. Bursts, so that there is something to balance.
+// ten seconds. Bursts, so that there is something to balance. Beside them some who watch (watchers.ts).
 
 import { setTimeout as pause } from 'node:timers/promises';
+import { Recommendations } from './recommendation-client.ts';
 import { ask, say } from './service.ts';
+import { startWatching } from './watchers.ts';
 
 const web = process.env['WEB_URL'] ?? 'http://web';
 const marker = process.env['SHOP_MARKER'] ?? 'shop-marker-unset';
@@ -43,7 +45,16 @@ async function once(count: number): Promise<void> {
 }
 
 process.once('SIGTERM', () => stop.abort());
-const report = setInterval(() => say({ client: 'traffic', ...totals, inFlight }), REPORT_MS);
+const watching = startWatching({
+  ordersUrl: process.env['ORDERS_URL'] ?? 'http://orders',
+  recommendations: new Recommendations(process.env['RECOMMENDATION_ADDRESS'] ?? 'recommendation:80'),
+  marker,
+  kept: 4,
+  visits: 4,
+  streams: 2,
+  stop: stop.signal,
+});
+const report = setInterval(() => say({ client: 'traffic', ...totals, inFlight, watching }), REPORT_MS);
 const started = performance.now();
 say({ client: 'traffic', web, rate, burst });
 for (let count = 0; !stop.signal.aborted; count += burst) {
@@ -54,5 +65,5 @@ for (let count = 0; !stop.signal.aborted; count += burst) {
   await pause(Math.max(0, started + ((count + burst) * 1000) / rate - performance.now()));
 }
 clearInterval(report);
-say({ client: 'traffic', ...totals, stopping: true });
+say({ client: 'traffic', ...totals, watching, stopping: true });
 process.exit(0);

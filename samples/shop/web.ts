@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The shop's front: puts pages together from catalogue and cart.
+// The shop's front: puts pages together from catalogue, cart and recommendations, and tells of orders.
 
+import { Recommendations } from './recommendation-client.ts';
 import { ask, askJson, type Reply, serve } from './service.ts';
 
 const catalogue = process.env['CATALOGUE_URL'] ?? 'http://catalogue';
 const cart = process.env['CART_URL'] ?? 'http://cart';
+const orders = process.env['ORDERS_URL'] ?? 'http://orders';
+const recommendations = new Recommendations(process.env['RECOMMENDATION_ADDRESS'] ?? 'recommendation:80');
+
+/** A page without recommendations is still a page. */
+const recommend = (user: string, marker: string): Promise<object> =>
+  recommendations.recommend(user, 3, marker).catch((error: unknown) => ({ error: String(error) }));
 
 const handOn = ({ status, body }: { status: number; body: string }): Reply => ({
   status,
@@ -16,11 +23,12 @@ serve('web', [
     'GET',
     /^\/$/,
     async ({ marker }) => {
-      const [products, basket] = await Promise.all([
+      const [products, basket, recommended] = await Promise.all([
         askJson(catalogue, '/products', marker),
         askJson(cart, '/carts/guest', marker),
+        recommend('guest', marker),
       ]);
-      return { status: 200, body: { products, basket } };
+      return { status: 200, body: { products, basket, recommended } };
     },
   ],
   [
@@ -37,6 +45,10 @@ serve('web', [
   [
     'POST',
     /^\/checkout\/(\w+)$/,
-    async ({ marker }, [user]) => handOn(await ask(cart, 'POST', `/carts/${user}/checkout`, marker, {})),
+    async ({ marker }, [user]) => {
+      const paid = await ask(cart, 'POST', `/carts/${user}/checkout`, marker, {});
+      if (paid.status === 200) await ask(orders, 'POST', '/orders', marker, { user });
+      return handOn(paid);
+    },
   ],
 ]);

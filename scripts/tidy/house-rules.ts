@@ -19,7 +19,7 @@ const foreignPath = /(?:^|[\s'"`(=:])(\/(?:work|tmp\/brief|root)\/[\w.-]+)/;
 const registryHost = /https?:\/\/(?=[\w.-]*(?:registry|npm|artifactory|\bpypi\b))[\w-]+\.[\w.-]+/gi;
 const publicHosts = new Set(['https://registry.npmjs.org', 'https://www.npmjs.com']);
 
-const isGenerated = (path: string): boolean => path.startsWith('lib/proto/gen/');
+export const isGenerated = (path: string): boolean => /(^|\/)proto\/gen\//.test(path);
 
 /** What is wrong with one file. `path` is relative to the project. */
 export function checkFile(path: string, text: string): Finding[] {
