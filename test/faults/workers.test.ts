@@ -90,7 +90,8 @@ for (const { name, silent } of faults) {
     }
     const reports = await stopAll(loads);
     t.diagnostic(`${name}, ${scale.kills} times: ${summary(reports)}`);
-    for (const report of reports) assertLostOnly(report, { minRate: RATE * 0.7, slowestMs: SLOWEST_MS });
+    // One of two workers is hurt about half of the time, and loses what it was asked.
+    for (const report of reports) assertLostOnly(report, { minRate: RATE / 2, slowestMs: SLOWEST_MS });
     assert.equal(await mesh.node('node1').agentPid(), agent, 'the agent lives');
     counters.assertLives(1);
   });
