@@ -15,13 +15,12 @@ import type {
   Destination,
   FromWorker,
   ListenerHandle,
+  TapEvent,
+  TapWish,
   ToWorker,
   WorkerPod,
   WorkerStart,
 } from '../proxy/model.ts';
-
-import type { TapEvent } from '../proxy/tap/events.ts';
-import type { TapWish } from '../proxy/tap/pod-taps.ts';
 
 /** A worker whose beat does not move for this long is ended and replaced. */
 const SILENT_MS = 2_000;

@@ -8,6 +8,8 @@ import type { Exposition } from '#lib/metrics/exposition.ts';
 import type { TapEvent } from './tap/events.ts';
 import type { TapWish } from './tap/pod-taps.ts';
 
+export type { TapEvent, TapWish };
+
 /** One listener of a pod's slot, as a duplicate that belongs to this worker (the worker closes it). */
 export interface ListenerHandle {
   readonly direction: 'inbound' | 'outbound';
