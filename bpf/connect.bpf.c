@@ -107,7 +107,12 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const int v6)
 	} else {
 		ctx->user_ip4 = own->word[3];
 	}
-	ctx->user_port = bpf_htons(NM_PORT_FIRST + nm_hash(&dialled.ip, port) % NM_PORT_COUNT);
+	/*
+	 * Any of them, not one for each destination: an application that closes first leaves its source port in TIME_WAIT
+	 * for a minute, and with all connections to a destination going to one port it soon has none left; long before,
+	 * each connect searches for milliseconds.
+	 */
+	ctx->user_port = bpf_htons(NM_PORT_FIRST + bpf_get_prandom_u32() % NM_PORT_COUNT);
 	return NM_PROCEED;
 }
 

@@ -61,6 +61,9 @@ describe('outbound', () => {
       seen.set(record, (seen.get(record) ?? 0) + 1);
     }
     assert.deepEqual([...seen.values()], [100, 100, 100, 100, 100]);
+    // Also to a single destination.
+    assert.equal(await app.call('many 400 10.99.1.6 7005'), '400');
+    for (let index = 0; index < 400; index++) assert.equal(await recordOf(narrow), '10.99.1.6 7005');
     await app.close();
   });
 
