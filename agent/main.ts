@@ -24,7 +24,9 @@ import { createAdmin } from './admin/admin.ts';
 import { TapServer } from './admin/tap.ts';
 import { loadAgentConfig } from './config.ts';
 import { createAccessLogOutput } from './node/access-log-output.ts';
+import { certificateMetrics } from './node/certificate-metrics.ts';
 import { createCertificates } from './node/certificates.ts';
+import { controlFamilies, createControlMetrics } from './node/control-metrics.ts';
 import { connectDestination } from './node/destination-client.ts';
 import { connectionDescriptorsMax, openFilesMax, podConnectionsMax } from './node/descriptor-share.ts';
 import { createDiscovery } from './node/discovery.ts';
@@ -99,8 +101,11 @@ const keptListeners = createKeptListeners({
 const earlier = takeKept(keeper, keptListeners, () => false, log);
 let namespaces = earlier?.namespaces;
 
+const metrics = new MetricRegistry([...proxyFamilies, ...controlFamilies]);
+const controlMetrics = createControlMetrics(metrics, config.nodeName, clock);
 const certificates = createCertificates({
   ...common,
+  interceptor: controlMetrics.interceptor(config.identityAddress, config.identityName),
   restored: earlier?.certificates ?? [],
   identityAddress: config.identityAddress,
   identityName: config.identityName,
@@ -119,7 +124,11 @@ const channel = createMeshChannel({
   reconnectMaxMs: RECONNECT_MAX_MS,
   onConnectFailure: (error) => log.warn({ error: errorMessage(error) }, 'destination cannot be reached'),
 });
-const destination = connectDestination(config.destinationAddress, channel);
+const destination = connectDestination(
+  config.destinationAddress,
+  channel,
+  controlMetrics.interceptor(config.destinationAddress, config.destinationName),
+);
 
 const redirection = createRedirection({
   bpffs: config.bpffs,
@@ -131,7 +140,6 @@ const redirection = createRedirection({
   loader: createLibbpfLoader(),
   log,
 });
-const metrics = new MetricRegistry(proxyFamilies);
 
 const discovery = createDiscovery({
   ...common,
@@ -251,6 +259,11 @@ const taps = new TapServer({
     return workers.tap(pod.uid, wish, (worker, event) => heard(`${worker}-${event.id}`, event));
   },
 });
+certificateMetrics(metrics, {
+  enrolment,
+  certificates,
+  controlPlaneNamespace: config.identityNamespace,
+});
 nodeMetrics(metrics, {
   taps,
   nodeName: config.nodeName,
@@ -264,6 +277,7 @@ nodeMetrics(metrics, {
   keptListeners,
   lists,
   accessLog,
+  version: VERSION,
   openFilesMax: openFilesMax(limits),
 });
 

@@ -83,6 +83,9 @@ export interface PodView {
   readonly generation: number;
   readonly addresses: readonly string[];
   readonly identity: string;
+  /** As metrics name it: deployment, statefulset, …; or '' and ''. */
+  readonly ownerKind: string;
+  readonly ownerName: string;
 }
 
 export interface Enrolment extends CniNode {

@@ -384,6 +384,8 @@ export function createEnrolment(options: EnrolmentOptions): Enrolment {
         generation: record.workload?.pod.generation ?? 0,
         addresses: record.sandbox?.addresses ?? record.workload?.pod.addresses ?? [],
         identity: record.enrolled?.identity ?? '',
+        ownerKind: record.workload?.pod.ownerKind ?? '',
+        ownerName: record.workload?.pod.ownerName ?? '',
       }));
     },
     get settled() {

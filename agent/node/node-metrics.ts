@@ -2,7 +2,7 @@
 // Series of the agent as a whole, read when metrics are rendered: the process, the kernel's counters, enrolment.
 // The data path's families are in agent/proxy/metrics.
 
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import type { KeeperStats } from '#lib/keeper/wire.ts';
 import type { MetricRegistry } from '#lib/metrics/registry.ts';
 import { renderLabels, type MetricFamily } from '#lib/metrics/model.ts';
@@ -28,6 +28,7 @@ export interface NodeMetricsSources {
   readonly lists: Pick<DiskLists, 'failures'>;
   readonly accessLog: Pick<AccessLogOutput, 'lost'>;
   readonly taps: { readonly dropped: number; readonly refused: number };
+  readonly version: string;
   readonly openFilesMax: number;
   readonly keptListeners: Pick<KeptListeners, 'counts'>;
 }
@@ -36,7 +37,7 @@ const phases: readonly EnrolmentPhase[] = ['pending', 'enrolled', 'failed', 'lea
 /** Of the kernel's counters this one is a level, not a total. */
 const LEVEL = 'inflight';
 
-export function nodeMetrics(registry: MetricRegistry, sources: NodeMetricsSources): void {
+export function nodeMetrics(registry: Pick<MetricRegistry, 'collect'>, sources: NodeMetricsSources): void {
   const node = { node: sources.nodeName };
   const one = (family: MetricFamily, read: () => number): void =>
     registry.collect(family, () => [{ labels: renderLabels(node), value: read() }]);
@@ -44,6 +45,27 @@ export function nodeMetrics(registry: MetricRegistry, sources: NodeMetricsSource
   one(
     gauge('process_start_time_seconds', 'When counting began, seconds since the epoch.'),
     () => sources.startedAtSeconds,
+  );
+  registry.collect(gauge('proxy_build_info', 'What runs here; always 1.'), () => [
+    {
+      labels: renderLabels({
+        ...node,
+        date: '',
+        git_sha: '',
+        profile: 'release',
+        vendor: 'nodemesh',
+        version: sources.version,
+      }),
+      value: 1,
+    },
+  ]);
+  one(counter('process_uptime_seconds_total', 'How long the agent has been running.'), () =>
+    process.uptime(),
+  );
+  one(gauge('process_threads', 'Threads of the agent.'), () => statusField('Threads'));
+  one(
+    gauge('process_virtual_memory_bytes', 'Virtual memory of the agent.'),
+    () => statusField('VmSize') * 1024,
   );
   one(counter('process_cpu_seconds_total', 'CPU time of the agent, all threads.'), () => {
     const { user, system } = process.cpuUsage();
@@ -200,3 +222,10 @@ export function nodeMetrics(registry: MetricRegistry, sources: NodeMetricsSource
 
 const counter = (name: string, help: string): MetricFamily => ({ name, type: 'counter', help });
 const gauge = (name: string, help: string): MetricFamily => ({ name, type: 'gauge', help });
+
+/** A number of /proc/self/status; 0 if it is not there. */
+function statusField(name: string): number {
+  const [, value] =
+    new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(readFileSync('/proc/self/status', 'utf8')) ?? [];
+  return Number(value ?? 0);
+}

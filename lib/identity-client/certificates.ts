@@ -5,6 +5,7 @@
 //   wanted -> asking -> held -> (70 %) asking -> held …      asking fails: waits, asking again; what is held stays
 
 import { readFileSync } from 'node:fs';
+import type { Interceptor } from '@grpc/grpc-js';
 import type { Clock, Random, Timer } from '#lib/core/clock.ts';
 import { createConcurrency } from '#lib/core/concurrency.ts';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
@@ -32,6 +33,16 @@ export interface CertificatesOptions {
   readonly restored?: readonly Certificate[];
   readonly callsAtOnceMax?: number;
   readonly anchorsIntervalMs?: number;
+  /** Sees each call to the identity service. */
+  readonly interceptor?: Interceptor;
+}
+
+/** What became of the asking for one identity's certificate, for metrics. */
+export interface Refreshes {
+  ok: number;
+  failed: number;
+  /** When the last certificate came; 0: none did. */
+  lastAtMs: number;
 }
 
 export interface Certificates {
@@ -43,6 +54,8 @@ export interface Certificates {
   get(identity: string): Certificate | undefined;
   /** Resolves once there is a certificate; rejects if the identity is not wanted or dropped meanwhile. */
   ready(identity: string): Promise<Certificate>;
+  /** Undefined for an identity that is not wanted. */
+  refreshes(identity: string): Readonly<Refreshes> | undefined;
   /** Every certificate in force. */
   held(): readonly Certificate[];
   /** Tells of every new certificate. Returns the way to stop listening. */
@@ -67,6 +80,7 @@ interface Entry {
   readonly identity: string;
   certificate: Certificate | undefined;
   failures: number;
+  readonly refreshes: Refreshes;
   asking: boolean;
   timer: Timer | undefined;
   waiters: Waiter[];
@@ -108,6 +122,7 @@ export function createCertificates(options: CertificatesOptions): Certificates {
   const publish = (entry: Entry, certificate: Certificate, origin = 'certificate received'): void => {
     entry.certificate = certificate;
     entry.failures = 0;
+    entry.refreshes.lastAtMs = clock.wallMs();
     log.info(
       { identity: entry.identity, validUntil: new Date(certificate.notAfterMs).toISOString() },
       origin,
@@ -126,10 +141,14 @@ export function createCertificates(options: CertificatesOptions): Certificates {
         // Dropped while it waited for its turn: nothing to ask for.
         isWanted(entry) ? await certifier.certify(entry.identity) : undefined,
       );
-      if (certificate !== undefined && isWanted(entry)) publish(entry, certificate);
+      if (certificate !== undefined && isWanted(entry)) {
+        entry.refreshes.ok++;
+        publish(entry, certificate);
+      }
     } catch (error) {
       if (!isWanted(entry)) return;
       entry.failures++;
+      entry.refreshes.failed++;
       const delayMs = retryDelayMs(entry.failures, retryMaxMs(error), random);
       logFailure(entry, error, delayMs);
       again(entry, delayMs);
@@ -179,6 +198,7 @@ export function createCertificates(options: CertificatesOptions): Certificates {
         identity,
         certificate: undefined,
         failures: 0,
+        refreshes: { ok: 0, failed: 0, lastAtMs: 0 },
         asking: false,
         timer: undefined,
         waiters: [],
@@ -203,6 +223,7 @@ export function createCertificates(options: CertificatesOptions): Certificates {
       if (certificate !== undefined) return Promise.resolve(certificate);
       return new Promise((resolve, reject) => entry.waiters.push({ resolve, reject }));
     },
+    refreshes: (identity) => entries.get(identity)?.refreshes,
     held: () => [...entries.values()].flatMap((entry) => inForce(entry, clock) ?? []),
     onChange: (listener) => subscribe(listeners, listener),
     anchorsPem: () => anchorsPem,

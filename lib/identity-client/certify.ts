@@ -4,7 +4,7 @@
 
 import { generateKeyPair, X509Certificate } from 'node:crypto';
 import { promisify } from 'node:util';
-import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
+import { type Interceptor, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import type { Clock } from '#lib/core/clock.ts';
 import { MeshError } from '#lib/core/errors.ts';
 import { readText } from '#lib/files/watch-files.ts';
@@ -41,6 +41,8 @@ export interface CertifierOptions {
   readonly tokenFile: string;
   readonly anchorsPem: () => string;
   readonly clock: Clock;
+  /** Sees each call. */
+  readonly interceptor?: Interceptor;
 }
 
 export interface Certifier {
@@ -56,7 +58,11 @@ export function createCertifier(options: CertifierOptions): Certifier {
     messageBytesMax: 256 * 1024,
     reconnectMaxMs: RECONNECT_MAX_MS,
   });
-  const client = new IdentityClient(options.identityAddress, channel.credentials, channel.options);
+  const { interceptor } = options;
+  const client = new IdentityClient(options.identityAddress, channel.credentials, {
+    ...channel.options,
+    ...(interceptor === undefined ? {} : { interceptors: [interceptor] }),
+  });
   return {
     async certify(identity) {
       const token = (await readText(options.tokenFile)).trim();

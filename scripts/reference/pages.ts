@@ -3,10 +3,14 @@
 // `make docs` writes them.
 
 import { agentSettings } from '../../agent/config.ts';
+import { certificateMetrics, type CertificateMetricsSources } from '../../agent/node/certificate-metrics.ts';
+import { controlFamilies } from '../../agent/node/control-metrics.ts';
+import { nodeMetrics, type NodeMetricsSources } from '../../agent/node/node-metrics.ts';
 import { failures } from '../../agent/proxy/failure.ts';
 import { proxyFamilies } from '../../agent/proxy/metrics/families.ts';
 import { destinationSettings } from '../../destination/config.ts';
 import { identitySettings } from '../../identity/config.ts';
+import type { MetricFamily } from '#lib/metrics/model.ts';
 import type { SettingTable } from '#lib/core/config.ts';
 import { errorCatalogue } from '#lib/core/errors.ts';
 import { readCatalogues } from '../conformance/catalogue.ts';
@@ -85,8 +89,20 @@ function settingsPage(): string {
   ].join('\n\n');
 }
 
+/** Every family that the agent's control thread reads when it is asked. */
+function collectedFamilies(): MetricFamily[] {
+  const families: MetricFamily[] = [];
+  const registry = { collect: (family: MetricFamily) => void families.push(family) };
+  // What they would read is read by nobody here.
+  certificateMetrics(registry, {} as CertificateMetricsSources);
+  nodeMetrics(registry, {} as NodeMetricsSources);
+  return families;
+}
+
 function metricsPage(): string {
-  const rows = proxyFamilies.map((family) => [`\`${family.name}\``, family.type, family.help]);
+  const row = (family: MetricFamily): string[] => [`\`${family.name}\``, family.type, family.help];
+  const known = new Set(proxyFamilies.map(({ name }) => name));
+  const ofNode = [...controlFamilies, ...collectedFamilies()].filter(({ name }) => !known.has(name));
   return [
     '# Metrics',
     note,
@@ -97,7 +113,16 @@ function metricsPage(): string {
       'Traffic between two pods of one node says `tls="true"` with both identities and `same_node="true"`: its ends are',
       'vouched for by the kernel, it is not encrypted.',
     ),
-    table(['name', 'type', 'meaning'], rows),
+    '## Of pods',
+    table(['name', 'type', 'meaning'], proxyFamilies.map(row)),
+    '## Of the node',
+    paragraph(
+      'With the label `node`, but for those of certificates, which are of pods. Linkerd’s families of its implementation',
+      '(`rustls_info`, `tokio_rt_*`, `stack_*`) do not exist, nor `control_dns_resolutions_total` and',
+      '`control_*_balancer_*`: the system resolves the names of the control plane, and gRPC keeps one connection to each',
+      'part of it. `outbound_tls_*` and `route_*` come with the routes that they are of.',
+    ),
+    table(['name', 'type', 'meaning'], ofNode.map(row)),
   ].join('\n\n');
 }
 

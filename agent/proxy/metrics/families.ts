@@ -2,12 +2,9 @@
 // Every metric family of the data path: Linkerd's names, so that queries and dashboards made for it work, and our
 // own under nodemesh_. A worker's store and the control thread's registry are made with the same table.
 
+import { LATENCY_BUCKETS_MS } from '#lib/metrics/latency-buckets.ts';
 import type { MetricFamily } from '#lib/metrics/model.ts';
 import { REFUSED_FAMILY } from '#lib/metrics/store.ts';
-
-const LATENCY_BUCKETS_MS: readonly number[] = [1, 10, 100, 1000, 10_000].flatMap((decade) =>
-  [1, 2, 3, 4, 5].map((step) => step * decade),
-);
 
 const counter = (name: string, help: string): MetricFamily => ({ name, type: 'counter', help });
 const gauge = (name: string, help: string): MetricFamily => ({ name, type: 'gauge', help });
