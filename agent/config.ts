@@ -155,8 +155,8 @@ export const agentSettings = {
   sameNode: setting(
     'NODEMESH_SAME_NODE',
     'carrier',
-    asOneOf('carrier', 'mtls'),
-    'How two meshed pods of this node speak.',
+    asOneOf('memory', 'carrier', 'mtls'),
+    'How two meshed pods of this node speak: HTTP in memory, or over a connection without TLS (as TCP always does), or with mutual TLS.',
   ),
   drainGraceMs: setting(
     'NODEMESH_SHUTDOWN_GRACE',

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node's agent: wiring only. Control thread here, proxy workers in threads of their own.
 
+import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
 import { join } from 'node:path';
@@ -63,6 +64,7 @@ const SETTLE_POLL_MS = 10;
 /** A connect is cheap, a stream's start is not: its own pause is 5 s at most (node/back-off.ts), jittered as this is. */
 const RECONNECT_MAX_MS = 2_000;
 const STANDBY_POLL_MS = 200;
+const PERMIT_KEY_BYTES = 32;
 
 const config = loadAgentConfig(process.env);
 const log = createLog('agent', config.logLevel).child({ node: config.nodeName });
@@ -88,6 +90,7 @@ const keeper = createKeeper({
       pods: enrolment.podIndices,
       certificates: certificates.held(),
       destinations: discovery.known(DESTINATIONS_KEPT_MAX),
+      permitKey,
     }),
   onRole: (role) => handOver.change(role),
   onForgotten: () => void enrolment.repairListeners(),
@@ -100,6 +103,8 @@ const keptListeners = createKeptListeners({
 });
 const earlier = takeKept(keeper, keptListeners, () => false, log);
 let namespaces = earlier?.namespaces;
+/** The same in both agents of an upgrade: each accepts what the other one dials. */
+const permitKey = earlier?.permitKey ?? randomBytes(PERMIT_KEY_BYTES).toString('base64');
 
 const metrics = new MetricRegistry([...proxyFamilies, ...controlFamilies]);
 const controlMetrics = createControlMetrics(metrics, config.nodeName, clock);
@@ -162,6 +167,7 @@ const workers = createProxyWorkers({
   start: {
     logLevel: config.logLevel,
     sameNode: config.sameNode,
+    permitKey,
     kernel: redirection.kernel,
     controlPlaneNamespace: config.identityNamespace,
     failfastMs: config.failfastMs,

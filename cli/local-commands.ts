@@ -96,6 +96,10 @@ export function localCommands(parser: Argv, rest: readonly string[]): Argv {
             choices: ['error', 'warn', 'info', 'debug'] as const,
             default: 'info' as const,
           })
+          .option('same-node', {
+            choices: ['memory', 'carrier', 'mtls'] as const,
+            describe: 'how meshed pods of one node speak, as NODEMESH_SAME_NODE',
+          })
           .option('agent-env', extraEnv('the agents'))
           .option('identity-env', extraEnv('identity'))
           .option('destination-env', extraEnv('destination')),
@@ -111,7 +115,10 @@ export function localCommands(parser: Argv, rest: readonly string[]): Argv {
           meshed: args.mesh,
           waitMs: args.wait ? args.timeout * 1000 : undefined,
           logLevel: args.logLevel,
-          agentEnv: environment(args.agentEnv, 'agent-env'),
+          agentEnv: {
+            ...(args.sameNode === undefined ? {} : { NODEMESH_SAME_NODE: once(args.sameNode, 'same-node') }),
+            ...environment(args.agentEnv, 'agent-env'),
+          },
           identityEnv: environment(args.identityEnv, 'identity-env'),
           destinationEnv: environment(args.destinationEnv, 'destination-env'),
         });

@@ -111,7 +111,7 @@ describe('proxy workers', () => {
         spawned.push(fake);
         return fake as unknown as WorkerPort;
       },
-      start: { logLevel: 'info', sameNode: 'carrier', kernel: undefined },
+      start: { logLevel: 'info', sameNode: 'carrier', permitKey: '', kernel: undefined },
       accessLog: (pieces, done) => batches.push({ pieces, done }),
       anchorsPem: '',
       duplicate: (fd) => {

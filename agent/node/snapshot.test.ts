@@ -19,6 +19,7 @@ const workload = (uid: string): Workload =>
   });
 
 const snapshot = (pods: number, destinations: number): Snapshot => ({
+  permitKey: 'a2V5',
   writtenAtMs: 1_700_000_000_000,
   workloads: Array.from({ length: pods }, (_, index) => workload(`uid-${index}`)),
   namespaces: ['shop'],

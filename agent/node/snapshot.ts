@@ -34,6 +34,8 @@ export interface Snapshot {
   readonly pods: readonly KeptPod[];
   readonly certificates: readonly Certificate[];
   readonly destinations: readonly KnownDestination[];
+  /** By which workers prove to each other whose connection they accepted; not kept by earlier agents. Base64. */
+  readonly permitKey?: string;
 }
 
 /** Workloads as base64 of their wire form; the rest as it is. */

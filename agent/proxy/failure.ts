@@ -28,6 +28,19 @@ export const FAILURE_CLIENT_GONE = 20;
 /** The request asks for an endpoint with an identity that this one has not. */
 export const FAILURE_IDENTITY_REQUIRED = 21;
 
+/** Whether the endpoint's side failed, not the client's, nor the time that the client's side allows. */
+export function isBehind(failure: number): boolean {
+  switch (failure) {
+    case FAILURE_BAD_REQUEST:
+    case FAILURE_HEAD_TOO_LARGE:
+    case FAILURE_RESPONSE_TIMEOUT:
+    case FAILURE_CLIENT_GONE:
+      return false;
+    default:
+      return true;
+  }
+}
+
 export interface Failure {
   /** Name in the label `error` of the error counters and in logs. */
   readonly name: string;

@@ -295,6 +295,9 @@ export type FromWorker =
   | { readonly type: 'access-log'; readonly pieces: readonly string[] }
   | { readonly type: 'drained' };
 
+/** How two meshed pods of one node speak: HTTP in memory, over an own connection without TLS, or as across nodes. */
+export type SameNode = 'memory' | 'carrier' | 'mtls';
+
 /** `workerData` of a proxy worker. */
 export interface WorkerStart {
   readonly workerIndex: number;
@@ -302,7 +305,9 @@ export interface WorkerStart {
   readonly workers?: number;
   readonly logLevel: string;
   readonly anchorsPem: string;
-  readonly sameNode: 'carrier' | 'mtls';
+  readonly sameNode: SameNode;
+  /** By which the workers of a node prove to each other whose connection they accepted; base64. */
+  readonly permitKey: string;
   /** Label control_plane_ns; `nodemesh` if absent. */
   readonly controlPlaneNamespace?: string;
   /** How long requests and connections wait for an endpoint; 3 s if absent. */

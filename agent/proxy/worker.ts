@@ -34,6 +34,7 @@ const worker = createProxyWorker({
   anchorsPem: start.anchorsPem,
   ...(start.workers === undefined ? {} : { workers: start.workers }),
   sameNode: start.sameNode,
+  permitKey: Buffer.from(start.permitKey, 'base64'),
   ...(start.controlPlaneNamespace === undefined
     ? {}
     : { controlPlaneNamespace: start.controlPlaneNamespace }),

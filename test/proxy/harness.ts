@@ -25,6 +25,7 @@ import type {
   Destination,
   Endpoint,
   FromWorker,
+  SameNode,
   ServerPolicy,
   WorkerPod,
 } from '../../agent/proxy/model.ts';
@@ -249,7 +250,7 @@ let workers = 0;
 export async function startWorker(options: {
   readonly authority: TestAuthority;
   readonly accounts: readonly string[];
-  readonly sameNode?: 'carrier' | 'mtls';
+  readonly sameNode?: SameNode;
   readonly failfastMs?: number;
   readonly anchorsPem?: string;
   /** Who is asked for destinations instead of the table. */
@@ -268,6 +269,7 @@ export async function startWorker(options: {
     id: `worker-${++workers}`,
     anchorsPem: options.anchorsPem ?? options.authority.anchorPem,
     sameNode: options.sameNode ?? 'mtls',
+    permitKey: Buffer.from('of all workers of a test'),
     discoveryTimeoutMs: 300,
     ...(options.failfastMs === undefined ? {} : { failfastMs: options.failfastMs }),
     kernel,

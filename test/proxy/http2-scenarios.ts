@@ -93,7 +93,7 @@ class Application {
   }
 }
 
-export function describeHttp2(title: string, sameNode?: 'carrier'): void {
+export function describeHttp2(title: string, sameNode?: 'memory' | 'carrier'): void {
   describe(title, () => {
     let scene: Scene;
     let server: Http2Application;

@@ -68,7 +68,7 @@ export interface Scene {
 
 export async function createScene(
   options: {
-    readonly sameNode?: 'carrier';
+    readonly sameNode?: 'memory' | 'carrier';
     readonly failfastMs?: number;
     readonly http2?: boolean;
     readonly discover?: Discover;
@@ -80,7 +80,7 @@ export async function createScene(
   const client = await startWorker({ authority, accounts: ['web', 'api'], ...options });
   // On the same node there is one worker, which has both pods.
   const server =
-    options.sameNode === 'carrier' ? client : await startWorker({ authority, accounts: ['api'] });
+    options.sameNode !== undefined ? client : await startWorker({ authority, accounts: ['api'] });
   for (const { listener, ip, port } of Object.values(services)) {
     client.kernel.outbound.set(`${CLIENT}:${listener}`, { ip, port });
   }
@@ -139,7 +139,7 @@ export async function createScene(
     identity: identityOf('api'),
     inboundPort: 4143,
     http2: options.http2 ?? true,
-    localPodUid: options.sameNode === 'carrier' ? serverPod.uid : undefined,
+    localPodUid: options.sameNode !== undefined ? serverPod.uid : undefined,
   };
   lead('http', [endpoint(SERVER, HTTP_PORT, { ...meshed, labels: { service: 'api', deployment: 'api' } })]);
   lead('http2', [endpoint(SERVER, HTTP2_PORT, meshed)]);

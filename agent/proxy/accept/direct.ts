@@ -13,6 +13,7 @@ import type { PodState } from '../pods/pod-state.ts';
 import { authorize } from '../policy/authorize.ts';
 import { type InboundClient, type InboundServer, policyClient } from '../policy/client.ts';
 import { countInboundError, inboundHttpMetrics } from '../route/inbound-target.ts';
+import { grantPermit, PERMIT_NAME } from '../route/permit.ts';
 import {
   type DecodedHeader,
   decodeTransportHeader,
@@ -45,7 +46,7 @@ export function acceptDirect(
       ...client,
       tls: { kind: 'meshed', identity: peer.pod.identity, serverName: '', sameNode: true },
     };
-    readHeader(context, pod, source, server, vouched);
+    readHeader(context, pod, source, server, vouched, peer);
     return;
   }
   awaitClient(context, pod, source.socket);
@@ -98,7 +99,7 @@ function endTls(
       ...client,
       tls: { kind: 'meshed', identity: secured.identity, serverName: '', sameNode: false },
     };
-    readHeader(context, pod, inner, server, meshed);
+    readHeader(context, pod, inner, server, meshed, null);
   });
 }
 
@@ -108,6 +109,7 @@ function readHeader(
   source: ByteSource,
   server: InboundServer,
   client: InboundClient,
+  vouchedFor: PodState | null,
 ): void {
   let decoded: DecodedHeader = { kind: 'partial' };
   const options = {
@@ -124,7 +126,12 @@ function readHeader(
     if (outcome === 'closed') return;
     const { identity } = client.tls;
     if (decoded.kind === 'header') {
-      serve(context, pod, source, server, client, decoded.header, bytes.subarray(decoded.bytes));
+      const rest = bytes.subarray(decoded.bytes);
+      if (vouchedFor !== null && decoded.header.name === PERMIT_NAME) {
+        countHeader(context, pod, { ...decoded.header, name: '' }, identity);
+        trackInbound(context, pod, source, { ip: server.ip, port: decoded.header.port }, client);
+        grantPermit(context, vouchedFor, pod, source, rest);
+      } else serve(context, pod, source, server, client, decoded.header, rest);
       return;
     }
     const reason = decoded.kind === 'invalid' ? decoded.reason : 'no transport header';

@@ -2,14 +2,14 @@
 // The last step of an inbound connection, when client, server port and protocol are known: policy, then the
 // application.
 
-import { ConnectionLog } from '../access-log/connection-log.ts';
+import { inboundLog } from '../access-log/inbound-log.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import { errorLabel } from '../metrics/error-labels.ts';
-import { countHttp2Limit, countOnce, type WorkerContext } from '../pods/context.ts';
+import { countHttp2Limit, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { type InboundClient, type InboundServer, inboundTransportLabels } from '../policy/client.ts';
 import { InboundGate, permitTcp } from '../policy/gate.ts';
-import { ConnectionTap } from '../tap/connection-tap.ts';
+import { inboundTap } from '../tap/inbound-tap.ts';
 import { countInboundError, dialApplication, inboundTarget } from '../route/inbound-target.ts';
 import { relay } from '../tcp/relay.ts';
 
@@ -42,8 +42,8 @@ export function serveHttp(
     http2,
     target,
     gate,
-    log: connectionLog(context, pod, client, gate.clientId),
-    observer: connectionTap(context, pod, server, client),
+    log: inboundLog(context, pod, client, gate.clientId),
+    observer: inboundTap(context, pod, server, client),
     owner: pod,
     onLimit: (limit) => countHttp2Limit(context, pod, limit),
     onClosed: () => {
@@ -52,43 +52,6 @@ export function serveHttp(
       gate.close();
       target.release();
     },
-  });
-}
-
-function connectionLog(
-  context: WorkerContext,
-  pod: PodState,
-  client: InboundClient,
-  clientId: string,
-): ConnectionLog {
-  return new ConnectionLog({
-    log: context.accessLog,
-    pod: pod.pod,
-    format: () => pod.pod.accessLog ?? '',
-    client,
-    clientId,
-    dropped: () => countOnce(context, 'nodemesh_access_log_dropped_total', '', pod),
-  });
-}
-
-function connectionTap(
-  context: WorkerContext,
-  pod: PodState,
-  server: InboundServer,
-  client: InboundClient,
-): ConnectionTap {
-  return new ConnectionTap({
-    direction: 'inbound',
-    taps: pod.taps,
-    source: () => {
-      const { ip, port, tls } = client;
-      if (tls.kind !== 'meshed') return { ip, port, tls: tls.kind === 'anonymous' ? 'mtls' : 'plain' };
-      return { ip, port, tls: tls.sameNode ? 'carrier' : 'mtls', identity: tls.identity };
-    },
-    target: server,
-    clock: context.clock,
-    random: context.random,
-    nextId: context.nextTapId,
   });
 }
 

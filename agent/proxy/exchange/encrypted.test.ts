@@ -39,6 +39,7 @@ class SecureEndpoint implements HttpEndpoint {
   readonly metrics = new RecordedMetrics();
   slot: HttpEndpoint['slot'] = null;
   readonly multiplexed = false;
+  readonly passage = null;
   readonly #port: number;
 
   constructor(port: number) {

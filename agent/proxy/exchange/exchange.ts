@@ -6,6 +6,9 @@
 //
 //   pick ──► connect ──► onHttp1 / onHttp2 of the client ──► heads, body ──► onEnd
 //     └─ nobody there: waits, then onPicked      └──── failure ──► onFailure, answered or reset by the client's side
+//
+// An endpoint of this node may have a passage: then `connect` lets the request into the server's side right here (its
+// policy, its counts, its connections to the application), and one exchange is both sides'.
 
 import type { RequestTimeouts } from '#lib/core/request-policy.ts';
 import type { LoadEstimate } from '../balance/peak-ewma.ts';
@@ -18,7 +21,9 @@ import {
   FAILURE_RESPONSE_TIMEOUT,
   FAILURE_UPSTREAM_PROTOCOL,
   FAILURE_UPSTREAM_RESET,
+  type Failure,
   failures,
+  isBehind,
 } from '../failure.ts';
 import { type Head, INCOMPLETE } from '../http1/head.ts';
 import { HEAD_BYTES_MAX } from '../http1/limits.ts';
@@ -26,16 +31,20 @@ import type { HeaderList } from '../http2/hpack/header-list.ts';
 import { FLAG_PROXY_RESPONSE, NAME_GRPC_STATUS } from '../http2/hpack/names.ts';
 import { type EndpointSlot, slotOf } from './endpoint-slot.ts';
 import { grpcStatusOf } from './error-response.ts';
+import { FarSide } from './far-side.ts';
 import { type ClientStream, NOT_RESET, type StreamHolder } from './http2-client.ts';
 import { RequestTimer, type TimedRequest, type TimeLimit } from './request-timer.ts';
 import { RouteMeter } from './route-meter.ts';
 import type { ServerContext } from './server-context.ts';
 import {
-  GRPC_NONE,
   GRPC_MISSING,
+  GRPC_NONE,
   type HttpEndpoint,
   type HttpTarget,
   type ObservedExchange,
+  type Passage,
+  type Passenger,
+  type RequestGate,
 } from './types.ts';
 import { UpstreamConnection, type UpstreamHolder } from './upstream-connection.ts';
 
@@ -62,6 +71,8 @@ const GRPC_STATUS_MAX = 16;
 export interface ExchangeClient {
   /** There is an endpoint, after waiting: go on as after `pick`. */
   onPicked(kind: number): void;
+  /** What the gate says to the request. */
+  judge(gate: RequestGate): number;
   /** Send the request; the first time, or again on another connection. */
   onHttp1(upstream: UpstreamConnection): void;
   onHttp2(stream: ClientStream): void;
@@ -95,7 +106,7 @@ export interface ExchangeClient {
   onUpstreamDrain(): void;
 }
 
-export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
+export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Passenger {
   /** Carries the request now; at most one of the two. */
   http1: UpstreamConnection | null = null;
   http2: ClientStream | null = null;
@@ -113,6 +124,12 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   measuring = false;
   /** Null as long as nobody listens; set by the client's side after `begin`. */
   observed: ObservedExchange | null = null;
+  /** Of the server's side of a passage; set by the client's side before it connects. */
+  observedBehind: ObservedExchange | null = null;
+  /** How the request reaches the endpoint that was picked, if not over a connection. */
+  passage: Passage | null = null;
+  /** Of a failure: the server's side of a passage failed, and answers as it would over a connection. */
+  behind = false;
 
   readonly #context: ServerContext;
   readonly #target: HttpTarget;
@@ -120,6 +137,10 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   /** Drop what only our own side's proxy may say to the client. */
   readonly #strips: boolean;
   #endpoint: HttpEndpoint | null = null;
+  /** What is connected to: the endpoint, or the application behind a passage. */
+  #via: HttpEndpoint | null = null;
+  /** The server's side of passages; made for the first. */
+  #far: FarSide | null = null;
   #slot: EndpointSlot | null = null;
   #load: LoadEstimate | null = null;
   #want = WANT_HTTP1;
@@ -152,6 +173,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     this.clientEnds = false;
     this.requiredIdentity = '';
     this.observed = null;
+    this.observedBehind = null;
     this.#attempts = 0;
     this.#meter.begin();
   }
@@ -210,13 +232,17 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
 
   #dispatch(endpoint: HttpEndpoint, nowMs: number): void {
     const slot = slotOf(endpoint, nowMs);
+    const { passage } = endpoint;
+    this.passage = passage;
     this.#endpoint = endpoint;
+    this.#via = endpoint;
     this.#slot = slot;
     this.#load = slot.load;
     this.#dispatchedMs = nowMs;
     this.measuring = true;
     slot.load.started();
-    const over2 = this.#want === WANT_HTTP2 || (this.#want === WANT_EITHER && endpoint.multiplexed);
+    const over2 =
+      this.#want === WANT_HTTP2 || (this.#want === WANT_EITHER && passage === null && endpoint.multiplexed);
     this.#kind = over2 ? PICKED_HTTP2 : PICKED_HTTP1;
     endpoint.metrics.requestStarted();
     if (this.observed !== null) this.observed.dispatched(endpoint);
@@ -239,6 +265,48 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   /** Gets a connection to the endpoint that was picked; `host` is the pool's key, null: one of its own. */
   connect(host: string | null): void {
     this.#host = host;
+    const { passage } = this;
+    if (passage === null) this.#connect();
+    else if (passage.open) this.#enter(passage);
+    else {
+      const serial = ++this.#serial;
+      passage.whenOpen((failure) => {
+        if (serial !== this.#serial) return;
+        if (failure === FAILURE_NONE) this.#enter(passage);
+        else this.fail(failure);
+      });
+    }
+  }
+
+  /** As a connection's other end would take the request. */
+  #enter(passage: Passage): void {
+    this.#far ??= new FarSide();
+    this.#far.enter(passage, this);
+    const failure = this.#client.judge(passage.gate);
+    if (failure !== FAILURE_NONE) {
+      this.fail(failure);
+      return;
+    }
+    const { application } = passage;
+    this.#via = application;
+    this.#slot = slotOf(application, this.#dispatchedMs);
+    this.#far.admitted(passage, this.#dispatchedMs, this.#client.requestDone, this.observedBehind);
+    this.#connect();
+  }
+
+  cut(): void {
+    if (this.tunnel) {
+      this.leaveTunnel(true);
+      this.#client.onTunnelClosed(true);
+      return;
+    }
+    this.#far?.abandoned(this.#context.clock.nowMs(), this.status, this.started);
+    this.#far?.leave(this);
+    this.fail(FAILURE_UPSTREAM_RESET);
+  }
+
+  #connect(): void {
+    const host = this.#host;
     const slot = this.#slot as EndpointSlot;
     if (this.#kind === PICKED_HTTP2) {
       this.#connectHttp2();
@@ -258,7 +326,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
       this.#attachStream(stream);
       return;
     }
-    streams.wait(this.#endpoint as HttpEndpoint, slot, {
+    streams.wait(this.#via as HttpEndpoint, slot, {
       ready: (failure, given) => {
         if (serial !== this.#serial) return;
         if (given !== null) this.#attachStream(given);
@@ -279,19 +347,28 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     const { endpoints } = this.#target;
     const http2 = this.#want === WANT_HTTP2;
     // What was prepared for HTTP/2 stays with it.
-    const able = endpoints.filter((endpoint) => (http2 || endpoint.multiplexed) && this.#suits(endpoint));
+    const able = endpoints.filter(
+      (endpoint) => (http2 || (endpoint.multiplexed && endpoint.passage === null)) && this.#suits(endpoint),
+    );
     return pickOther(able, this.#endpoint as HttpEndpoint, http2, nowMs, this.#context.random);
   }
 
   /** Gives up waiting for a connection to the present endpoint, if there is another one. */
   #move(): boolean {
+    // There is one application behind a passage.
+    if (this.#far?.inside === true) return false;
     const now = this.#context.clock.nowMs();
     const other = now - this.#pickedMs < MOVING_MS ? this.#other(now) : null;
     if (other === null) return false;
     this.#return(now, NOT_RESET);
-    this.#dispatch(other, now);
-    this.#connectHttp2();
+    this.#goOn(other, now);
     return true;
+  }
+
+  #goOn(endpoint: HttpEndpoint, nowMs: number): void {
+    this.#dispatch(endpoint, nowMs);
+    if (this.passage === null) this.#connectHttp2();
+    else this.#client.onPicked(this.#kind);
   }
 
   /** The present endpoint did nothing with the request. */
@@ -314,7 +391,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     const serial = ++this.#serial;
     const host = this.#host;
     const context = this.#context;
-    const endpoint = this.#endpoint as HttpEndpoint;
+    const endpoint = this.#via as HttpEndpoint;
     const slot = this.#slot as EndpointSlot;
     endpoint.connect(false, (failure, source) => {
       if (source === null) {
@@ -349,16 +426,21 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   /** Part of the request's body passes. */
   requestPart(bytes: number): void {
     this.#meter.requestPart(bytes);
+    this.#far?.requestPart(bytes);
   }
 
   /** All of the request has come. */
   requestEnded(): void {
-    this.#meter.flushed(this.connected ? this.#context.clock.nowMs() : this.#dispatchedMs);
+    const now = this.connected ? this.#context.clock.nowMs() : this.#dispatchedMs;
+    this.#meter.flushed(now);
+    this.#far?.requestEnded(now);
   }
 
   /** Part of the response's body passes that came with its head. */
   responsePart(bytes: number): void {
     this.#meter.responsePart(bytes);
+    this.#far?.responsePart(bytes);
+    if (this.observed !== null) this.observed.passed(bytes);
   }
 
   get connected(): boolean {
@@ -396,6 +478,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
         if (head.proxyErrorField >= 0) this.#peerError(head.value(buffer, head.proxyErrorField));
         if (head.proxyCloseField >= 0) this.#peerCloses(head.value(buffer, head.proxyCloseField));
         if (this.observed !== null) this.observed.answeredHttp1(head, buffer);
+        this.#far?.observed?.answeredHttp1(head, buffer);
         this.#client.onHead1(upstream, head, buffer, next, end);
         return;
       }
@@ -421,13 +504,13 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     if (end === start) return;
     if (this.measuring) this.measured();
     this.#timer?.moved();
-    this.#meter.responsePart(end - start);
-    if (this.observed !== null) this.observed.passed(end - start);
+    this.responsePart(end - start);
     this.#client.onResponsePart(buffer, start, end);
   }
 
   onResponseTrailer(buffer: Buffer, start: number, end: number): void {
     if (this.observed !== null) this.observed.trailer(buffer, start, end);
+    this.#far?.observed?.trailer(buffer, start, end);
     this.#client.onTrailerLine(buffer, start, end);
   }
 
@@ -461,6 +544,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     if (upstream === null) return;
     if (this.tunnel) {
       this.http1 = null;
+      this.#far?.leave(this);
       this.#client.onTunnelClosed(upstream.failed);
     } else {
       this.#onLost(upstream);
@@ -498,6 +582,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   leaveTunnel(failed: boolean): void {
     const upstream = this.http1;
     this.http1 = null;
+    this.#far?.leave(this);
     if (failed) upstream?.reset();
     upstream?.release(false);
   }
@@ -519,6 +604,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     this.status = list.status;
     this.started = true;
     if (this.observed !== null) this.observed.answeredHttp2(list);
+    this.#far?.observed?.answeredHttp2(list);
     this.#client.onHead2(list, endStream);
   }
 
@@ -531,6 +617,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
   onStreamTrailers(list: HeaderList): void {
     this.#classify(list);
     if (this.observed !== null) this.observed.trailers(list);
+    this.#far?.observed?.trailers(list);
     this.#client.onTrailers(list);
   }
 
@@ -553,9 +640,13 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
       this.http2 = null;
       // Until there is a stream again.
       this.#client.onUpstreamBlocked();
+      if (this.#far?.inside === true) {
+        this.#far.again(reset);
+        this.#connectHttp2();
+        return;
+      }
       this.#return(now, reset);
-      this.#dispatch(this.#other(now) ?? (this.#endpoint as HttpEndpoint), now);
-      this.#connectHttp2();
+      this.#goOn(this.#other(now) ?? (this.#endpoint as HttpEndpoint), now);
     }
   }
 
@@ -570,6 +661,10 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     this.#meter.ended(now, this.status, FAILURE_NONE, this.#grpcStatus, NOT_RESET, true);
     if (this.observed !== null) this.observed.ended(this.status, FAILURE_NONE, this.#grpcStatus, NOT_RESET);
     this.#endpoint = null;
+    if (this.#far === null) return;
+    this.#far.answered(now, this.status, this.#grpcStatus);
+    // A tunnel goes on.
+    if (!this.tunnel) this.#far.leave(this);
   }
 
   /** First byte of the body, or its end: the load estimate's and the histogram's instant. */
@@ -578,6 +673,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     const latency = now - this.#dispatchedMs;
     (this.#load as LoadEstimate).finished(now, latency);
     (this.#endpoint as HttpEndpoint).metrics.firstBody(this.status, latency);
+    this.#far?.firstBody(this.status, latency);
   }
 
   /** Releases everything of a request that ended otherwise than by its response. */
@@ -590,17 +686,30 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     const stream = this.http2;
     this.http2 = null;
     stream?.release();
+    const now = this.#context.clock.nowMs();
+    const behind = this.#far?.inside === true && isBehind(failure);
+    this.behind = behind;
+    if (behind) this.#far?.ended(now, status, failure, grpcStatus, reset, this.started);
+    else this.#far?.abandoned(now, this.status, this.started);
+    if (behind && !this.started) {
+      this.#far?.failed(failure);
+      const { message, closes } = failures[failure] as Failure;
+      this.#peerError(message);
+      this.#peerCloses(closes ? 'close' : '');
+    }
+    this.#far?.leave(this);
+    // An answer of the server's side is one from the endpoint for the client's.
+    const seen = behind && !this.started ? FAILURE_NONE : failure;
     const endpoint = this.#endpoint;
     this.#endpoint = null;
-    const now = this.#context.clock.nowMs();
-    this.#meter.ended(now, status, failure, grpcStatus, reset, this.started);
+    this.#meter.ended(now, status, seen, grpcStatus, reset, this.started);
     if (endpoint === null) return;
     if (this.measuring) {
       this.measuring = false;
       (this.#load as LoadEstimate).finished(now, now - this.#dispatchedMs);
     }
-    if (this.observed !== null) this.observed.ended(status, failure, grpcStatus, reset);
-    if (reset === NOT_RESET) endpoint.metrics.responseEnded(status, failure, grpcStatus);
+    if (this.observed !== null) this.observed.ended(status, seen, grpcStatus, reset);
+    if (reset === NOT_RESET) endpoint.metrics.responseEnded(status, seen, grpcStatus);
     else endpoint.metrics.responseReset(status, reset);
   }
 
@@ -612,7 +721,8 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest {
     else if (this.#grpcStatus === GRPC_NONE) this.abandon(failures[failure]?.status ?? 500, failure);
     else this.abandon(GRPC_HTTP_STATUS, failure, grpcStatusOf(failure));
     this.started = true;
-    if (!started) this.#target.failed?.(passed === NOT_RESET ? failure : FAILURE_UPSTREAM_PROTOCOL);
+    if (!started && !this.behind)
+      this.#target.failed?.(passed === NOT_RESET ? failure : FAILURE_UPSTREAM_PROTOCOL);
     this.#client.onFailure(failure, started, passed);
   }
 }

@@ -22,7 +22,12 @@ import {
 } from '../http2/codes.ts';
 import { defineField, type Field } from '../http2/hpack/field.ts';
 import { HeaderList } from '../http2/hpack/header-list.ts';
-import { FLAG_ORIGIN, FLAG_PROXY_REQUEST, NAME_CONTENT_TYPE } from '../http2/hpack/names.ts';
+import {
+  FLAG_ORIGIN,
+  FLAG_PROXY_REQUEST,
+  FLAG_PROXY_RESPONSE,
+  NAME_CONTENT_TYPE,
+} from '../http2/hpack/names.ts';
 import type { Http2Limit } from '../http2/limits.ts';
 import {
   BODY_MISMATCH,
@@ -43,14 +48,14 @@ import {
   trailerLines,
   writeResponseHead,
 } from '../http2/translate.ts';
-import { errorList, errorTrailers, readerOf } from './error-response.ts';
+import { errorList, errorTrailers, READER_PROXY, readerOf } from './error-response.ts';
 import { Exchange, type ExchangeClient, PICKED_NONE, WANT_HTTP1, WANT_HTTP2 } from './exchange.ts';
 import { type ClientStream, NOT_RESET } from './http2-client.ts';
 import { Http2Connection, STREAMS_MAX } from './http2-connection.ts';
 import { Stream } from './http2-stream.ts';
 import type { ServedConnection, ServerContext } from './server-context.ts';
 import { sendChunk } from './outbox.ts';
-import type { HttpConnection, LoggedRequest } from './types.ts';
+import type { HttpConnection, LoggedRequest, RequestGate } from './types.ts';
 import type { UpstreamConnection } from './upstream-connection.ts';
 
 export class Http2ServerConnection extends Http2Connection implements ServedConnection {
@@ -211,7 +216,7 @@ class ServerStream extends Stream implements ExchangeClient {
     if (log !== undefined) this.#logged = log.http2(list);
     if (observer !== undefined) this.#exchange.observed = observer.http2(list);
     if (gate !== null) {
-      const failure = gate.judge(list.methodField?.value ?? '', pathOf(list), list.method === METHOD_CONNECT);
+      const failure = judgeList(gate, list);
       if (failure !== FAILURE_NONE) {
         this.#exchange.fail(failure);
         return;
@@ -236,12 +241,24 @@ class ServerStream extends Stream implements ExchangeClient {
       this.#held = `${requestText(list, this.#chunked)}${this.#server.clientIdField?.line ?? ''}\r\n`;
     }
     this.pause();
-    if (this.#exchange.pick(want) !== PICKED_NONE) this.#exchange.connect(this.#host);
+    if (this.#exchange.pick(want) !== PICKED_NONE) this.onPicked();
     this.#logged?.waits();
   }
 
   onPicked(): void {
+    const { passage } = this.#exchange;
+    const list = this.#list;
+    if (passage !== null && list !== null) {
+      this.#logged = passage.log.http2(list);
+      this.#exchange.observedBehind = passage.observer.http2(list);
+      list.add(passage.clientIdField);
+    }
     this.#exchange.connect(this.#host);
+  }
+
+  /** Only what came with HTTP/2 from its client is in a passage. */
+  judge(gate: RequestGate): number {
+    return judgeList(gate, this.#list as HeaderList);
   }
 
   onHttp1(upstream: UpstreamConnection): void {
@@ -432,8 +449,12 @@ class ServerStream extends Stream implements ExchangeClient {
       // Part of the response is out: only an error shows the client that the rest is missing.
       this.cancel(INTERNAL_ERROR);
     } else {
-      const answer = errorList(failure, this.#grpc, this.#server.reader);
-      this.#logged?.answered(answer.status, 0);
+      const { behind, passage } = this.#exchange;
+      const answer = errorList(failure, this.#grpc, behind ? READER_PROXY : this.#server.reader);
+      // As if it had come from the endpoint's proxy.
+      if (behind) answer.drop(FLAG_PROXY_RESPONSE);
+      if (behind || passage === null) this.#logged?.answered(answer.status, 0);
+      if (this.#exchange.clientEnds) this.#server.drain();
       this.#server.sendList(this, answer, true);
       if (!this.remoteEnded) this.endsBoth = true;
       this.headEnded();
@@ -451,6 +472,10 @@ class ServerStream extends Stream implements ExchangeClient {
   onUpstreamDrain(): void {
     if (this.#wantsBody) this.resume();
   }
+}
+
+function judgeList(gate: RequestGate, list: HeaderList): number {
+  return gate.judge(list.methodField?.value ?? '', pathOf(list), list.method === METHOD_CONNECT);
 }
 
 function isGrpc(list: HeaderList): boolean {

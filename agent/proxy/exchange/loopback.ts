@@ -59,6 +59,7 @@ export class LoopbackEndpoint implements HttpEndpoint {
   readonly multiplexed: boolean;
   identity = '';
   endsClients = false;
+  passage: HttpEndpoint['passage'] = null;
   connections = 0;
   readonly #port: number;
   readonly #shared: boolean;

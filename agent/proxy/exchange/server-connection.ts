@@ -38,7 +38,7 @@ import { HeaderList } from '../http2/hpack/header-list.ts';
 import { responseText, trailerField, trailerLines } from '../http2/translate.ts';
 import { PartialHead } from '../http1/partial-head.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';
-import { errorResponse, readerOf } from './error-response.ts';
+import { errorResponse, READER_STRANGER, readerOf } from './error-response.ts';
 import {
   Exchange,
   type ExchangeClient,
@@ -51,7 +51,7 @@ import {
 import type { ClientStream } from './http2-client.ts';
 import { Outbox, type OutboxOwner, sendChunk } from './outbox.ts';
 import type { ServedConnection, ServerContext } from './server-context.ts';
-import type { HttpConnection, LoggedRequest } from './types.ts';
+import type { HttpConnection, LoggedRequest, Passage, RequestGate } from './types.ts';
 import type { UpstreamConnection } from './upstream-connection.ts';
 
 /** Between requests, or inside a head. */
@@ -119,6 +119,9 @@ export class ServerConnection
   #heldBody = '';
   #bodySent = false;
   #trailers: HeaderList | null = null;
+  /** Of a request into a passage: what the server's policy asks. */
+  #judgedMethod = '';
+  #judgedPath = '';
 
   // The response.
   /** Whether the connection closes after this response. */
@@ -306,11 +309,10 @@ export class ServerConnection
     else this.#body.startNone();
 
     const { gate, log, observer } = this.#connection;
-    if (log !== undefined) this.#logged = log.http1(head, buffer);
+    this.#logged = log === undefined ? null : log.http1(head, buffer);
     if (observer !== undefined) exchange.observed = observer.http1(head, buffer);
     if (gate !== null) {
-      const method = methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd);
-      const failure = gate.judge(method, pathOf(buffer, head), head.upgrade);
+      const failure = gate.judge(methodOf(buffer, head), pathOf(buffer, head), head.upgrade);
       if (failure !== FAILURE_NONE) {
         exchange.fail(failure);
         return bodyStart;
@@ -335,6 +337,8 @@ export class ServerConnection
       return bodyStart;
     }
     let added = this.#clientIdField;
+    if (kind !== PICKED_NONE && exchange.passage !== null)
+      added = this.#approach(exchange.passage, buffer, head);
     if (head.form === FORM_ABSOLUTE && !head.hostSeen) {
       added += `host: ${buffer.toString('latin1', head.hostStart, head.hostEnd)}\r\n`;
     }
@@ -351,6 +355,20 @@ export class ServerConnection
     if (kind === PICKED_HTTP1) exchange.connect(host);
     this.#logged?.waits();
     return used;
+  }
+
+  /** Makes the request what the server's side passes on, and notes what its policy asks; returns the field to add. */
+  #approach(passage: Passage, buffer: Buffer, head: Head): string {
+    this.#judgedMethod = methodOf(buffer, head);
+    this.#judgedPath = pathOf(buffer, head);
+    this.#logged = passage.log.http1(head, buffer);
+    this.#exchange.observedBehind = passage.observer.http1(head, buffer);
+    head.dropProxyFields(buffer);
+    return passage.clientIdField.line;
+  }
+
+  judge(gate: RequestGate): number {
+    return gate.judge(this.#judgedMethod, this.#judgedPath, this.#upgrade);
   }
 
   /** HTTP/1.0, requests without a host and upgrades go over connections of their own, as with Linkerd. */
@@ -417,6 +435,14 @@ export class ServerConnection
     const backlog = this.#backlog;
     this.#backlog = null;
     if (kind === PICKED_HTTP2 && !this.#body.done) this.#body.leaveOutFraming();
+    const { passage } = this.#exchange;
+    if (passage !== null) {
+      const head = this.#context.requestHead;
+      const bytes = Buffer.from(this.#held, 'latin1');
+      const end = head.parseRequest(bytes, 0, bytes.length, false);
+      const added = this.#approach(passage, bytes, head);
+      this.#held = `${bytes.toString('latin1', head.compact(bytes, true), end - 2)}${added}\r\n`;
+    }
     this.#exchange.connect(this.#host);
     if (backlog !== null) this.#consume(backlog, 0, backlog.length, true);
     this.#readMore();
@@ -514,7 +540,6 @@ export class ServerConnection
       this.#out.bytes(buffer, start, used);
       if (used > bodyStart) exchange.responsePart(used - bodyStart);
       if (used > bodyStart || body.done) exchange.measured();
-      if (exchange.observed !== null) exchange.observed.passed(used - bodyStart);
       if (body.done) exchange.onResponseEnd(used === end);
       else if (used < end) upstream.pushBody(buffer, used, end);
     } else {
@@ -637,11 +662,15 @@ export class ServerConnection
       this.#connection.source.reset();
       return;
     }
-    const answer = failures[failure];
-    this.#logged?.answered(answer?.status ?? 500, 0);
+    const { behind, passage } = this.#exchange;
+    if (behind || passage === null) this.#logged?.answered(failures[failure]?.status ?? 500, 0);
     const closes =
-      answer === undefined || answer.closes || !this.#keepAlive || !this.#body.done || this.#draining;
-    this.#out.string(errorResponse(failure, this.#minor, closes, this.#reader));
+      (behind ? this.#exchange.clientEnds : failures[failure]?.closes !== false) ||
+      !this.#keepAlive ||
+      !this.#body.done ||
+      this.#draining;
+    const reader = behind ? READER_STRANGER : this.#reader;
+    this.#out.string(errorResponse(failure, this.#minor, closes, reader));
     this.#requestOver(closes);
   }
 
@@ -736,6 +765,10 @@ function dropLength(list: HeaderList): void {
   list.fields.splice(list.fields.indexOf(field), 1);
   list.length--;
   list.lengthField = null;
+}
+
+function methodOf(buffer: Buffer, head: Head): string {
+  return methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd);
 }
 
 /** What routes and policies look at: neither query nor fragment. */

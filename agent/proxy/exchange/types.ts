@@ -5,6 +5,7 @@
 
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import type { Head } from '../http1/head.ts';
+import type { Field } from '../http2/hpack/field.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import type { Http2Limit } from '../http2/limits.ts';
 import type { ByteSource } from './byte-source.ts';
@@ -59,6 +60,31 @@ export interface HttpRoute {
   readonly backend: BackendCounts;
 }
 
+/** A request in the server's side of a passage. */
+export interface Passenger {
+  /** The way is closed: the request ends now, as if a connection had broken. */
+  cut(): void;
+}
+
+/** The server's side of a pod of this node, which requests enter in memory instead of over a connection. */
+export interface Passage {
+  /** Whether requests may enter at this moment. */
+  readonly open: boolean;
+  /** Calls once when they may (FAILURE_NONE) or when it is clear that they may not; never synchronously. */
+  whenOpen(done: (failure: number) => void): void;
+  /** What follows is there while it is open. The server's policy. */
+  readonly gate: RequestGate;
+  /** Notes requests for the server's pod; may be told of them before it is open. */
+  readonly log: RequestLog;
+  readonly observer: RequestObserver;
+  /** `l5d-client-id`, which the application gets in the place of any that came. */
+  readonly clientIdField: Field;
+  /** The application as the server's side reaches it. */
+  readonly application: HttpEndpoint & Pick<HttpTarget, 'route' | 'failed'>;
+  enter(passenger: Passenger): void;
+  leave(passenger: Passenger): void;
+}
+
 /**
  * An endpoint as the exchange sees it. Owned by the target; the pool and the load estimate hang on it, so the object
  * stays the same while the endpoint's metadata does, and is never shared by clients of different identities.
@@ -77,6 +103,8 @@ export interface HttpEndpoint {
   readonly multiplexed: boolean;
   /** Made when it is asked for. */
   readonly facts?: EndpointFacts;
+  /** How its requests travel in memory; null: over connections. */
+  readonly passage: Passage | null;
   /**
    * Opens a new connection (TCP, TLS, transport header done) for HTTP/1 or HTTP/2. Never calls back synchronously.
    */

@@ -145,6 +145,8 @@ export class Head {
   #bad = BAD_MESSAGE;
   #isRequest = true;
   #stripProxyFields = false;
+  /** A request has one that was not stripped. */
+  #proxyFieldSeen = false;
 
   /**
    * Position after the head in `buffer[start, end)`, INCOMPLETE, or a negative verdict. `stripProxyFields`: drop what
@@ -235,6 +237,17 @@ export class Head {
     this.#drop(this.#codingField);
   }
 
+  /** As if the request had been parsed with `stripProxyFields`. */
+  dropProxyFields(buffer: Buffer): void {
+    if (!this.#proxyFieldSeen) return;
+    for (let field = 0; field < this.#fields; field++) {
+      const name = this.#fieldAt[field] as number;
+      if ((this.#nameEnd[field] as number) - name === CLIENT_ID.length && nameIs(buffer, name, CLIENT_ID)) {
+        this.#drop(field);
+      }
+    }
+  }
+
   /** Closes up the dropped fields in place (what stands before one moves up) and returns the head's new start. */
   compact(buffer: Buffer, keepHopByHop: boolean): number {
     if (!keepHopByHop && this.#nominations > 0) this.#dropNominated(buffer);
@@ -320,6 +333,7 @@ export class Head {
     this.#keepAliveSeen = false;
     this.#upgradeSeen = false;
     this.#h2cSeen = false;
+    this.#proxyFieldSeen = false;
   }
 
   #drop(field: number): void {
@@ -451,8 +465,10 @@ export class Head {
         if (nameIs(buffer, name, KEEP_ALIVE)) this.#mark(index, HOP);
         return true;
       case 13:
-        if (this.#isRequest && this.#stripProxyFields && nameIs(buffer, name, CLIENT_ID))
-          this.#mark(index, DROP);
+        if (this.#isRequest && nameIs(buffer, name, CLIENT_ID)) {
+          if (this.#stripProxyFields) this.#mark(index, DROP);
+          else this.#proxyFieldSeen = true;
+        }
         return true;
       case 14:
         if (nameIs(buffer, name, CONTENT_LENGTH)) return this.#length(buffer, index, valueStart, lineEnd);

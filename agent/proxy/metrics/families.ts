@@ -182,6 +182,10 @@ export const proxyFamilies: readonly MetricFamily[] = [
     'Lines of the access log that were left out because they were read too slowly.',
   ),
   counter(
+    'nodemesh_same_node_permits_total',
+    'How often the network was asked whether requests may pass in memory to a pod of the same node, by result.',
+  ),
+  counter(
     'nodemesh_connections_refused_total',
     'Connections closed by the agent before they were served, by reason.',
   ),

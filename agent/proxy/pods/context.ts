@@ -14,6 +14,7 @@ import type { WorkerKernel } from '../accept/kernel.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import type { HttpMetrics, HttpServer } from '../exchange/types.ts';
 import type { Http2Limit } from '../http2/limits.ts';
+import type { SameNode } from '../model.ts';
 import type { TransportMetrics } from '../metrics/transport-metrics.ts';
 import type { Destinations } from '../route/destinations.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
@@ -43,7 +44,8 @@ export interface WorkerContext {
   /** Numbers requests for who listens to exchanges. */
   readonly nextTapId: () => number;
   readonly destinations: Destinations;
-  readonly sameNode: 'carrier' | 'mtls';
+  readonly sameNode: SameNode;
+  readonly permitKey: Buffer;
   readonly failfastMs: number;
   /** Descriptors from this number on are not for new connections. */
   readonly descriptorsMax: number;

@@ -17,7 +17,7 @@ import { acceptOutbound } from '../accept/outbound.ts';
 import { createHttpServer } from '../exchange/server.ts';
 import { proxyFamilies } from '../metrics/families.ts';
 import { TransportMetrics } from '../metrics/transport-metrics.ts';
-import type { FromWorker, ListenerHandle, ToWorker, WorkerPod } from '../model.ts';
+import type { FromWorker, ListenerHandle, SameNode, ToWorker, WorkerPod } from '../model.ts';
 import { Destinations } from '../route/destinations.ts';
 import type { TapEvent } from '../tap/events.ts';
 import { TlsContexts } from '../tls/contexts.ts';
@@ -44,7 +44,8 @@ export interface ProxyWorkerOptions {
   /** How many workers the node has. */
   readonly workers?: number;
   readonly anchorsPem: string;
-  readonly sameNode: 'carrier' | 'mtls';
+  readonly sameNode: SameNode;
+  readonly permitKey: Buffer;
   readonly controlPlaneNamespace?: string;
   readonly failfastMs?: number;
   /** Of one pod. */
@@ -110,6 +111,7 @@ class Worker implements ProxyWorker {
       nextTapId: () => ++this.#tapIds,
       destinations: new Destinations(post, clock, options.workers ?? 1),
       sameNode: options.sameNode,
+      permitKey: options.permitKey,
       failfastMs: options.failfastMs ?? DEFAULT_FAILFAST_MS,
       descriptorsMax: options.descriptorsMax ?? Number.POSITIVE_INFINITY,
       discoveryTimeoutMs: options.discoveryTimeoutMs ?? DEFAULT_DISCOVERY_TIMEOUT_MS,

@@ -119,7 +119,7 @@ export function dialEndpoint(
     dialTcp(context, pod, { ip, port: endpoint.port, timeoutMs, mark: { kind: 'own' } }, done);
     return;
   }
-  if (usesCarrier(context, endpoint) && inboundPort !== undefined) {
+  if (inboundPort !== undefined && onThisNode(context, endpoint) !== undefined) {
     const mark: DialMark = { kind: 'carrier', podIndex: pod.pod.podIndex };
     dialTcp(context, pod, { ip, port: inboundPort, timeoutMs, mark }, (failure, source) => {
       source?.socket.write(encodeTransportHeader(endpoint.port, protocol));
@@ -168,15 +168,15 @@ export function dialEndpoint(
 }
 
 /**
- * Whether the kernel vouches for the connection instead of TLS. Nothing proves who is at the other end then, so the
+ * The pod of this node for which the kernel vouches, instead of TLS. Nothing proves who is at the other end then, so the
  * pod must be the one that is meant, now: what is known of endpoints may be older than a pod that re-uses an address.
  */
-export function usesCarrier(context: WorkerContext, endpoint: Endpoint): boolean {
+export function onThisNode(context: WorkerContext, endpoint: Endpoint): PodState | undefined {
   const { ip, identity, inboundPort, localPodUid } = endpoint;
-  if (context.sameNode !== 'carrier') return false;
-  if (identity === undefined || inboundPort === undefined || localPodUid === undefined) return false;
+  if (context.sameNode === 'mtls') return undefined;
+  if (identity === undefined || inboundPort === undefined || localPodUid === undefined) return undefined;
   const server = context.podByUid(localPodUid);
-  return server !== undefined && server.pod.identity === identity && server.owns(ip);
+  return server !== undefined && server.pod.identity === identity && server.owns(ip) ? server : undefined;
 }
 
 function ownContext(context: WorkerContext, pod: PodState): SecureContext | undefined {

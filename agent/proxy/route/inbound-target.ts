@@ -142,6 +142,8 @@ export class InboundTarget implements HttpTarget, HttpEndpoint {
   readonly failfast = false;
   /** HTTP/1 to an application stays HTTP/1. */
   readonly multiplexed = false;
+  /** This is the end. */
+  readonly passage = null;
   readonly metrics: EndpointHttpMetrics;
   readonly route: { readonly metrics: StreamSeries; readonly backend: StreamSeries };
   slot: HttpEndpoint['slot'] = null;

@@ -36,7 +36,8 @@ import { countOnce, countRefusal, type WorkerContext } from '../pods/context.ts'
 import type { PodState } from '../pods/pod-state.ts';
 import type { SessionProtocol } from '../tls/transport-header.ts';
 import type { DestinationHandle } from './destinations.ts';
-import { type Dialled, dialEndpoint, dialSelf, usesCarrier } from './dial.ts';
+import { type Dialled, dialEndpoint, dialSelf, onThisNode } from './dial.ts';
+import { MemoryPass } from './memory-pass.ts';
 
 const IDLE_MS = 5_000;
 const WAITING_MAX = 10_000;
@@ -370,6 +371,7 @@ export class OutboundEndpoint implements HttpEndpoint {
   readonly #zone: ZoneCost;
   readonly #series: EndpointHttpMetrics;
   readonly #breaker: Breaker | null;
+  #passage: MemoryPass | null = null;
 
   constructor(context: WorkerContext, pod: PodState, target: OutboundTarget, settings: EndpointSettings) {
     const { authority, accrual, endpoint, key } = settings;
@@ -413,6 +415,26 @@ export class OutboundEndpoint implements HttpEndpoint {
     this.#target.admissionChanged();
   }
 
+  get passage(): MemoryPass | null {
+    const passage = this.#passage;
+    if (passage === null ? this.#endpoint.localPodUid === undefined : passage.stands) return passage;
+    return this.#findPassage();
+  }
+
+  #findPassage(): MemoryPass | null {
+    this.#passage?.retire();
+    this.#passage = null;
+    const context = this.#context;
+    if (context.sameNode !== 'memory' || this.#self) return null;
+    const server = onThisNode(context, this.#endpoint);
+    if (server === undefined) return null;
+    const passage = new MemoryPass(context, this.#pod, server, this.#endpoint, ({ socket }) =>
+      context.transports.track(socket, this.#transportLabels, this.#pod.uid, this.#zone),
+    );
+    if (passage.stands) this.#passage = passage;
+    return this.#passage;
+  }
+
   connect(http2: boolean, done: Dialled): void {
     this.#dial(http2 ? 'http2' : 'http1', done);
   }
@@ -434,6 +456,7 @@ export class OutboundEndpoint implements HttpEndpoint {
   close(): void {
     this.#series.close();
     this.#breaker?.close();
+    this.#passage?.retire();
     this.slot?.retire();
   }
 
@@ -452,7 +475,7 @@ export class OutboundEndpoint implements HttpEndpoint {
   #tls(): UpstreamTls {
     if (this.#self) return 'loopback';
     if (this.#endpoint.identity === undefined) return 'plain';
-    return usesCarrier(this.#context, this.#endpoint) ? 'carrier' : 'mtls';
+    return onThisNode(this.#context, this.#endpoint) === undefined ? 'mtls' : 'carrier';
   }
 }
 

@@ -24,6 +24,16 @@ describe('the transport header', () => {
     assert.deepEqual(encodeTransportHeader(65535, 'http2'), framed(0x08, 0xff, 0xff, 0x03, 0x1a, 2, 0x12, 0));
   });
 
+  test('may carry a name', () => {
+    const header = encodeTransportHeader(80, 'http2', 'a.b');
+    assert.deepEqual(header, framed(0x08, 80, 0x12, 3, 0x61, 0x2e, 0x62, 0x1a, 2, 0x12, 0));
+    assert.deepEqual(decodeTransportHeader(header), {
+      kind: 'header',
+      header: { port: 80, name: 'a.b', protocol: 'http2' },
+      bytes: header.length,
+    });
+  });
+
   test('is read back at every split, with what follows untouched', () => {
     for (const [port, protocol] of [
       [1, undefined],

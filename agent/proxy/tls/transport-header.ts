@@ -9,7 +9,7 @@ export type SessionProtocol = 'http1' | 'http2' | undefined;
 
 export interface TransportHeader {
   readonly port: number;
-  /** Set by gateways' clients only; empty otherwise. */
+  /** Set by gateways' clients, and on connections that are permits (route/permit.ts); empty otherwise. */
   readonly name: string;
   readonly protocol: SessionProtocol;
 }
@@ -21,11 +21,13 @@ const PREFACE = Buffer.from(`${TRANSPORT_ALPN}\r\n\r\n`, 'latin1');
 /** Longer messages than a port, a DNS name and a protocol need are refused. */
 export const TRANSPORT_HEADER_BYTES_MAX = PREFACE.length + 4 + 1024;
 
-export function encodeTransportHeader(port: number, protocol: SessionProtocol): Buffer {
+/** `name`: up to 127 bytes of ASCII. */
+export function encodeTransportHeader(port: number, protocol: SessionProtocol, name = ''): Buffer {
   const message = [0x08];
   let rest = port;
   for (; rest > 0x7f; rest >>>= 7) message.push((rest & 0x7f) | 0x80);
   message.push(rest);
+  if (name !== '') message.push(0x12, name.length, ...Buffer.from(name, 'latin1'));
   if (protocol !== undefined) message.push(0x1a, 2, protocol === 'http1' ? 0x0a : 0x12, 0);
   const out = Buffer.alloc(PREFACE.length + 4 + message.length);
   PREFACE.copy(out);

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// The server's half of an exchange whose request is in a passage: what that side's proxy counts of it. An exchange that
+// meets a passage keeps one for all its requests; outside of passages all of this does nothing.
+
+import { FAILURE_CLIENT_GONE, FAILURE_NONE } from '../failure.ts';
+import { NOT_RESET } from './http2-client.ts';
+import { RouteMeter } from './route-meter.ts';
+import { GRPC_NONE, type HttpMetrics, type ObservedExchange, type Passage, type Passenger } from './types.ts';
+
+export class FarSide {
+  #passage: Passage | null = null;
+  /** Once its policy has let the request in. */
+  #metrics: HttpMetrics | null = null;
+  /** Who watches it, once it is let in. */
+  observed: ObservedExchange | null = null;
+  readonly #meter = new RouteMeter();
+
+  get inside(): boolean {
+    return this.#passage !== null;
+  }
+
+  enter(passage: Passage, passenger: Passenger): void {
+    passage.enter(passenger);
+    this.#passage = passage;
+  }
+
+  leave(passenger: Passenger): void {
+    this.#passage?.leave(passenger);
+    this.#passage = null;
+    this.#metrics = null;
+    this.observed = null;
+  }
+
+  /** `complete`: all of the request has come. */
+  admitted(
+    { application }: Passage,
+    nowMs: number,
+    complete: boolean,
+    observed: ObservedExchange | null,
+  ): void {
+    this.observed = observed;
+    observed?.dispatched(application);
+    this.#metrics = application.metrics;
+    application.metrics.requestStarted();
+    this.#meter.begin();
+    this.#meter.arrived(application.route, nowMs);
+    this.#meter.attempted(nowMs, complete);
+  }
+
+  requestPart(bytes: number): void {
+    if (this.#metrics !== null) this.#meter.requestPart(bytes);
+  }
+
+  requestEnded(nowMs: number): void {
+    if (this.#metrics !== null) this.#meter.flushed(nowMs);
+  }
+
+  responsePart(bytes: number): void {
+    if (this.#metrics === null) return;
+    this.#meter.responsePart(bytes);
+    this.observed?.passed(bytes);
+  }
+
+  firstBody(status: number, latencyMs: number): void {
+    this.#metrics?.firstBody(status, latencyMs);
+  }
+
+  /** The application reset what it had not begun with: it gets the request again. */
+  again(reset: number): void {
+    this.#metrics?.responseReset(0, reset);
+    this.#metrics?.requestStarted();
+  }
+
+  /** As the counts of the exchange's own side. */
+  ended(
+    nowMs: number,
+    status: number,
+    failure: number,
+    grpcStatus: number,
+    reset: number,
+    started: boolean,
+  ): void {
+    const metrics = this.#metrics;
+    if (metrics === null) return;
+    this.#metrics = null;
+    this.observed?.ended(status, failure, grpcStatus, reset);
+    this.observed = null;
+    if (reset === NOT_RESET) metrics.responseEnded(status, failure, grpcStatus);
+    else metrics.responseReset(status, reset);
+    this.#meter.ended(nowMs, status, failure, grpcStatus, reset, started);
+  }
+
+  /** The client's side went away, whatever the reason. */
+  abandoned(nowMs: number, status: number, started: boolean): void {
+    this.ended(nowMs, status, FAILURE_CLIENT_GONE, GRPC_NONE, NOT_RESET, started);
+  }
+
+  answered(nowMs: number, status: number, grpcStatus: number): void {
+    this.ended(nowMs, status, FAILURE_NONE, grpcStatus, NOT_RESET, true);
+  }
+
+  /** The request was answered in the application's place. */
+  failed(failure: number): void {
+    this.#passage?.application.failed?.(failure);
+  }
+}
