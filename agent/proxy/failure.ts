@@ -24,9 +24,10 @@ export const FAILURE_RESPONSE_TIMEOUT = 18;
 export const FAILURE_HTTP_VERSION = 19;
 /** The client went away before the response's end: counted, never answered. */
 export const FAILURE_CLIENT_GONE = 20;
-
 /** The request asks for an endpoint with an identity that this one has not. */
 export const FAILURE_IDENTITY_REQUIRED = 21;
+/** A route answers, with what its filters say or because there is none: the exchange has the answer. */
+export const FAILURE_ROUTE = 22;
 
 /** Whether the endpoint's side failed, not the client's, nor the time that the client's side allows. */
 export function isBehind(failure: number): boolean {
@@ -80,4 +81,5 @@ export const failures: readonly Failure[] = [
     message: 'the endpoint has not the required identity',
     closes: true,
   },
+  { name: 'route', status: 404, message: '', closes: false },
 ];

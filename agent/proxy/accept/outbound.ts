@@ -27,7 +27,12 @@ import {
   type WorkerContext,
 } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
-import { type OutboundEndpoint, OutboundTarget, unresolvedTarget } from '../route/outbound-target.ts';
+import {
+  type OutboundEndpoint,
+  type OutboundTarget,
+  outboundTarget,
+  unresolvedTarget,
+} from '../route/outbound-target.ts';
 import { ConnectionTap } from '../tap/connection-tap.ts';
 import { relay } from '../tcp/relay.ts';
 import { detectHttp } from './detect-http.ts';
@@ -55,7 +60,7 @@ export function acceptOutbound(context: WorkerContext, pod: PodState, raw: Socke
   const labels = `${DIRECTION_OUTBOUND},peer="src",${targetLabels(ip, port)},tls="no_identity",no_tls_reason="loopback",${pod.labels}`;
   context.transports.track(source.socket, labels, pod.uid);
 
-  const target = targetOf(context, pod, ip, port);
+  const target = outboundTarget(context, pod, ip, port);
   target.hold();
   source.socket.once('close', () => target.release());
   target.whenKnown((failure) => {
@@ -78,16 +83,6 @@ export function readRecord(context: WorkerContext, pod: PodState, raw: Socket): 
     countRefusal(context, pod, 'kernel_record');
     return undefined;
   }
-}
-
-function targetOf(context: WorkerContext, pod: PodState, ip: string, port: number): OutboundTarget {
-  const key = formatSocketAddress(ip, port);
-  let target = pod.outboundTargets.get(key);
-  if (target === undefined) {
-    target = new OutboundTarget(context, pod, ip, port);
-    pod.outboundTargets.set(key, target);
-  }
-  return target;
 }
 
 function serve(context: WorkerContext, pod: PodState, source: ByteSource, target: OutboundTarget): void {

@@ -5,6 +5,8 @@ import { failures } from '../failure.ts';
 import { defineField } from '../http2/hpack/field.ts';
 import { HeaderList } from '../http2/hpack/header-list.ts';
 
+import type { RouteAnswer } from './types.ts';
+
 const reasons: Readonly<Record<number, string>> = {
   400: 'Bad Request',
   403: 'Forbidden',
@@ -44,6 +46,35 @@ function compose(failure: number, minor: number, closes: boolean, reader: number
 
 const asksToClose = (failure: number, reader: number): boolean =>
   reader === READER_PROXY && failures[failure]?.closes === true && failures[failure].message !== '';
+
+/** What a route answers, whose words were checked to stand in a field. */
+export function routeResponse(answer: RouteAnswer, minor: number, closes: boolean): string {
+  const connection = closes ? 'connection: close\r\n' : minor === 0 ? 'connection: keep-alive\r\n' : '';
+  const lines = answerFields(answer).map(([name, value]) => `${name}: ${value}\r\n`);
+  return `HTTP/1.${minor} ${answer.status} ${reasons[answer.status] ?? ''}\r\n${lines.join('')}content-length: 0\r\n${connection}\r\n`;
+}
+
+/** As `routeResponse`, for HTTP/2; `grpc` as in `errorList`. */
+export function routeList(answer: RouteAnswer, grpc: boolean): HeaderList {
+  const list = new HeaderList();
+  list.add(defineField(':status', String(grpc ? 200 : answer.status)));
+  list.add(defineField('content-length', '0'));
+  if (grpc) {
+    list.add(defineField('content-type', 'application/grpc'));
+    list.add(defineField('grpc-status', String(answer.grpcStatus)));
+    if (answer.message !== '') list.add(defineField('grpc-message', printable(answer.message)));
+  }
+  for (const [name, value] of answerFields(answer)) list.add(defineField(name, value));
+  return list;
+}
+
+const answerFields = ({ location, message }: RouteAnswer): (readonly [string, string])[] => [
+  ...(location === '' ? [] : [['location', location] as const]),
+  ...(message === '' ? [] : [['l5d-proxy-error', printable(message)] as const]),
+];
+
+/** Messages may come from resources. */
+const printable = (text: string): string => text.replaceAll(/[^\x20-\x7e]/g, '?').trim();
 
 /** By HTTP status; what is not here is UNKNOWN for clients, and INTERNAL from us. */
 const grpcStatuses: Readonly<Record<number, number>> = { 403: 7, 404: 5, 429: 8, 502: 14, 503: 14, 504: 4 };

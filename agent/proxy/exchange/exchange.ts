@@ -19,6 +19,7 @@ import {
   FAILURE_LOADSHED,
   FAILURE_NONE,
   FAILURE_RESPONSE_TIMEOUT,
+  FAILURE_ROUTE,
   FAILURE_UPSTREAM_PROTOCOL,
   FAILURE_UPSTREAM_RESET,
   type Failure,
@@ -29,6 +30,7 @@ import { type Head, INCOMPLETE } from '../http1/head.ts';
 import { HEAD_BYTES_MAX } from '../http1/limits.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import { FLAG_PROXY_RESPONSE, NAME_GRPC_STATUS } from '../http2/hpack/names.ts';
+import type { RoutedRequest } from '../route/routed-request.ts';
 import { type EndpointSlot, slotOf } from './endpoint-slot.ts';
 import { grpcStatusOf } from './error-response.ts';
 import { FarSide } from './far-side.ts';
@@ -45,6 +47,9 @@ import {
   type Passage,
   type Passenger,
   type RequestGate,
+  type RequestRouter,
+  type RouteAnswer,
+  type Routed,
 } from './types.ts';
 import { UpstreamConnection, type UpstreamHolder } from './upstream-connection.ts';
 
@@ -120,6 +125,8 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
   clientEnds = false;
   /** The identity that the request wants of its endpoint; '': any. */
   requiredIdentity = '';
+  /** What the routes say of the present request; null: its target has none. */
+  routed: Routed | null = null;
   /** Whether neither first byte nor end of the response's body came yet. */
   measuring = false;
   /** Null as long as nobody listens; set by the client's side after `begin`. */
@@ -132,6 +139,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
   behind = false;
 
   readonly #context: ServerContext;
+  /** Of the connection. */
   readonly #target: HttpTarget;
   readonly #client: ExchangeClient;
   /** Drop what only our own side's proxy may say to the client. */
@@ -175,12 +183,27 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     this.observed = null;
     this.observedBehind = null;
     this.#attempts = 0;
+    this.routed = null;
     this.#meter.begin();
+  }
+
+  /** Whether the request goes on: where a route answers it, `onFailure` was called. */
+  route(router: RequestRouter, request: RoutedRequest): boolean {
+    this.routed = router.route(request);
+    if (this.routed.answer === null) return true;
+    this.#meter.arrived(this.routed.target.route, this.#context.clock.nowMs());
+    this.fail(FAILURE_ROUTE);
+    return false;
+  }
+
+  /** Where the present request goes. */
+  get #to(): HttpTarget {
+    return this.routed === null ? this.#target : this.routed.target;
   }
 
   /** Finds an endpoint. PICKED_NONE: `onPicked` or `onFailure` follows, the latter perhaps before this returns. */
   pick(want: number): number {
-    const target = this.#target;
+    const target = this.#to;
     const now = this.#context.clock.nowMs();
     this.#meter.arrived(target.route, now);
     if (target.endpoints.length === 0) {
@@ -344,7 +367,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
 
   /** Another endpoint for a request that got no stream, or whose stream did nothing; null if there is none. */
   #other(nowMs: number): HttpEndpoint | null {
-    const { endpoints } = this.#target;
+    const { endpoints } = this.#to;
     const http2 = this.#want === WANT_HTTP2;
     // What was prepared for HTTP/2 stays with it.
     const able = endpoints.filter(
@@ -718,11 +741,19 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     // An HTTP/2 client sees the reset itself.
     const passed = this.#client.http2 ? reset : NOT_RESET;
     if (started || passed !== NOT_RESET) this.abandon(this.status, failure, GRPC_NONE, passed);
-    else if (this.#grpcStatus === GRPC_NONE) this.abandon(failures[failure]?.status ?? 500, failure);
-    else this.abandon(GRPC_HTTP_STATUS, failure, grpcStatusOf(failure));
+    else if (this.#grpcStatus === GRPC_NONE) this.abandon(this.#statusOf(failure), failure);
+    else this.abandon(GRPC_HTTP_STATUS, failure, this.#answer(failure)?.grpcStatus ?? grpcStatusOf(failure));
     this.started = true;
     if (!started && !this.behind)
-      this.#target.failed?.(passed === NOT_RESET ? failure : FAILURE_UPSTREAM_PROTOCOL);
+      this.#to.failed?.(passed === NOT_RESET ? failure : FAILURE_UPSTREAM_PROTOCOL);
     this.#client.onFailure(failure, started, passed);
+  }
+
+  #answer(failure: number): RouteAnswer | null {
+    return failure === FAILURE_ROUTE && this.routed !== null ? this.routed.answer : null;
+  }
+
+  #statusOf(failure: number): number {
+    return this.#answer(failure)?.status ?? failures[failure]?.status ?? 500;
   }
 }

@@ -8,6 +8,7 @@ import {
   FAILURE_CLIENT_GONE,
   FAILURE_HEAD_TOO_LARGE,
   FAILURE_NONE,
+  FAILURE_ROUTE,
   FAILURE_UPSTREAM_PROTOCOL,
   FAILURE_URI_TOO_LONG,
 } from '../failure.ts';
@@ -48,7 +49,9 @@ import {
   trailerLines,
   writeResponseHead,
 } from '../http2/translate.ts';
-import { errorList, errorTrailers, READER_PROXY, readerOf } from './error-response.ts';
+import { changeList } from '../route/filters.ts';
+import { Http2RoutedRequest } from '../route/routed-request.ts';
+import { errorList, errorTrailers, READER_PROXY, readerOf, routeList } from './error-response.ts';
 import { Exchange, type ExchangeClient, PICKED_NONE, WANT_HTTP1, WANT_HTTP2 } from './exchange.ts';
 import { type ClientStream, NOT_RESET } from './http2-client.ts';
 import { Http2Connection, STREAMS_MAX } from './http2-connection.ts';
@@ -226,11 +229,14 @@ class ServerStream extends Stream implements ExchangeClient {
       this.#exchange.requiredIdentity = list.get('l5d-require-id')?.value ?? '';
     }
     list.drop(FLAG_PROXY_REQUEST);
+    const { router } = this.#server.connection.target;
+    if (router && !this.#exchange.route(router, new Http2RoutedRequest(list))) return;
     const want = origin === ORIGIN_NONE ? WANT_HTTP2 : WANT_HTTP1;
     if (origin === ORIGIN_NONE) {
       this.#list = new HeaderList();
       this.#list.copyFrom(list);
       if (this.#server.clientIdField !== null) this.#list.add(this.#server.clientIdField);
+      for (const changes of this.#exchange.routed?.requestChanges ?? []) changeList(this.#list, changes);
     } else {
       this.#chunked = !endStream && list.contentLength < 0;
       if (this.#chunked && (origin & 1) === 0) {
@@ -404,6 +410,7 @@ class ServerStream extends Stream implements ExchangeClient {
     this.#logged?.answered(list.status, list.contentLength);
     this.#grpcAnswer = this.#grpc && isGrpc(list);
     if (this.#server.connection.gate === null) list.drop(FLAG_ORIGIN);
+    for (const changes of this.#exchange.routed?.responseChanges ?? []) changeList(list, changes);
     this.#server.sendList(this, list, endStream);
     if (this.#exchange.clientEnds) this.#server.drain();
     if (endStream) this.headEnded();
@@ -449,8 +456,12 @@ class ServerStream extends Stream implements ExchangeClient {
       // Part of the response is out: only an error shows the client that the rest is missing.
       this.cancel(INTERNAL_ERROR);
     } else {
-      const { behind, passage } = this.#exchange;
-      const answer = errorList(failure, this.#grpc, behind ? READER_PROXY : this.#server.reader);
+      const { behind, passage, routed } = this.#exchange;
+      const routeAnswer = failure === FAILURE_ROUTE ? (routed?.answer ?? null) : null;
+      const answer =
+        routeAnswer === null
+          ? errorList(failure, this.#grpc, behind ? READER_PROXY : this.#server.reader)
+          : routeList(routeAnswer, this.#grpc);
       // As if it had come from the endpoint's proxy.
       if (behind) answer.drop(FLAG_PROXY_RESPONSE);
       if (behind || passage === null) this.#logged?.answered(answer.status, 0);

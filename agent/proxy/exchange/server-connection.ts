@@ -15,6 +15,7 @@ import {
   FAILURE_HEAD_TOO_LARGE,
   FAILURE_HTTP_VERSION,
   FAILURE_NONE,
+  FAILURE_ROUTE,
   FAILURE_UPSTREAM_PROTOCOL,
   FAILURE_URI_TOO_LONG,
   failures,
@@ -38,7 +39,10 @@ import { HeaderList } from '../http2/hpack/header-list.ts';
 import { responseText, trailerField, trailerLines } from '../http2/translate.ts';
 import { PartialHead } from '../http1/partial-head.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';
-import { errorResponse, READER_STRANGER, readerOf } from './error-response.ts';
+import type { FieldChanges } from '../model.ts';
+import { changeList, changeText } from '../route/filters.ts';
+import { Http1RoutedRequest } from '../route/routed-request.ts';
+import { errorResponse, READER_STRANGER, readerOf, routeResponse } from './error-response.ts';
 import {
   Exchange,
   type ExchangeClient,
@@ -69,6 +73,8 @@ const LINGER_MS = 2000;
 /** From the first byte of a request's head to its last. */
 const HEAD_MS = 60_000;
 const LINGER_BYTES_MAX = 1_048_576;
+
+const noChanges: readonly FieldChanges[] = [];
 
 const DIGIT_0 = 48;
 const QUESTION_MARK = 63;
@@ -318,6 +324,9 @@ export class ServerConnection
         return bodyStart;
       }
     }
+    const { router } = this.#connection.target;
+    if (router && !exchange.route(router, new Http1RoutedRequest(head, buffer))) return bodyStart;
+    const changes = exchange.routed?.requestChanges ?? noChanges;
     const host = this.#poolKey(buffer, head);
     this.#host = host;
     this.#kind = PICKED_NONE;
@@ -330,7 +339,8 @@ export class ServerConnection
     if (kind === PICKED_HTTP2) {
       if (head.chunked) this.#body.startChunked(true);
       this.#held = buffer.toString('latin1', head.start, bodyStart);
-      this.#fresh = buffer;
+      if (changes.length === 0) this.#fresh = buffer;
+      else this.#held = `${changedText(this.#held.slice(0, -2), changes)}\r\n`;
       exchange.connect(host);
       this.#fresh = null;
       this.#logged?.waits();
@@ -349,9 +359,9 @@ export class ServerConnection
       if (this.#body.done) exchange.requestEnded();
     }
     this.#held =
-      added === ''
+      added === '' && changes.length === 0
         ? buffer.toString('latin1', start, used)
-        : `${buffer.toString('latin1', start, bodyStart - 2)}${added}\r\n${buffer.toString('latin1', bodyStart, used)}`;
+        : `${changedText(buffer.toString('latin1', start, bodyStart - 2) + added, changes)}\r\n${buffer.toString('latin1', bodyStart, used)}`;
     if (kind === PICKED_HTTP1) exchange.connect(host);
     this.#logged?.waits();
     return used;
@@ -534,8 +544,9 @@ export class ServerConnection
     else if (this.#minor === 0) added += 'connection: keep-alive\r\n';
     buffer[head.start + 7] = DIGIT_0 + this.#minor;
     const start = head.compact(buffer, false);
+    const changes = exchange.routed?.responseChanges ?? noChanges;
     upstream.headDone(false);
-    if (added === '') {
+    if (added === '' && changes.length === 0) {
       const used = bodyStart + body.take(end - bodyStart);
       this.#out.bytes(buffer, start, used);
       if (used > bodyStart) exchange.responsePart(used - bodyStart);
@@ -543,7 +554,9 @@ export class ServerConnection
       if (body.done) exchange.onResponseEnd(used === end);
       else if (used < end) upstream.pushBody(buffer, used, end);
     } else {
-      this.#out.string(`${buffer.toString('latin1', start, bodyStart - 2)}${added}\r\n`);
+      this.#out.string(
+        `${changedText(buffer.toString('latin1', start, bodyStart - 2) + added, changes)}\r\n`,
+      );
       if (body.done) {
         exchange.measured();
         exchange.onResponseEnd(bodyStart === end);
@@ -610,6 +623,7 @@ export class ServerConnection
   }
 
   onHead2(list: HeaderList, endStream: boolean): void {
+    for (const changes of this.#exchange.routed?.responseChanges ?? noChanges) changeList(list, changes);
     const { status } = list;
     this.#logged?.answered(status, list.contentLength);
     const bodiless = this.#method === METHOD_HEAD || status === 204 || status === 304;
@@ -662,15 +676,20 @@ export class ServerConnection
       this.#connection.source.reset();
       return;
     }
-    const { behind, passage } = this.#exchange;
-    if (behind || passage === null) this.#logged?.answered(failures[failure]?.status ?? 500, 0);
+    const { behind, passage, routed } = this.#exchange;
+    const routeAnswer = failure === FAILURE_ROUTE ? (routed?.answer ?? null) : null;
+    const answer = routeAnswer ?? failures[failure];
+    if (behind || passage === null) this.#logged?.answered(answer?.status ?? 500, 0);
     const closes =
-      (behind ? this.#exchange.clientEnds : failures[failure]?.closes !== false) ||
+      (behind ? this.#exchange.clientEnds : answer?.closes !== false) ||
       !this.#keepAlive ||
       !this.#body.done ||
       this.#draining;
-    const reader = behind ? READER_STRANGER : this.#reader;
-    this.#out.string(errorResponse(failure, this.#minor, closes, reader));
+    this.#out.string(
+      routeAnswer === null
+        ? errorResponse(failure, this.#minor, closes, behind ? READER_STRANGER : this.#reader)
+        : routeResponse(routeAnswer, this.#minor, closes),
+    );
     this.#requestOver(closes);
   }
 
@@ -758,6 +777,9 @@ export class ServerConnection
     this.#socket.resume();
   }
 }
+
+const changedText = (text: string, changes: readonly FieldChanges[]): string =>
+  changes.reduce(changeText, text);
 
 function dropLength(list: HeaderList): void {
   const field = list.lengthField;

@@ -9,6 +9,8 @@ import type { Field } from '../http2/hpack/field.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import type { Http2Limit } from '../http2/limits.ts';
 import type { ByteSource } from './byte-source.ts';
+import type { FieldChanges } from '../model.ts';
+import type { RoutedRequest } from '../route/routed-request.ts';
 import type { EndpointSlot } from './endpoint-slot.ts';
 
 /**
@@ -85,6 +87,32 @@ export interface Passage {
   leave(passenger: Passenger): void;
 }
 
+/** What the proxy answers by a route, in the place of a backend. */
+export interface RouteAnswer {
+  readonly status: number;
+  /** Of gRPC requests, instead. */
+  readonly grpcStatus: number;
+  /** Value of `l5d-proxy-error`, or empty. */
+  readonly message: string;
+  /** Of a redirect; else empty. */
+  readonly location: string;
+  readonly closes: boolean;
+}
+
+/** What the routes say of one request. */
+export interface Routed {
+  /** Where it goes. */
+  readonly target: HttpTarget;
+  /** It goes nowhere, but gets this. */
+  readonly answer: RouteAnswer | null;
+  readonly requestChanges: readonly FieldChanges[];
+  readonly responseChanges: readonly FieldChanges[];
+}
+
+export interface RequestRouter {
+  route(request: RoutedRequest): Routed;
+}
+
 /**
  * An endpoint as the exchange sees it. Owned by the target; the pool and the load estimate hang on it, so the object
  * stays the same while the endpoint's metadata does, and is never shared by clients of different identities.
@@ -121,6 +149,8 @@ export interface HttpTarget {
   readonly route?: HttpRoute | undefined;
   /** A request was answered by the proxy, or cut off, because of `failure`. */
   readonly failed?: (failure: number) => void;
+  /** Says for each request where it goes; absent: here. Changes with the routes. */
+  readonly router?: RequestRouter | null | undefined;
   /** Endpoints now; replaced, never changed in place (compare by reference). */
   readonly endpoints: readonly HttpEndpoint[];
   /** Empty for long: the failfast state (503 at once instead of waiting). */

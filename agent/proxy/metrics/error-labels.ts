@@ -16,13 +16,14 @@ import {
   FAILURE_NO_AUTHORITY,
   FAILURE_POLICY,
   FAILURE_RESPONSE_TIMEOUT,
+  FAILURE_ROUTE,
   FAILURE_TLS_HANDSHAKE,
   FAILURE_TLS_WRONG_IDENTITY,
   FAILURE_UPSTREAM_RESET,
   FAILURE_URI_TOO_LONG,
 } from '../failure.ts';
 
-/** What the proxy does not count as an error of its own: what clients did wrong, and what policy says. */
+/** What the proxy does not count as an error of its own: what clients did wrong, and what policies and routes say. */
 export function isOfClient(failure: number): boolean {
   switch (failure) {
     case FAILURE_POLICY:
@@ -32,6 +33,7 @@ export function isOfClient(failure: number): boolean {
     case FAILURE_NO_AUTHORITY:
     case FAILURE_HTTP_VERSION:
     case FAILURE_CLIENT_GONE:
+    case FAILURE_ROUTE:
       return true;
     default:
       return false;

@@ -31,13 +31,14 @@ import {
   StreamSeries,
 } from '../metrics/route-metrics.ts';
 import type { ZoneCost } from '../metrics/transport-metrics.ts';
-import type { Destination, Endpoint, FailureAccrual } from '../model.ts';
+import type { ClientRoutes, Destination, Endpoint, FailureAccrual } from '../model.ts';
 import { countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import type { SessionProtocol } from '../tls/transport-header.ts';
 import type { DestinationHandle } from './destinations.ts';
 import { type Dialled, dialEndpoint, dialSelf, onThisNode } from './dial.ts';
 import { MemoryPass } from './memory-pass.ts';
+import { Router } from './router.ts';
 
 const IDLE_MS = 5_000;
 const WAITING_MAX = 10_000;
@@ -58,6 +59,9 @@ export class OutboundTarget implements HttpTarget {
   /** What a service's balancers count; made when something is balanced. */
   readonly #balancers = new Map<BalancedProtocol, BalancerSeries>();
   #tcpRoute: TcpRouteSeries | null = null;
+  /** Null without routes. */
+  router: Router | null = null;
+  #routes = '';
   #route: { readonly metrics: StreamSeries; readonly backend: StreamSeries } | null = null;
   readonly #unknown = new Set<Waiter>();
   readonly #empty = new Set<Waiter>();
@@ -258,6 +262,8 @@ export class OutboundTarget implements HttpTarget {
     this.#emptyTimer?.cancel();
     this.#handle?.release();
     for (const endpoint of this.#all) endpoint.close();
+    this.router?.close();
+    this.router = null;
     this.#closeSeries();
     release(this.#unknown, FAILURE_DISCOVERY);
     release(this.#empty, FAILURE_DISCOVERY);
@@ -274,6 +280,7 @@ export class OutboundTarget implements HttpTarget {
         : [destination.kind === 'endpoint' ? destination.endpoint : this.#original()];
     const authority = destination.kind === 'service' ? destination.authority : undefined;
     const accrual = destination.kind === 'service' ? destination.accrual : undefined;
+    this.#useRoutes(destination.kind === 'service' ? destination.routes : undefined);
     const before = new Map(this.#all.map((endpoint) => [endpoint.key, endpoint]));
     const earlier = before.size;
     this.#all = wanted.map((endpoint) => {
@@ -291,6 +298,35 @@ export class OutboundTarget implements HttpTarget {
     this.#unknownTimer = null;
     release(this.#unknown, FAILURE_NONE);
     this.admissionChanged();
+  }
+
+  #useRoutes(routes: ClientRoutes | undefined): void {
+    const text = routes === undefined ? '' : `${this.authority} ${JSON.stringify(routes)}`;
+    if (text === this.#routes) return;
+    this.#routes = text;
+    const before = this.router;
+    this.router =
+      routes === undefined
+        ? null
+        : new Router({
+            routes,
+            authority: this.authority,
+            parent: parentOf(this.#destination),
+            own: this,
+            backendOf: (name) => this.#backend(name),
+            place: this.#place,
+            random: this.#context.random,
+            failed: this.failed,
+          });
+    // After the next one, so that backends that stay are kept.
+    before?.close();
+  }
+
+  #backend(authority: string): OutboundTarget {
+    const [name = '', port = ''] = authority.split(':');
+    const target = outboundTarget(this.#context, this.#pod, name, Number(port));
+    target.hold();
+    return target;
   }
 
   /** A breaker opened or shut. */
@@ -336,6 +372,22 @@ export class OutboundTarget implements HttpTarget {
       localPodUid: undefined,
     };
   }
+}
+
+/** The pod's one for that address, or for a service's name; to be held. */
+export function outboundTarget(
+  context: WorkerContext,
+  pod: PodState,
+  ip: string,
+  port: number,
+): OutboundTarget {
+  const key = formatSocketAddress(ip, port);
+  let target = pod.outboundTargets.get(key);
+  if (target === undefined) {
+    target = new OutboundTarget(context, pod, ip, port);
+    pod.outboundTargets.set(key, target);
+  }
+  return target;
 }
 
 function release(waiters: Set<Waiter>, failure: number): void {
