@@ -191,6 +191,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
   route(router: RequestRouter, request: RoutedRequest): boolean {
     this.routed = router.route(request);
     if (this.routed.answer === null) return true;
+    this.passage = null;
     this.#meter.arrived(this.routed.target.route, this.#context.clock.nowMs());
     this.fail(FAILURE_ROUTE);
     return false;
