@@ -21,7 +21,7 @@ export interface NodeMetricsSources {
   readonly startedAtSeconds: number;
   readonly redirection: Pick<Redirection, 'counters'>;
   readonly enrolment: Pick<Enrolment, 'pods'>;
-  readonly workers: Pick<ProxyWorkers, 'replaced' | 'serving'>;
+  readonly workers: Pick<ProxyWorkers, 'longConnections' | 'replaced' | 'serving'>;
   readonly selfCheck: Pick<SelfCheck, 'state'>;
   readonly discovery: Pick<Discovery, 'refused'>;
   readonly keeper: Pick<Keeper, 'connected' | 'failures' | 'lastSnapshot' | 'reconnects' | 'role' | 'stats'>;
@@ -110,6 +110,14 @@ export function nodeMetrics(registry: Pick<MetricRegistry, 'collect'>, sources: 
     () =>
       Object.entries(sources.workers.replaced).map(([reason, value]) => ({
         labels: renderLabels({ ...node, reason }),
+        value,
+      })),
+  );
+  registry.collect(
+    gauge('nodemesh_worker_long_connections', 'Connections of HTTP/2, mesh and opaque TCP by worker.'),
+    () =>
+      sources.workers.longConnections.map((value, worker) => ({
+        labels: renderLabels({ ...node, worker: String(worker) }),
         value,
       })),
   );

@@ -394,4 +394,48 @@ describe('proxy workers', () => {
     batches[0].done();
     assert.ok(fake.sent.some(({ type }) => type === 'access-log-written'));
   });
+
+  describe('a connection for another worker', () => {
+    const connection = {
+      to: 1,
+      uid: 'u1',
+      fd: 77,
+      direction: 'inbound',
+      protocol: 'http2',
+      first: null,
+    } as const;
+    const given = (fake: FakeWorker): number[] =>
+      fake.sent.flatMap((message) => (message.type === 'connection' ? [message.connection.fd] : []));
+    const loads = (): Int32Array => new Int32Array(worker(0).start.loads as SharedArrayBuffer);
+    beforeEach(() => {
+      open.set(77, 1);
+      // As the worker does that hands it over.
+      Atomics.add(loads(), 1, 1);
+    });
+
+    it('is passed on, and closed if that one ends before it took it', () => {
+      for (const index of [0, 1]) worker(index).say({ type: 'ready' });
+      worker(0).say({ type: 'connection', connection });
+      assert.deepEqual(given(worker(1)), [77]);
+      assert.deepEqual([...workers.longConnections], [0, 1]);
+      void worker(1).terminate();
+      assert.equal(open.has(77), false);
+      assert.deepEqual([...workers.longConnections], [0, 0]);
+    });
+
+    it('stays open once it was taken', () => {
+      for (const index of [0, 1]) worker(index).say({ type: 'ready' });
+      worker(0).say({ type: 'connection', connection });
+      worker(1).say({ type: 'connection-taken', fd: 77 });
+      void worker(1).terminate();
+      assert.equal(open.has(77), true);
+    });
+
+    it('goes back while that one does not serve', () => {
+      worker(0).say({ type: 'ready' });
+      worker(0).say({ type: 'connection', connection });
+      assert.deepEqual(given(worker(0)), [77]);
+      assert.deepEqual([...workers.longConnections], [1, 0]);
+    });
+  });
 });

@@ -14,6 +14,7 @@ import type {
   Certificate,
   Destination,
   FromWorker,
+  HandedConnection,
   ListenerHandle,
   TapEvent,
   TapWish,
@@ -39,7 +40,10 @@ export type WorkerPort = Pick<Worker, 'postMessage' | 'on' | 'terminate'>;
 export interface ProxyWorkersOptions {
   readonly count: number;
   readonly spawn: (start: WorkerStart) => WorkerPort;
-  readonly start: Omit<WorkerStart, 'workerIndex' | 'workers' | 'anchorsPem' | 'beats' | 'descriptors'>;
+  readonly start: Omit<
+    WorkerStart,
+    'workerIndex' | 'workers' | 'loads' | 'anchorsPem' | 'beats' | 'descriptors'
+  >;
   readonly anchorsPem: string;
   /** Duplicates a descriptor for a worker, which closes it. */
   readonly duplicate: (fd: number) => number;
@@ -94,6 +98,8 @@ export interface ProxyWorkers {
   close(): Promise<void>;
   /** Workers replaced so far, by reason. */
   readonly replaced: { exited: number; silent: number };
+  /** Connections that last (agent/proxy/accept/spread.ts), of each worker. */
+  readonly longConnections: readonly number[];
   /** Workers that have started and not ended. */
   readonly serving: number;
 }
@@ -153,6 +159,9 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   const drained = new Set<number>();
   const whenDrained: (() => void)[] = [];
   let anchorsPem = options.anchorsPem;
+  /** Long connections of each worker. */
+  const loads = new SharedArrayBuffer(4 * count);
+  const longOnes = new Int32Array(loads);
   const taps = new Map<number, Tap>();
   let ticket = 0;
   let drainGraceMs: number | undefined;
@@ -175,6 +184,11 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     started && condemnedAtMs === undefined && !ended;
   const serves = (worker: WorkerState, owner: number): boolean =>
     owner === worker.index || helpers.get(owner) === worker;
+  const hand = (worker: WorkerState, uid: string, fd: number): void => {
+    // Whatever had that number before is closed.
+    worker.handed = worker.handed.filter((earlier) => earlier.fd !== fd);
+    worker.handed.push({ uid, fd, inode: options.inodeOf(fd) });
+  };
   const sendPod = (worker: WorkerState, state: PodState, all: readonly ListenerHandle[]): void => {
     // Its successor's start sends everything; a duplicate would be nobody's.
     if (worker.ended) return;
@@ -183,11 +197,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
           .filter((listener) => serves(worker, listener.slot % count))
           .map((listener) => ({ ...listener, fd: options.duplicate(listener.fd) }))
       : [];
-    for (const { fd } of listeners) {
-      // Whatever had that number before is closed.
-      worker.handed = worker.handed.filter((earlier) => earlier.fd !== fd);
-      worker.handed.push({ uid: state.pod.uid, fd, inode: options.inodeOf(fd) });
-    }
+    for (const { fd } of listeners) hand(worker, state.pod.uid, fd);
     send(worker, { type: 'pod', pod: state.pod, listeners });
   };
 
@@ -250,6 +260,24 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     subscriptions.set(key, subscription);
   };
 
+  /** A connection from one worker to another, or back if that one cannot take it. */
+  const passOn = (from: WorkerState, connection: HandedConnection): void => {
+    const wanted = workers[connection.to];
+    const to = wanted !== undefined && servesNow(wanted) ? wanted : from;
+    if (to !== wanted) {
+      Atomics.sub(longOnes, connection.to, 1);
+      Atomics.add(longOnes, to.index, 1);
+    }
+    const { uid, fd } = connection;
+    if (to.ended) {
+      Atomics.sub(longOnes, to.index, 1);
+      options.closeDuplicate(fd);
+      return;
+    }
+    hand(to, uid, fd);
+    send(to, { type: 'connection', connection });
+  };
+
   const onMessage = (worker: WorkerState, message: FromWorker): void => {
     switch (message.type) {
       case 'ready':
@@ -294,6 +322,12 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       case 'access-log':
         options.accessLog(message.pieces, () => send(worker, { type: 'access-log-written' }));
         break;
+      case 'connection':
+        passOn(worker, message.connection);
+        break;
+      case 'connection-taken':
+        worker.handed = worker.handed.filter(({ fd }) => fd !== message.fd);
+        break;
       case 'tap-event':
         taps.get(message.ticket)?.heard(worker.index, message.event);
         break;
@@ -322,6 +356,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
         ...options.start,
         workerIndex: index,
         workers: count,
+        ...(count === 1 ? {} : { loads }),
         anchorsPem,
         beats,
         descriptors,
@@ -344,6 +379,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
 
   const onExit = (worker: WorkerState): void => {
     worker.ended = true;
+    Atomics.store(longOnes, worker.index, 0);
     for (const key of worker.wants) release(key, worker.index);
     options.descriptors.sweep(worker.descriptors);
     // What it had not taken yet stays open otherwise, and a pod's namespace with it.
@@ -403,6 +439,9 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   return {
     ready,
     replaced,
+    get longConnections() {
+      return [...longOnes];
+    },
     get serving() {
       return workers.filter(servesNow).length;
     },

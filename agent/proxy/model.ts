@@ -234,6 +234,19 @@ export type Destination =
       readonly routes?: ClientRoutes;
     });
 
+/** An accepted connection on its way to another worker. */
+export interface HandedConnection {
+  /** Index of the worker. */
+  readonly to: number;
+  readonly uid: string;
+  readonly fd: number;
+  readonly direction: 'inbound' | 'outbound';
+  /** Null: not known, to be detected. */
+  readonly protocol: 'http1' | 'http2' | 'opaque' | null;
+  /** What was read. */
+  readonly first: Uint8Array | null;
+}
+
 export type ToWorker =
   /** Also for a pod known already: listeners are added to those that it has. */
   | { readonly type: 'pod'; readonly pod: WorkerPod; readonly listeners: readonly ListenerHandle[] }
@@ -260,6 +273,8 @@ export type ToWorker =
     }
   /** Answers a pod's GET /metrics that came in on this worker. */
   | { readonly type: 'pod-metrics'; readonly ticket: number; readonly text: string }
+  /** Another worker accepted it; it counts as this one's. Answered by `connection-taken`. */
+  | { readonly type: 'connection'; readonly connection: HandedConnection }
   /** Tells of the pod's exchanges from now on, until `tap-end`. */
   | { readonly type: 'tap'; readonly ticket: number; readonly uid: string; readonly wish: TapWish }
   | { readonly type: 'tap-end'; readonly ticket: number; readonly uid: string }
@@ -290,6 +305,8 @@ export type FromWorker =
       readonly uid: string;
       readonly exposition: Exposition;
     }
+  | { readonly type: 'connection'; readonly connection: HandedConnection }
+  | { readonly type: 'connection-taken'; readonly fd: number }
   | { readonly type: 'tap-event'; readonly ticket: number; readonly event: TapEvent }
   /** Whole lines of the access log; each piece is written in one go. */
   | { readonly type: 'access-log'; readonly pieces: readonly string[] }
@@ -318,6 +335,8 @@ export interface WorkerStart {
   readonly descriptorsMax?: number;
   /** Map descriptors and layout that the socket records need (lib/bpf/socket-records.ts). */
   readonly kernel: unknown;
+  /** Long connections of each worker (Int32Array); a worker without it keeps what it accepts. */
+  readonly loads?: SharedArrayBuffer;
   /** One beat counter per worker (Int32Array); a silent worker is replaced. */
   readonly beats: SharedArrayBuffer;
   /** Descriptors opened through FFI, swept when the worker dies (lib/net/descriptor-table.ts). */

@@ -11,10 +11,11 @@ import { invariant } from '#lib/core/errors.ts';
 import { createLog } from '#lib/log/pino.ts';
 import { proveSharedAccept } from '#lib/net/accept.ts';
 import { DescriptorTable } from '#lib/net/descriptor-table.ts';
-import { close } from '#lib/net/native.ts';
+import { checked, close, dup } from '#lib/net/native.ts';
 import { openPair } from '#lib/net/socket-pair.ts';
 import { openSockets } from '#lib/net/sockets.ts';
 import type { WorkerKernel } from './accept/kernel.ts';
+import { WorkerLoads } from './accept/spread.ts';
 import type { FromWorker, ToWorker, WorkerStart } from './model.ts';
 import { createProxyWorker } from './pods/proxy-worker.ts';
 
@@ -41,6 +42,7 @@ const worker = createProxyWorker({
   ...(start.failfastMs === undefined ? {} : { failfastMs: start.failfastMs }),
   ...(start.podConnectionsMax === undefined ? {} : { connectionsMax: start.podConnectionsMax }),
   ...(start.descriptorsMax === undefined ? {} : { descriptorsMax: start.descriptorsMax }),
+  ...(start.loads === undefined ? {} : { loads: new WorkerLoads(start.loads, start.workerIndex) }),
   kernel: kernelOf(start),
   post,
   clock: systemClock,
@@ -63,6 +65,7 @@ function kernelOf({ kernel, descriptors }: WorkerStart): WorkerKernel {
     ...records,
     openSockets: (netnsFd, family, count) => openSockets(netnsFd, family, count, table),
     openPair,
+    duplicate: (fd) => checked('dup', dup(fd), 'handing a connection over'),
     // libuv owns it now, and closes it when the thread ends.
     handOver: forget,
     closeDescriptor: (fd) => {

@@ -13,7 +13,7 @@ import { type LogLine, recordingLog } from '#lib/core/log.ts';
 import { MetricRegistry } from '#lib/metrics/registry.ts';
 import type { MetricDefinition } from '#lib/metrics/model.ts';
 import { proveSharedAccept } from '#lib/net/accept.ts';
-import { bind, checked, close, getsockname, listen, setsockopt, stableBytes } from '#lib/net/native.ts';
+import { bind, checked, close, dup, getsockname, listen, setsockopt, stableBytes } from '#lib/net/native.ts';
 import { inNamespace, openNamespace } from '#lib/net/netns.ts';
 import { openPair } from '#lib/net/socket-pair.ts';
 import { openSockets } from '#lib/net/sockets.ts';
@@ -116,6 +116,10 @@ export class TableKernel implements WorkerKernel {
     const opened = openSockets(netnsFd, family, count);
     for (const fd of opened) this.open.add(fd);
     return opened;
+  }
+
+  duplicate(fd: number): number {
+    return checked('dup', dup(fd), 'duplicate');
   }
 
   openPair(): [number, number] {

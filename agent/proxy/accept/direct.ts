@@ -22,6 +22,7 @@ import {
 } from '../tls/transport-header.ts';
 import { ADMIN_PORT, MESH_PORT } from '#lib/core/mesh-ports.ts';
 import { readRecord } from './outbound.ts';
+import { type Arrived, handedOn } from './spread.ts';
 import { serveHttp, serveTcp, trackInbound } from './serve-inbound.ts';
 
 const DETECT_TIMEOUT_MS = 10_000;
@@ -32,11 +33,15 @@ export function acceptDirect(
   raw: Socket,
   server: InboundServer,
   client: InboundClient,
+  arrived: Arrived | null,
 ): void {
   const record = readRecord(context, pod, raw);
-  const source = acceptedSource(raw);
+  const source = arrived?.source ?? acceptedSource(raw);
   adoptSocket(context, pod, source.socket);
+  // Agents keep them and send many requests over each.
+  const lasting = (first: Buffer | null) => ({ direction: 'inbound', protocol: null, first }) as const;
   if (record?.kind === 'voucher') {
+    if (handedOn(context, pod, source, lasting(null), arrived)) return;
     const peer = context.podByIndex(record.clientPodIndex);
     if (peer === undefined || peer.pod.identity === '') {
       refuse(context, pod, source, server, client, '', `no pod ${record.clientPodIndex} on this node`);
@@ -60,7 +65,7 @@ export function acceptDirect(
       return hello.kind !== 'partial';
     },
   };
-  collectBytes(source, null, options, (outcome, first) => {
+  collectBytes(source, arrived?.first ?? null, options, (outcome, first) => {
     if (outcome === 'closed') return;
     if (outcome === 'timeout') {
       countInboundError(context, pod, server, 'tcp', 'tls detection timeout');
@@ -75,7 +80,9 @@ export function acceptDirect(
     } else if (hello.serverName !== pod.pod.identity.toLowerCase()) {
       const asked = hello.serverName ?? 'no name';
       refuse(context, pod, source, server, client, '', `asked for ${asked}, this is ${pod.pod.identity}`);
-    } else endTls(context, pod, source, server, client, first);
+    } else if (!handedOn(context, pod, source, lasting(first), arrived)) {
+      endTls(context, pod, source, server, client, first);
+    }
   });
 }
 

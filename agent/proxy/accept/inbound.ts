@@ -10,6 +10,7 @@ import { canonicalIp } from '#lib/core/addresses.ts';
 import { acceptedSource } from '#lib/net/accept.ts';
 import { CLIENT_HELLO_BYTES_MAX, type ClientHello, parseClientHello } from '../detect/client-hello.ts';
 import { collectBytes } from '../detect/collect.ts';
+import { judgeProtocol } from '../detect/protocol.ts';
 import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
 import type { ServerPolicy } from '../model.ts';
 import {
@@ -32,13 +33,20 @@ import {
 import { countInboundError, inboundHttpMetrics } from '../route/inbound-target.ts';
 import { detectHttp } from './detect-http.ts';
 import { acceptDirect } from './direct.ts';
+import { type Arrived, handedOn } from './spread.ts';
 import { ADMIN_PORT, MESH_PORT, TAP_PORT } from '#lib/core/mesh-ports.ts';
 import { serveHttp, serveTcp, trackInbound } from './serve-inbound.ts';
 
 const POLITE_CLOSE_MS = 1_000;
 const ADMIN_DETECT_TIMEOUT_MS = 10_000;
 
-export function acceptInbound(context: WorkerContext, pod: PodState, raw: Socket): void {
+/** `arrived`: another worker accepted it. */
+export function acceptInbound(
+  context: WorkerContext,
+  pod: PodState,
+  raw: Socket,
+  arrived: Arrived | null = null,
+): void {
   const server = { ip: canonicalIp(raw.localAddress ?? '') ?? '', port: raw.localPort ?? 0 };
   const client = {
     ip: canonicalIp(raw.remoteAddress ?? '') ?? '',
@@ -65,12 +73,12 @@ export function acceptInbound(context: WorkerContext, pod: PodState, raw: Socket
       return;
     }
     case MESH_PORT:
-      acceptDirect(context, pod, raw, server, client);
+      acceptDirect(context, pod, raw, server, client, arrived);
       return;
     default: {
-      const source = acceptedSource(raw);
+      const source = arrived?.source ?? acceptedSource(raw);
       adoptSocket(context, pod, source.socket);
-      serveTransparent(context, pod, source, server, client);
+      serveTransparent(context, pod, source, server, client, arrived);
     }
   }
 }
@@ -139,7 +147,8 @@ export function joinInbound(
   source: ByteSource,
   server: InboundServer,
 ): void {
-  serveTransparent(context, pod, source, server, { ip: server.ip, port: 0, tls: NO_TLS });
+  const stays: Arrived = { source, protocol: null, first: null };
+  serveTransparent(context, pod, source, server, { ip: server.ip, port: 0, tls: NO_TLS }, stays);
 }
 
 function isLoopback(ip: string): boolean {
@@ -159,9 +168,12 @@ function serveTransparent(
   source: ByteSource,
   server: InboundServer,
   client: InboundClient,
+  arrived: Arrived | null,
 ): void {
   const policy = pod.policyOf(server.port).source;
   if (pod.isOpaque(server.port)) {
+    const opaque = { direction: 'inbound', protocol: 'opaque', first: null } as const;
+    if (handedOn(context, pod, source, opaque, arrived)) return;
     const skipped = { ...client, tls: PORT_SKIPPED };
     trackInbound(context, pod, source, server, skipped);
     serveTcp(context, pod, source, server, skipped, null);
@@ -178,7 +190,7 @@ function serveTransparent(
       return hello.kind !== 'partial';
     },
   };
-  collectBytes(source, null, options, (outcome, first) => {
+  collectBytes(source, arrived?.first ?? null, options, (outcome, first) => {
     const ours = hello.kind === 'hello' && hello.serverName === pod.pod.identity.toLowerCase();
     if (!ours) pod.waiting.remove(source.socket);
     if (outcome === 'closed') return;
@@ -193,6 +205,8 @@ function serveTransparent(
       return;
     }
     if (hello.kind !== 'hello' || hello.serverName === undefined) {
+      const http2 = { direction: 'inbound', protocol: null, first } as const;
+      if (judgeProtocol(first) === 'http2' && handedOn(context, pod, source, http2, arrived)) return;
       trackInbound(context, pod, source, server, client);
       serveByProtocol(context, pod, source, server, client, first, policy);
     } else if (ours) {

@@ -14,6 +14,8 @@ export interface WorkerKernel {
   openSockets(netnsFd: number, family: 4 | 6, count: number): number[];
   /** Two ends of a stream inside this process. */
   openPair(): [number, number];
+  /** A second descriptor of the same socket, for another worker: nobody's here. */
+  duplicate(fd: number): number;
   /** The descriptor belongs to a `net.Socket` from now on. */
   handOver(fd: number): void;
   /** For descriptors that were not handed over. */

@@ -37,11 +37,18 @@ import { ConnectionTap } from '../tap/connection-tap.ts';
 import { relay } from '../tcp/relay.ts';
 import { detectHttp } from './detect-http.ts';
 import type { AcceptedRecord } from './kernel.ts';
+import { type Arrived, handedOn } from './spread.ts';
 
 /** Endpoints that one TCP connection tries. */
 const TCP_ATTEMPTS = 2;
 
-export function acceptOutbound(context: WorkerContext, pod: PodState, raw: Socket): void {
+/** `arrived`: another worker accepted it. */
+export function acceptOutbound(
+  context: WorkerContext,
+  pod: PodState,
+  raw: Socket,
+  arrived: Arrived | null = null,
+): void {
   const record = readRecord(context, pod, raw);
   if (record?.kind !== 'outbound') {
     // Nobody dialled this: a local process found the listener, or the record is lost.
@@ -55,18 +62,19 @@ export function acceptOutbound(context: WorkerContext, pod: PodState, raw: Socke
     raw.destroy();
     return;
   }
-  const source = acceptedSource(raw);
+  const source = arrived?.source ?? acceptedSource(raw);
   adoptSocket(context, pod, source.socket);
   const labels = `${DIRECTION_OUTBOUND},peer="src",${targetLabels(ip, port)},tls="no_identity",no_tls_reason="loopback",${pod.labels}`;
-  context.transports.track(source.socket, labels, pod.uid);
+  if (arrived === null) context.transports.track(source.socket, labels, pod.uid);
+  else context.transports.trackArrived(source.socket, labels, pod.uid);
 
   const target = outboundTarget(context, pod, ip, port);
   target.hold();
   source.socket.once('close', () => target.release());
   target.whenKnown((failure) => {
     if (source.socket.destroyed) return;
-    if (failure === FAILURE_NONE) serve(context, pod, source, target);
-    else serveUnresolved(context, pod, source, target, failure);
+    if (failure === FAILURE_NONE) serve(context, pod, source, target, arrived);
+    else serveUnresolved(context, pod, source, target, failure, arrived?.first ?? null);
   });
 }
 
@@ -85,21 +93,28 @@ export function readRecord(context: WorkerContext, pod: PodState, raw: Socket): 
   }
 }
 
-function serve(context: WorkerContext, pod: PodState, source: ByteSource, target: OutboundTarget): void {
-  if (target.opaque) {
-    target.countProtocol('opaq');
-    forward(context, source, target, null);
-    return;
-  }
-  detect(context, pod, source, (protocol, first) => {
+function serve(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  target: OutboundTarget,
+  arrived: Arrived | null,
+): void {
+  const known = (protocol: Protocol, first: Buffer | null): void => {
+    const connection = { direction: 'outbound', protocol, first } as const;
+    if (protocol !== 'http1' && handedOn(context, pod, source, connection, arrived)) return;
     if (protocol === 'opaque') {
       target.countProtocol('opaq');
       forward(context, source, target, first);
     } else {
       target.countProtocol(protocol === 'http2' ? 'http/2' : 'http/1');
-      serveHttp(context, pod, source, target, protocol, first);
+      serveHttp(context, pod, source, target, protocol, first ?? Buffer.alloc(0));
     }
-  });
+  };
+  const protocol = arrived?.protocol ?? null;
+  if (protocol !== null) known(protocol, arrived?.first ?? null);
+  else if (target.opaque) known('opaque', null);
+  else detect(context, pod, source, null, known);
 }
 
 function serveHttp(
@@ -148,10 +163,11 @@ function detect(
   context: WorkerContext,
   pod: PodState,
   source: ByteSource,
+  first: Buffer | null,
   done: (protocol: Protocol, first: Buffer) => void,
 ): void {
   const timeoutMs = pod.pod.detectTimeoutOutboundMs;
-  detectHttp(context, pod, source, { direction: 'outbound', first: null, timeoutMs }, done);
+  detectHttp(context, pod, source, { direction: 'outbound', first, timeoutMs }, done);
 }
 
 /** Never plain text because nobody answers: an HTTP client is told, any other is cut off. */
@@ -161,16 +177,17 @@ function serveUnresolved(
   source: ByteSource,
   target: OutboundTarget,
   failure: number,
+  first: Buffer | null,
 ): void {
   countRefusal(context, pod, 'discovery');
   context.log.warn(
     { client: pod.name, destination: formatSocketAddress(target.ip, target.port) },
     'destination does not answer; the connection is refused',
   );
-  detect(context, pod, source, (protocol, first) => {
+  detect(context, pod, source, first, (protocol, bytes) => {
     if (protocol !== 'opaque') {
       const unresolved = unresolvedTarget(target, failure);
-      serveHttp(context, pod, source, unresolved, protocol, first);
+      serveHttp(context, pod, source, unresolved, protocol, bytes);
     } else {
       target.countError('tcp', failure);
       source.reset();

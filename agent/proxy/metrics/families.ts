@@ -186,6 +186,10 @@ export const proxyFamilies: readonly MetricFamily[] = [
     'How often the network was asked whether requests may pass in memory to a pod of the same node, by result.',
   ),
   counter(
+    'nodemesh_connections_handed_over_total',
+    'Long connections that a worker accepted and gave to one that had fewer.',
+  ),
+  counter(
     'nodemesh_connections_refused_total',
     'Connections closed by the agent before they were served, by reason.',
   ),

@@ -37,7 +37,7 @@ interface Tracked {
 export class TransportMetrics {
   readonly #store: MetricStore;
   readonly #transports = new Map<string, Transport>();
-  readonly #tracked = new Set<Tracked>();
+  readonly #tracked = new Map<Socket, Tracked>();
 
   constructor(store: MetricStore) {
     this.#store = store;
@@ -53,11 +53,30 @@ export class TransportMetrics {
    */
   track(socket: Socket, labels: string, owner: string, cost: ZoneCost | null = null): void {
     const transport = this.#transport(labels, owner, cost);
-    transport.connections++;
     transport.opened.add(1);
+    this.#follow(socket, transport);
+  }
+
+  /** As `track`, of a connection that another worker has counted as opened. */
+  trackArrived(socket: Socket, labels: string, owner: string): void {
+    this.#follow(socket, this.#transport(labels, owner, null));
+  }
+
+  /** Another worker counts it from now on. */
+  moved(socket: Socket): void {
+    const tracked = this.#tracked.get(socket);
+    if (tracked === undefined) return;
+    this.#tracked.delete(socket);
+    sampleBytes(tracked);
+    tracked.transport.open.add(-1);
+    this.#leave(tracked.transport);
+  }
+
+  #follow(socket: Socket, transport: Transport): void {
+    transport.connections++;
     transport.open.add(1);
     const tracked: Tracked = { socket, transport, read: 0, written: 0, errno: '' };
-    this.#tracked.add(tracked);
+    this.#tracked.set(socket, tracked);
     socket.on('error', (error) => {
       tracked.errno = errnoName(error) ?? 'unexpected';
     });
@@ -67,11 +86,11 @@ export class TransportMetrics {
 
   /** Called once a second. */
   sample(): void {
-    for (const tracked of this.#tracked) sampleBytes(tracked);
+    for (const tracked of this.#tracked.values()) sampleBytes(tracked);
   }
 
   #closed(tracked: Tracked): void {
-    if (!this.#tracked.delete(tracked)) return;
+    if (!this.#tracked.delete(tracked.socket)) return;
     sampleBytes(tracked);
     const { transport } = tracked;
     transport.open.add(-1);
@@ -82,6 +101,10 @@ export class TransportMetrics {
     );
     closes.add(1);
     this.#store.release(closes);
+    this.#leave(transport);
+  }
+
+  #leave(transport: Transport): void {
     if (--transport.connections > 0) return;
     this.#transports.delete(transport.key);
     const { opened, open, read, written, received, sent } = transport;

@@ -11,10 +11,11 @@ import { resetSocket } from '#lib/net/reset.ts';
 import type { MetricStore } from '#lib/metrics/store.ts';
 import type { AccessLog } from '../access-log/lines.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
+import type { WorkerLoads } from '../accept/spread.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import type { HttpMetrics, HttpServer } from '../exchange/types.ts';
 import type { Http2Limit } from '../http2/limits.ts';
-import type { SameNode } from '../model.ts';
+import type { HandedConnection, SameNode } from '../model.ts';
 import type { TransportMetrics } from '../metrics/transport-metrics.ts';
 import type { Destinations } from '../route/destinations.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
@@ -41,6 +42,10 @@ export interface WorkerContext {
   readonly meshServer: MeshTlsServer;
   readonly http: HttpServer;
   readonly accessLog: AccessLog;
+  /** Null: there is one worker only. */
+  readonly loads: WorkerLoads | null;
+  /** Gives a connection to another worker; the descriptor is its. */
+  handOver(connection: HandedConnection): void;
   /** Numbers requests for who listens to exchanges. */
   readonly nextTapId: () => number;
   readonly destinations: Destinations;

@@ -14,10 +14,18 @@ import { acceptInbound, joinInbound } from '../accept/inbound.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
 import { limitLog } from '../accept/limited-log.ts';
 import { acceptOutbound } from '../accept/outbound.ts';
+import { arrivedConnection, type WorkerLoads } from '../accept/spread.ts';
 import { createHttpServer } from '../exchange/server.ts';
 import { proxyFamilies } from '../metrics/families.ts';
 import { TransportMetrics } from '../metrics/transport-metrics.ts';
-import type { FromWorker, ListenerHandle, SameNode, ToWorker, WorkerPod } from '../model.ts';
+import type {
+  FromWorker,
+  HandedConnection,
+  ListenerHandle,
+  SameNode,
+  ToWorker,
+  WorkerPod,
+} from '../model.ts';
 import { Destinations } from '../route/destinations.ts';
 import type { TapEvent } from '../tap/events.ts';
 import { TlsContexts } from '../tls/contexts.ts';
@@ -52,6 +60,8 @@ export interface ProxyWorkerOptions {
   readonly connectionsMax?: number;
   readonly descriptorsMax?: number;
   readonly discoveryTimeoutMs?: number;
+  /** Absent: there is one worker, or it keeps what it accepts. */
+  readonly loads?: WorkerLoads;
   readonly kernel: WorkerKernel;
   readonly post: (message: FromWorker) => void;
   readonly clock: Clock;
@@ -108,6 +118,8 @@ class Worker implements ProxyWorker {
       meshServer: new MeshTlsServer((identity) => contexts.contextOf(identity)),
       http: createHttpServer({ clock, random, log }),
       accessLog: new AccessLog({ send: (pieces) => post({ type: 'access-log', pieces }), clock }),
+      loads: options.loads ?? null,
+      handOver: (connection) => post({ type: 'connection', connection }),
       nextTapId: () => ++this.#tapIds,
       destinations: new Destinations(post, clock, options.workers ?? 1),
       sameNode: options.sameNode,
@@ -182,6 +194,9 @@ class Worker implements ProxyWorker {
       case 'pod-metrics':
         this.#admin.onMetrics(message.ticket, message.text);
         break;
+      case 'connection':
+        this.#take(message.connection);
+        break;
       case 'tap': {
         const { ticket, uid, wish } = message;
         const heard = (event: TapEvent): void => this.#options.post({ type: 'tap-event', ticket, event });
@@ -206,6 +221,21 @@ class Worker implements ProxyWorker {
     await Promise.all(
       [...this.#pods.keys()].map((uid) => new Promise<void>((resolve) => this.#removePod(uid, resolve))),
     );
+  }
+
+  #take(connection: HandedConnection): void {
+    const { fd, uid, direction } = connection;
+    const { loads, kernel } = this.#context;
+    this.#options.post({ type: 'connection-taken', fd });
+    const pod = this.#pods.get(uid);
+    if (pod === undefined || loads === null) {
+      loads?.ended();
+      kernel.closeDescriptor(fd);
+      return;
+    }
+    const arrived = arrivedConnection(connection, loads);
+    if (direction === 'inbound') acceptInbound(this.#context, pod, arrived.socket, arrived);
+    else acceptOutbound(this.#context, pod, arrived.socket, arrived);
   }
 
   #applicationRefused({ uid }: PodState): void {

@@ -18,6 +18,7 @@ function setUp() {
         return next++;
       });
     },
+    duplicate: () => assert.fail('no duplicate is made'),
     openPair: () => [0, 0],
     handOver: (fd) => void open.delete(fd),
     closeDescriptor: (fd) => void open.delete(fd),

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// Long connections are spread over the workers by hand: the kernel's hash does it well for many short ones, but leaves
+// workers without any of a few long ones, and streams stay where their connection is. As soon as a connection is known
+// to be one that lasts (HTTP/2, the mesh port, opaque TCP) it goes to the worker that has the fewest: a duplicate of the
+// descriptor and what was read, by way of the control thread. A worker alone keeps all.
+//
+//   accepted here ─▶ it lasts ─▶ fewest here? ─▶ served here
+//                                     └────────▶ dup, close, post ─▶ control thread ─▶ another worker: takeConnection
+
+import { SharedSource } from '#lib/net/accept.ts';
+import { descriptorOf } from '#lib/net/descriptor.ts';
+import { errorMessage } from '#lib/core/errors.ts';
+import type { Socket } from 'node:net';
+import type { Protocol } from '../detect/protocol.ts';
+import type { ByteSource } from '../exchange/byte-source.ts';
+import type { HandedConnection } from '../model.ts';
+import { countOnce, type WorkerContext } from '../pods/context.ts';
+import type { PodState } from '../pods/pod-state.ts';
+
+/** Opaque connections may be short: moving them has to pay. */
+export const OPAQUE_SLACK = 4;
+
+/** What another worker found out before it handed the connection over. */
+export interface Arrived {
+  readonly source: ByteSource;
+  readonly protocol: Protocol | null;
+  readonly first: Buffer | null;
+}
+
+/** Long connections of each worker; shared by all threads. */
+export class WorkerLoads {
+  readonly #loads: Int32Array;
+  readonly #own: number;
+
+  constructor(shared: SharedArrayBuffer, own: number) {
+    this.#loads = new Int32Array(shared);
+    this.#own = own;
+  }
+
+  /** Counts one more long connection at the worker that shall have it, and says which that is. */
+  assign(slack: number): number {
+    const loads = this.#loads;
+    const count = loads.length;
+    let least = this.#own;
+    for (let step = 1; step < count; step++) {
+      const other = (this.#own + step) % count;
+      if (Atomics.load(loads, other) < Atomics.load(loads, least)) least = other;
+    }
+    if (Atomics.load(loads, this.#own) <= Atomics.load(loads, least) + slack) least = this.#own;
+    Atomics.add(loads, least, 1);
+    return least;
+  }
+
+  /** One that was counted at the worker is there no more. */
+  ended(worker = this.#own): void {
+    Atomics.sub(this.#loads, worker, 1);
+  }
+
+  get own(): number {
+    return this.#own;
+  }
+}
+
+/** True: the connection is another worker's now. `arrived`: it came from one, and stays. */
+export function handedOn(
+  context: WorkerContext,
+  pod: PodState,
+  source: ByteSource,
+  connection: Pick<HandedConnection, 'direction' | 'protocol' | 'first'>,
+  arrived: Arrived | null,
+): boolean {
+  const { loads } = context;
+  if (loads === null || arrived !== null) return false;
+  const { socket } = source;
+  const fd = descriptorOf(socket);
+  if (fd === undefined) return false;
+  const to = loads.assign(connection.protocol === 'opaque' ? OPAQUE_SLACK : 0);
+  if (to === loads.own) {
+    socket.once('close', () => loads.ended());
+    return false;
+  }
+  let copy: number;
+  try {
+    copy = context.kernel.duplicate(fd);
+  } catch (error) {
+    loads.ended(to);
+    context.log.warn(
+      { pod: pod.name, error: errorMessage(error) },
+      'a connection cannot be given to another worker',
+    );
+    return false;
+  }
+  countOnce(context, 'nodemesh_connections_handed_over_total', '', pod);
+  context.transports.moved(socket);
+  context.handOver({ to, uid: pod.uid, fd: copy, ...connection });
+  socket.destroy();
+  return true;
+}
+
+/** The connection that another worker handed over; counted here since it was assigned. */
+export function arrivedConnection(
+  { fd, protocol, first }: HandedConnection,
+  loads: WorkerLoads,
+): Arrived & { readonly socket: Socket } {
+  const source = new SharedSource({ fd });
+  const { socket } = source;
+  socket.once('close', () => loads.ended());
+  // It came as a view of plain bytes.
+  const bytes = first === null ? null : Buffer.from(first.buffer, first.byteOffset, first.byteLength);
+  return { source, socket, protocol, first: bytes };
+}
