@@ -182,6 +182,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     this.requiredIdentity = '';
     this.observed = null;
     this.observedBehind = null;
+    this.passage = null;
     this.#attempts = 0;
     this.routed = null;
     this.#meter.begin();

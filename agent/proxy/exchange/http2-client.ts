@@ -22,6 +22,7 @@ import type { EndpointSlot } from './endpoint-slot.ts';
 import { Http2Connection, STREAMS_MAX } from './http2-connection.ts';
 import { Stream } from './http2-stream.ts';
 import type { ServerContext } from './server-context.ts';
+import { SpareStreams } from './spare-streams.ts';
 
 const IDLE_MS = 60_000;
 /** The endpoint did not reset the stream: it or the connection failed. */
@@ -64,10 +65,19 @@ export class ClientStream extends Stream {
     if (endStream) this.headEnded();
   }
 
-  /** Takes the stream from its holder; what has not ended is given up. */
+  override again(): void {
+    super.again();
+    this.holder = null;
+    this.#headSeen = false;
+    this.#method = 0;
+  }
+
+  /** Takes the stream from its holder, once; what has not ended is given up. */
   release(): void {
+    const ended = this.localEnded && this.remoteEnded;
     this.holder = null;
     this.cancel(CANCEL);
+    if (ended) this.#client.spares.keep(this);
   }
 
   onHeaders(list: HeaderList, endStream: boolean): number {
@@ -125,6 +135,7 @@ export class ClientStream extends Stream {
 }
 
 export class ClientConnection extends Http2Connection {
+  readonly spares = new SpareStreams<ClientStream>();
   readonly #slot: EndpointSlot;
   #next = 1;
   #idleSinceMs: number;
@@ -145,6 +156,14 @@ export class ClientConnection extends Http2Connection {
       this.streams.size < this.peerStreamsMax &&
       this.#next < WINDOW_MAX
     );
+  }
+
+  /** To be opened at once. */
+  stream(): ClientStream {
+    const spare = this.spares.take();
+    if (spare === undefined) return new ClientStream(this);
+    spare.again();
+    return spare;
   }
 
   register(stream: ClientStream): void {

@@ -57,6 +57,7 @@ import type { ByteSource } from './byte-source.ts';
 import { FrameOutbox } from './frame-outbox.ts';
 import type { Stream } from './http2-stream.ts';
 import type { ServerContext } from './server-context.ts';
+import type { SpareStreams } from './spare-streams.ts';
 
 /** As Linkerd's. */
 const CONNECTION_WINDOW = 1_048_576;
@@ -102,6 +103,14 @@ const CLOSED = 2;
 /** Lists that are decoded into; used up before the next block is read. */
 const received = new HeaderList();
 
+/** Up to here a loop is quicker than the call that copies. */
+const LOOP_BYTES_MAX = 64;
+
+function copyBytes(from: Buffer, start: number, to: Buffer, at: number, size: number): void {
+  if (size > LOOP_BYTES_MAX) from.copy(to, at, start, start + size);
+  else for (let index = 0; index < size; index++) to[at + index] = from[start + index] as number;
+}
+
 export abstract class Http2Connection implements FrameHandler, TimeoutNode {
   timeoutPrevious: TimeoutNode | null = null;
   timeoutNext: TimeoutNode | null = null;
@@ -118,6 +127,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
   /** Highest number of a stream that the peer opened, or we. */
   protected lastStream = 0;
   protected receivedMs: number;
+  protected abstract readonly spares: SpareStreams<Stream>;
   readonly #decoder = new Decoder();
   readonly #reader: FrameReader;
   #state = OPEN;
@@ -166,6 +176,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
 
   protected push(buffer: Buffer, start: number, end: number): void {
     if (this.#state === CLOSED) return;
+    this.spares.turn();
     this.receivedMs = this.context.clock.nowMs();
     this.#pinged = false;
     const error = this.#reader.push(buffer, start, end);
@@ -212,7 +223,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
       }
       out.room(FRAME_HEADER_BYTES + size);
       const next = writeDataHeader(out.buffer, out.at, size, stream.id, endStream && at + size === end);
-      buffer.copy(out.buffer, next, at, at + size);
+      copyBytes(buffer, at, out.buffer, next, size);
       out.at = next + size;
       at += size;
       stream.sendWindow -= size;
@@ -543,6 +554,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     const now = this.context.clock.nowMs();
     this.context.wheel.schedule(this, now, CHECK_MS);
     if (this.streams.size === 0) {
+      this.spares.clear();
       this.onIdle(now);
       return;
     }

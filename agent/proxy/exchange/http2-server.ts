@@ -57,15 +57,20 @@ import { type ClientStream, NOT_RESET } from './http2-client.ts';
 import { Http2Connection, STREAMS_MAX } from './http2-connection.ts';
 import { Stream } from './http2-stream.ts';
 import type { ServedConnection, ServerContext } from './server-context.ts';
+import { SpareStreams } from './spare-streams.ts';
 import { sendChunk } from './outbox.ts';
 import type { HttpConnection, LoggedRequest, RequestGate } from './types.ts';
 import type { UpstreamConnection } from './upstream-connection.ts';
+
+/** Of a request's list that is kept for its successors'. */
+const KEPT_BYTES_MAX = 4_096;
 
 export class Http2ServerConnection extends Http2Connection implements ServedConnection {
   readonly connection: HttpConnection;
   readonly clientIdField: Field | null;
   /** Who reads our own answers: READER_…. */
   readonly reader: number;
+  readonly spares = new SpareStreams<ServerStream>();
   readonly #onFinished: (connection: ServedConnection) => void;
 
   constructor(
@@ -130,7 +135,8 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     const verdict = validateRequest(list);
     if (verdict === LIST_TOO_LARGE) this.limited('header_list');
     if (verdict > PATH_TOO_LONG) return this.refuse(id, PROTOCOL_ERROR);
-    const stream = new ServerStream(this);
+    const stream = this.spares.take() ?? new ServerStream(this);
+    stream.again();
     stream.id = id;
     stream.remaining = requestBody(list, endStream);
     if (stream.remaining === BODY_MISMATCH) return this.refuse(id, PROTOCOL_ERROR);
@@ -170,6 +176,8 @@ class ServerStream extends Stream implements ExchangeClient {
   #grpcAnswer = false;
   /** The request as HTTP/1 text, or as a list; null: the other one. */
   #list: HeaderList | null = null;
+  /** For this request's list and later ones'. */
+  #kept: HeaderList | null = null;
   /** What has to be written as soon as there is a connection. */
   #held = '';
   #host: string | null = null;
@@ -189,6 +197,27 @@ class ServerStream extends Stream implements ExchangeClient {
     this.#server = connection;
     const { target, gate } = connection.connection;
     this.#exchange = new Exchange(connection.proxyContext, target, gate === null, this);
+  }
+
+  override again(): void {
+    super.again();
+    this.#grpcAnswer = false;
+    this.#chunked = false;
+    this.#bodySent = false;
+    this.#over = false;
+  }
+
+  /** Request and response have come to their ends; what they brought goes, the object stays. */
+  #rest(): void {
+    if (this.#kept !== null && this.#kept.bytes > KEPT_BYTES_MAX) this.#kept = null;
+    this.#list = null;
+    this.#held = '';
+    this.#host = null;
+    this.#heldBody = null;
+    this.#requestTrailers = null;
+    this.#responseTrailers = null;
+    this.#logged = null;
+    this.#server.spares.keep(this);
   }
 
   get http2(): boolean {
@@ -233,7 +262,8 @@ class ServerStream extends Stream implements ExchangeClient {
     if (router && !this.#exchange.route(router, new Http2RoutedRequest(list))) return;
     const want = origin === ORIGIN_NONE ? WANT_HTTP2 : WANT_HTTP1;
     if (origin === ORIGIN_NONE) {
-      this.#list = new HeaderList();
+      this.#kept ??= new HeaderList();
+      this.#list = this.#kept;
       this.#list.copyFrom(list);
       if (this.#server.clientIdField !== null) this.#list.add(this.#server.clientIdField);
       for (const changes of this.#exchange.routed?.requestChanges ?? []) changeList(this.#list, changes);
@@ -442,6 +472,7 @@ class ServerStream extends Stream implements ExchangeClient {
     } else {
       this.end();
     }
+    if (this.localEnded && this.remoteEnded) this.#rest();
   }
 
   onFailure(failure: number, started: boolean, reset: number): void {

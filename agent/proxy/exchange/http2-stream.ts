@@ -39,6 +39,23 @@ export abstract class Stream {
     this.sendWindow = connection.peerWindow;
   }
 
+  /** Begins anew, as another stream. */
+  again(): void {
+    this.id = 0;
+    this.sendWindow = this.connection.peerWindow;
+    this.receiveWindow = STREAM_WINDOW;
+    this.localEnded = false;
+    this.remoteEnded = false;
+    this.remaining = -1;
+    this.starved = false;
+    this.endsBoth = false;
+    this.#pending = null;
+    this.#pendingEnd = false;
+    this.#pendingTrailers = null;
+    this.#uncredited = 0;
+    this.#paused = false;
+  }
+
   /** What could not be sent waits here: no more, please. */
   get blocked(): boolean {
     return this.#pending !== null;

@@ -2,7 +2,7 @@
 // Streams to endpoints that speak HTTP/2: as a rule one connection an endpoint carries them all; another one is opened
 // only when it is full. Requests wait here while the first connection is made, and may go elsewhere when it is slow.
 
-import { ClientConnection, ClientStream } from '../exchange/http2-client.ts';
+import { ClientConnection, type ClientStream } from '../exchange/http2-client.ts';
 import type { EndpointSlot } from '../exchange/endpoint-slot.ts';
 import type { ServerContext } from '../exchange/server-context.ts';
 import type { HttpEndpoint } from '../exchange/types.ts';
@@ -41,7 +41,7 @@ export class StreamPool {
     const { connections } = slot;
     for (let index = 0; index < connections.length; index++) {
       const connection = connections[index] as ClientConnection;
-      if (connection.available) return new ClientStream(connection);
+      if (connection.available) return connection.stream();
     }
     return null;
   }
