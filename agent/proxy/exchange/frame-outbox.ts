@@ -2,15 +2,38 @@
 // Gathers the frames that leave an HTTP/2 connection in one turn of the event loop in one buffer, and writes it at
 // once: with many streams on a connection one write carries many messages. The buffers are the worker's; a connection
 // has one only while it has something to write. Not a queue: flow control bounds what there can be.
+//
+// Most turns of most connections write little, so a buffer begins small and many small ones are kept: each that is made
+// anew is memory outside the heap, which makes V8 collect all of its heap again and again.
 
 import type { Socket } from 'node:net';
 import type { Flushed, Flusher } from './outbox.ts';
 
-const BUFFER_BYTES = 65_536;
-const SPARES_MAX = 8;
-
 const none = Buffer.alloc(0);
-const spares: Buffer[] = [];
+
+/** Buffers of one size, for the whole worker. */
+class Spares {
+  readonly bytes: number;
+  readonly #max: number;
+  readonly #buffers: Buffer[] = [];
+
+  constructor(bytes: number, max: number) {
+    this.bytes = bytes;
+    this.#max = max;
+  }
+
+  take(): Buffer {
+    return this.#buffers.pop() ?? Buffer.allocUnsafeSlow(this.bytes);
+  }
+
+  give(buffer: Buffer): void {
+    if (this.#buffers.length < this.#max) this.#buffers.push(buffer);
+  }
+}
+
+/** As many as connections may write in one turn; 2 MiB and 1 MiB. */
+const small = new Spares(4_096, 512);
+const large = new Spares(65_536, 16);
 
 export class FrameOutbox implements Flushed {
   /** `room(n)` makes at least n bytes of it free from `at` on; the writer moves `at`. */
@@ -34,13 +57,25 @@ export class FrameOutbox implements Flushed {
   }
 
   room(bytes: number): void {
-    if (this.buffer.length - this.at < bytes) {
-      this.#write();
-      this.buffer = bytes > BUFFER_BYTES ? Buffer.allocUnsafeSlow(bytes) : take();
-    }
+    if (this.buffer.length - this.at < bytes) this.#grow(bytes);
     if (this.#queued) return;
     this.#queued = true;
     this.#flusher.add(this);
+  }
+
+  #grow(bytes: number): void {
+    const { buffer, at } = this;
+    if (at + bytes > large.bytes) this.#write();
+    const needed = this.at + bytes;
+    this.buffer =
+      needed > large.bytes
+        ? Buffer.allocUnsafeSlow(needed)
+        : needed > small.bytes
+          ? large.take()
+          : small.take();
+    if (this.at === 0) return;
+    buffer.copy(this.buffer, 0, 0, at);
+    give(buffer);
   }
 
   /** After everything was written: FIN, or its like of TLS. */
@@ -70,10 +105,7 @@ export class FrameOutbox implements Flushed {
   }
 }
 
-function take(): Buffer {
-  return spares.pop() ?? Buffer.allocUnsafeSlow(BUFFER_BYTES);
-}
-
 function give(buffer: Buffer): void {
-  if (buffer.length === BUFFER_BYTES && spares.length < SPARES_MAX) spares.push(buffer);
+  if (buffer.length === small.bytes) small.give(buffer);
+  else if (buffer.length === large.bytes) large.give(buffer);
 }
