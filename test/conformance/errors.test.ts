@@ -74,6 +74,35 @@ describe('errors', () => {
       assert.equal(fieldsOf(answer).has('l5d-proxy-connection'), false);
     }
   });
+  test('C-244 the proxy of a pod that was dialled by its own address asks that the client connects anew: it does', async () => {
+    for (const http2 of [true, false]) {
+      // Nobody listens there: the server's agent answers in the application's place.
+      const to = meshedEndpoint(LATE_PORT, { http2 });
+      stage.lead('other', { kind: 'endpoint', opaque: false, endpoint: to });
+      const client = await stage.dial('other');
+      client.write(get('alone'));
+      const answer = await client.head();
+      assert.equal(statusOf(answer), 502);
+      assert.equal(fieldsOf(answer).get('connection'), 'close');
+      assert.equal(fieldsOf(answer).has('l5d-proxy-connection'), false);
+      assert.equal(explained(answer), undefined);
+      assert.equal(await client.gone(), 'FIN');
+      // Among several another one would be taken: the connection stays.
+      stage.lead('other', stage.service(`several-${http2}`, [to]));
+      const balanced = await stage.dial('other');
+      for (let count = 0; count < 2; count++) {
+        balanced.write(get('several'));
+        const again = await balanced.head();
+        assert.equal(statusOf(again), 502);
+        assert.equal(fieldsOf(again).has('connection'), false);
+      }
+    }
+    const { lines } = stage.scene.client.log;
+    const told = lines.findLast(
+      ({ message }) => message === 'the proxy of an endpoint answered in its place',
+    );
+    assert.equal(told?.fields['error'], 'connection refused by the endpoint');
+  });
   test('C-245 what an unmeshed endpoint says of it is not heeded', async () => {
     const { client, server } = await stage.exchange('out', get('@'));
     server.write('HTTP/1.1 200 OK\r\nl5d-proxy-connection: close\r\nContent-Length: 0\r\n\r\n');

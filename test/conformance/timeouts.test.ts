@@ -150,6 +150,55 @@ describe('time limits', () => {
     tunnel.client.write('late\n');
     assert.equal(await tunnel.server.take('\n'), 'late\n');
   });
+  test('C-286 an error in the middle of a gRPC body becomes trailers; bodies and trailers that end well are untouched', async () => {
+    const application: Http2Application = await serveHttp2(
+      stage.scene.serverNs,
+      SERVER,
+      HTTP2_PORT,
+      (stream, headers) => {
+        const path = headers[':path'];
+        stream.respond({ ':status': 200, 'content-type': 'application/grpc' }, { waitForTrailers: true });
+        stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': '0', own: 'x' }));
+        if (path === '/a.B/Empty') stream.end();
+        else if (path === '/a.B/Whole') stream.end('whole');
+        else if (path === '/a.B/Part') stream.write('part');
+      },
+    );
+    lead({ idleMs: 300 }, meshedEndpoint(HTTP2_PORT));
+    const { host, port } = stage.address('other');
+    const session = http2At(host, port);
+    const call = async (method: string): ReturnType<typeof fetch2> =>
+      fetch2(session, {
+        ':method': 'POST',
+        ':path': `/a.B/${method}`,
+        'content-type': 'application/grpc',
+      });
+    try {
+      for (const [method, text] of [
+        ['Empty', ''],
+        ['Whole', 'whole'],
+      ] as const) {
+        const answer = await call(method);
+        assert.equal(answer.text, text);
+        assert.equal(answer.trailers['grpc-status'], '0');
+        assert.equal(answer.trailers['own'], 'x');
+      }
+      for (const [method, text] of [
+        ['Part', 'part'],
+        ['Nothing', ''],
+      ] as const) {
+        const answer = await call(method);
+        assert.equal(answer.headers[':status'], 200);
+        assert.equal(answer.text, text);
+        assert.equal(answer.trailers['grpc-status'], '4');
+        assert.equal(answer.trailers['grpc-message'], 'timed out waiting for the response');
+        assert.equal(answer.reset, constants.NGHTTP2_NO_ERROR);
+      }
+    } finally {
+      session.destroy();
+      application.close();
+    }
+  });
   test('HTTP/2: a response that does not come is 504, in gRPC a status; one that stops is a reset', async () => {
     const application: Http2Application = await serveHttp2(
       stage.scene.serverNs,
