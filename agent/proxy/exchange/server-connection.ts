@@ -629,7 +629,7 @@ export class ServerConnection
     const bodiless = this.#method === METHOD_HEAD || status === 204 || status === 304;
     this.#closes = !this.#keepAlive || !this.#body.done || this.#draining || this.#exchange.clientEnds;
     let added = '';
-    if (status === 204) dropLength(list);
+    if (status === 204) list.dropLength();
     if (!bodiless && list.contentLength < 0) {
       if (endStream) added = 'content-length: 0\r\n';
       else if (this.#minor === 1) this.#chunking = true;
@@ -780,14 +780,6 @@ export class ServerConnection
 
 const changedText = (text: string, changes: readonly FieldChanges[]): string =>
   changes.reduce(changeText, text);
-
-function dropLength(list: HeaderList): void {
-  const field = list.lengthField;
-  if (field === null) return;
-  list.fields.splice(list.fields.indexOf(field), 1);
-  list.length--;
-  list.lengthField = null;
-}
 
 function methodOf(buffer: Buffer, head: Head): string {
   return methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd);

@@ -363,7 +363,10 @@ describe('requests under routes', () => {
       );
       const statuses = new Set<number>();
       for (let sent = 0; sent < 20; sent++) statuses.add((await send('/half')).status);
-      assert.deepEqual([...statuses].sort(), [200, 418]);
+      assert.deepEqual(
+        [...statuses].sort((a, b) => a - b),
+        [200, 418],
+      );
       const answer = await send('/');
       assert.equal(answer.status, 500);
       assert.equal(answer.headers['l5d-proxy-error'], 'Service not found??x: y');

@@ -183,6 +183,14 @@ export class HeaderList {
     if ((flags & FLAG_ORIGIN) !== 0) this.originField = null;
   }
 
+  dropLength(): void {
+    const field = this.lengthField;
+    if (field === null) return;
+    this.fields.splice(this.fields.indexOf(field), 1);
+    this.length--;
+    this.lengthField = null;
+  }
+
   /** Removes what only a proxy may say. */
   strip(): void {
     this.drop(this.statusField === null ? FLAG_PROXY_REQUEST : FLAG_PROXY_RESPONSE);
