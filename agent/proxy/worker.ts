@@ -12,6 +12,7 @@ import { createLog } from '#lib/log/pino.ts';
 import { proveSharedAccept } from '#lib/net/accept.ts';
 import { DescriptorTable } from '#lib/net/descriptor-table.ts';
 import { checked, close, dup } from '#lib/net/native.ts';
+import { proveUserBuffer } from '#lib/net/user-buffer.ts';
 import { openPair } from '#lib/net/socket-pair.ts';
 import { openSockets } from '#lib/net/sockets.ts';
 import type { WorkerKernel } from './accept/kernel.ts';
@@ -51,7 +52,7 @@ const worker = createProxyWorker({
 });
 
 // Before the first listener: what is accepted later reads as proved here.
-await proveSharedAccept(log);
+await Promise.all([proveSharedAccept(log), proveUserBuffer(log)]);
 port.on('message', (message: ToWorker) => worker.handle(message));
 post({ type: 'ready' });
 // For the next start (agent/main.ts says why); the other threads' modules are not these.
@@ -68,6 +69,16 @@ function kernelOf({ kernel, descriptors }: WorkerStart): WorkerKernel {
     duplicate: (fd) => checked('dup', dup(fd), 'handing a connection over'),
     // libuv owns it now, and closes it when the thread ends.
     handOver: forget,
+    duplicateOwn: (fd) => {
+      const copy = checked('fcntl', dup(fd), 'duplicating a socket');
+      try {
+        table.add(copy);
+      } catch (error) {
+        close(copy);
+        throw error;
+      }
+      return copy;
+    },
     closeDescriptor: (fd) => {
       forget(fd);
       close(fd);

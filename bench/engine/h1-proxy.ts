@@ -8,7 +8,7 @@ import { createHttpServer } from '../../agent/proxy/exchange/server.ts';
 import { fixedTarget, LoopbackEndpoint } from '../../agent/proxy/exchange/loopback.ts';
 import type { HttpMetrics } from '../../agent/proxy/exchange/types.ts';
 import { FAILURE_NONE } from '../../agent/proxy/failure.ts';
-import { acceptedSource, proveSharedAccept } from '#lib/net/accept.ts';
+import { onAccepted, proveSharedAccept } from '#lib/net/accept.ts';
 import { silentLog } from '#lib/core/log.ts';
 
 const upstreamPort = Number(process.argv[2]);
@@ -44,9 +44,11 @@ const shares = await proveSharedAccept(silentLog);
 const metrics = new CountedMetrics();
 const target = fixedTarget([new LoopbackEndpoint(upstreamPort, metrics, true)]);
 const server = createHttpServer();
-const listener = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true }, (socket) => {
+const listener = createServer({ allowHalfOpen: true, pauseOnConnect: true });
+onAccepted(listener, (source) => {
+  source.socket.setNoDelay(true);
   server.serve({
-    source: acceptedSource(socket),
+    source,
     first: null,
     target,
     gate: null,

@@ -1,23 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sockets that read into one buffer shared by a thread: connected ones through `onread`, accepted ones by taking the
-// handle of a paused accepted socket into a new `net.Socket` with `onread`. The latter is no public interface of
+// Sockets that read into one buffer shared by a thread: connected ones through `onread`, accepted ones by making the
+// `net.Socket` of each handle that a listener accepts ourselves, with `onread`. The latter is no public interface of
 // Node.js: it is used in this file only, proved once before use, and without it reading falls back to 'data'.
 
 import { randomUUID } from 'node:crypto';
 import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
 import type { Log } from '#lib/core/log.ts';
+import { syscallError } from './native.ts';
 import { resetSocket } from './reset.ts';
+import { readInto } from './user-buffer.ts';
 
 export const SHARED_BUFFER_BYTES = 65_536;
 
 /** The buffer of this thread. What is read is used up or copied before the callback returns. */
 const shared = Buffer.allocUnsafeSlow(SHARED_BUFFER_BYTES);
 
-/** What `net` keeps in a socket beside its public interface. */
-interface SocketInternals {
-  _handle: object | null;
-  _server: unknown;
+/** What `net` keeps in a server beside its public interface. */
+interface ServerInternals {
+  readonly _handle: { onconnection: (status: number, handle?: object) => void };
 }
+
+/** Of libuv, under each TCP socket: learned from the first that is accepted. */
+type TcpHandle = new (kind: number) => { open(fd: number): number };
+const KIND_SOCKET = 0;
+let Tcp: TcpHandle | undefined;
 
 /** One socket, one settable receiver; see agent/proxy/exchange/byte-source.ts for the rules. */
 export class SharedSource {
@@ -26,7 +32,7 @@ export class SharedSource {
   onBytes: ((buffer: Buffer, length: number) => void) | null = null;
 
   /** `options` name the descriptor or handle. Nothing is read before `resume`; half-open ends are allowed. */
-  constructor(options: SocketConstructorOpts | { readonly handle: object | null }) {
+  constructor(options: SocketConstructorOpts | { readonly handle: object; readonly noDelay?: boolean }) {
     const all: SocketConstructorOpts & { readonly manualStart: true } = {
       ...(options as SocketConstructorOpts),
       manualStart: true,
@@ -41,6 +47,23 @@ export class SharedSource {
       },
     };
     this.socket = new Socket(all);
+  }
+
+  /** For a TCP socket that is not connected yet. Node.js asks the kernel three times what a descriptor is. */
+  static ofTcp(fd: number): SharedSource {
+    if (Tcp === undefined) return new SharedSource({ fd, noDelay: true });
+    const handle = new Tcp(KIND_SOCKET);
+    const answer = handle.open(fd);
+    if (answer < 0) throw syscallError('open', answer, 'using a socket');
+    return new SharedSource({ handle, noDelay: true });
+  }
+
+  readInto(buffer: Buffer): void {
+    readInto(this.socket, buffer, (length) => {
+      if (this.onBytes === null) this.socket.destroy();
+      else this.onBytes(buffer, length);
+      return true;
+    });
   }
 
   reset(): void {
@@ -86,8 +109,10 @@ async function tryOnce(log: Log): Promise<boolean> {
   let server: Server | undefined;
   try {
     const echoed = await new Promise<string>((resolve, reject) => {
-      server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (raw) => {
-        const source = takeHandle(raw);
+      server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, () =>
+        reject(new Error('connections come otherwise')),
+      );
+      takeHandles(server, (source) => {
         source.socket.on('error', reject);
         source.onBytes = (buffer, length) => {
           source.socket.end(buffer === shared ? buffer.toString('latin1', 0, length) : 'a buffer of its own');
@@ -117,18 +142,25 @@ async function tryOnce(log: Log): Promise<boolean> {
   return proved;
 }
 
-/** The source of a socket that a `pauseOnConnect`, `allowHalfOpen` server accepted and nobody has read. */
-export function acceptedSource(raw: Socket): AcceptedSource {
-  return proved ? takeHandle(raw) : new EventSource(raw);
+/**
+ * Gives what a `pauseOnConnect`, `allowHalfOpen` server accepts, paused; called before it listens. The server does not
+ * count these connections: its 'close' comes when it no longer listens.
+ */
+export function onAccepted(server: Server, accept: (source: AcceptedSource) => void): void {
+  if (proved) takeHandles(server, accept);
+  else server.on('connection', (raw) => accept(new EventSource(raw)));
 }
 
-function takeHandle(raw: Socket): SharedSource {
-  const before = raw as unknown as SocketInternals;
-  const handle = before._handle;
-  before._handle = null;
-  const source = new SharedSource({ handle });
-  // The server counts its connections through the socket; the new one signs off for the old.
-  (source.socket as unknown as SocketInternals)._server = before._server;
-  before._server = null;
-  return source;
+function takeHandles(server: Server, accept: (source: SharedSource) => void): void {
+  // Before the event loop gets to see a connection.
+  server.prependOnceListener('listening', () => {
+    const listener = (server as unknown as ServerInternals)._handle;
+    const byNode = listener.onconnection;
+    listener.onconnection = (status, handle) => {
+      if (status === 0 && handle !== undefined) {
+        if (Tcp === undefined && handle.constructor.name === 'TCP') Tcp = handle.constructor as TcpHandle;
+        accept(new SharedSource({ handle }));
+      } else byNode.call(listener, status, handle);
+    };
+  });
 }

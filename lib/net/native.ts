@@ -27,6 +27,7 @@ export const SO_NETNS_COOKIE = 71;
 export const IPPROTO_IPV6 = 41;
 export const IPV6_V6ONLY = 26;
 export const CLONE_NEWNET = 0x40000000;
+export const MSG_PEEK = 0x2;
 export const MSG_DONTWAIT = 0x40;
 
 export const ENOENT = 2;

@@ -126,6 +126,12 @@ export class TableKernel implements WorkerKernel {
     return openPair();
   }
 
+  duplicateOwn(fd: number): number {
+    const copy = checked('fcntl', dup(fd), 'a test');
+    this.open.add(copy);
+    return copy;
+  }
+
   handOver(fd: number): void {
     this.open.delete(fd);
   }

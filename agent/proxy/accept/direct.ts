@@ -2,13 +2,18 @@
 // Connections to the mesh port: mutually authenticated TLS, or the kernel's voucher for a pod of this node, then the
 // transport header that names the port and protocol. Anything else is closed: there is no plain text here.
 
-import type { Socket } from 'node:net';
-import { acceptedSource } from '#lib/net/accept.ts';
 import { joinLabels, renderLabels } from '#lib/metrics/model.ts';
 import { CLIENT_HELLO_BYTES_MAX, type ClientHello, parseClientHello } from '../detect/client-hello.ts';
-import { collectBytes } from '../detect/collect.ts';
+import { type Collected, collectBytes, lookAhead } from '../detect/collect.ts';
 import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
-import { adoptSocket, awaitClient, countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';
+import {
+  adoptSocket,
+  awaitClient,
+  countOnce,
+  countRefusal,
+  peekFor,
+  type WorkerContext,
+} from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { authorize } from '../policy/authorize.ts';
 import { type InboundClient, type InboundServer, policyClient } from '../policy/client.ts';
@@ -30,13 +35,12 @@ const DETECT_TIMEOUT_MS = 10_000;
 export function acceptDirect(
   context: WorkerContext,
   pod: PodState,
-  raw: Socket,
+  source: ByteSource,
   server: InboundServer,
   client: InboundClient,
   arrived: Arrived | null,
 ): void {
-  const record = readRecord(context, pod, raw);
-  const source = arrived?.source ?? acceptedSource(raw);
+  const record = readRecord(context, pod, source.socket);
   adoptSocket(context, pod, source.socket);
   // Agents keep them and send many requests over each.
   const lasting = (first: Buffer | null) => ({ direction: 'inbound', protocol: null, first }) as const;
@@ -65,7 +69,7 @@ export function acceptDirect(
       return hello.kind !== 'partial';
     },
   };
-  collectBytes(source, arrived?.first ?? null, options, (outcome, first) => {
+  const decided = (outcome: Collected, first: Buffer, unread: boolean): void => {
     if (outcome === 'closed') return;
     if (outcome === 'timeout') {
       countInboundError(context, pod, server, 'tcp', 'tls detection timeout');
@@ -80,10 +84,14 @@ export function acceptDirect(
     } else if (hello.serverName !== pod.pod.identity.toLowerCase()) {
       const asked = hello.serverName ?? 'no name';
       refuse(context, pod, source, server, client, '', `asked for ${asked}, this is ${pod.pod.identity}`);
-    } else if (!handedOn(context, pod, source, lasting(first), arrived)) {
-      endTls(context, pod, source, server, client, first);
+    } else if (!handedOn(context, pod, source, lasting(unread ? null : first), arrived)) {
+      endTls(context, pod, source, server, client, unread ? null : first);
     }
-  });
+  };
+  const first = arrived?.first ?? null;
+  // TLS that is given its first bytes keeps a buffer of their size, and reads with two calls what one could bring.
+  if (first === null) lookAhead(source, (socket, look) => peekFor(context, socket, look), options, decided);
+  else collectBytes(source, first, options, (outcome, bytes) => decided(outcome, bytes, false));
 }
 
 function endTls(
@@ -92,7 +100,7 @@ function endTls(
   source: ByteSource,
   server: InboundServer,
   client: InboundClient,
-  hello: Buffer,
+  hello: Buffer | null,
 ): void {
   context.meshServer.accept('direct', source.socket, hello, (secured, reason, presented) => {
     pod.waiting.remove(source.socket);

@@ -7,7 +7,6 @@
 
 import type { Socket } from 'node:net';
 import { canonicalIp } from '#lib/core/addresses.ts';
-import { acceptedSource } from '#lib/net/accept.ts';
 import { CLIENT_HELLO_BYTES_MAX, type ClientHello, parseClientHello } from '../detect/client-hello.ts';
 import { collectBytes } from '../detect/collect.ts';
 import { judgeProtocol } from '../detect/protocol.ts';
@@ -44,42 +43,39 @@ const ADMIN_DETECT_TIMEOUT_MS = 10_000;
 export function acceptInbound(
   context: WorkerContext,
   pod: PodState,
-  raw: Socket,
+  source: ByteSource,
   arrived: Arrived | null = null,
 ): void {
-  const server = { ip: canonicalIp(raw.localAddress ?? '') ?? '', port: raw.localPort ?? 0 };
+  const { socket } = source;
+  const server = { ip: canonicalIp(socket.localAddress ?? '') ?? '', port: socket.localPort ?? 0 };
   const client = {
-    ip: canonicalIp(raw.remoteAddress ?? '') ?? '',
-    port: raw.remotePort ?? 0,
+    ip: canonicalIp(socket.remoteAddress ?? '') ?? '',
+    port: socket.remotePort ?? 0,
     tls: NO_TLS,
   };
   if (server.ip === '' || isLoopback(server.ip)) {
     // Only a process inside the pod that found the listener comes this way.
     countRefusal(context, pod, server.ip === '' ? 'closed' : 'loopback');
-    raw.destroy();
+    socket.destroy();
     return;
   }
-  if (refusedForRoom(context, pod, raw)) return;
+  if (refusedForRoom(context, pod, source)) return;
   switch (server.port) {
     case TAP_PORT:
       countRefusal(context, pod, 'tap');
-      adoptSocket(context, pod, raw);
-      closePolitely(context, raw);
+      adoptSocket(context, pod, socket);
+      closePolitely(context, source);
       return;
-    case ADMIN_PORT: {
-      const source = acceptedSource(raw);
-      adoptSocket(context, pod, source.socket);
+    case ADMIN_PORT:
+      adoptSocket(context, pod, socket);
       acceptAdmin(context, pod, source, server, client);
       return;
-    }
     case MESH_PORT:
-      acceptDirect(context, pod, raw, server, client, arrived);
+      acceptDirect(context, pod, source, server, client, arrived);
       return;
-    default: {
-      const source = arrived?.source ?? acceptedSource(raw);
-      adoptSocket(context, pod, source.socket);
+    default:
+      adoptSocket(context, pod, socket);
       serveTransparent(context, pod, source, server, client, arrived);
-    }
   }
 }
 
@@ -155,11 +151,13 @@ function isLoopback(ip: string): boolean {
   return ip.startsWith('127.') || ip === '::1';
 }
 
-function closePolitely(context: WorkerContext, raw: Socket): void {
-  const timer = context.clock.after(POLITE_CLOSE_MS, () => raw.destroy());
-  raw.once('close', () => timer.cancel());
-  raw.resume();
-  raw.end();
+function closePolitely(context: WorkerContext, source: ByteSource): void {
+  const { socket } = source;
+  const timer = context.clock.after(POLITE_CLOSE_MS, () => socket.destroy());
+  socket.once('close', () => timer.cancel());
+  source.onBytes = () => undefined;
+  socket.resume();
+  socket.end();
 }
 
 function serveTransparent(

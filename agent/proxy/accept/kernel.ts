@@ -16,6 +16,8 @@ export interface WorkerKernel {
   openPair(): [number, number];
   /** A second descriptor of the same socket, for another worker: nobody's here. */
   duplicate(fd: number): number;
+  /** The same for this worker itself, which calls `closeDescriptor`. */
+  duplicateOwn(fd: number): number;
   /** The descriptor belongs to a `net.Socket` from now on. */
   handOver(fd: number): void;
   /** For descriptors that were not handed over. */

@@ -7,7 +7,6 @@ import type { Socket } from 'node:net';
 import { canonicalIp, formatSocketAddress } from '#lib/core/addresses.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import { TEST_ADDRESSES, TEST_PORT } from '#lib/core/mesh-ports.ts';
-import { acceptedSource } from '#lib/net/accept.ts';
 import { descriptorOf } from '#lib/net/descriptor.ts';
 import type { Protocol } from '../detect/protocol.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
@@ -18,7 +17,6 @@ import {
   FAILURE_CONNECT_TIMEOUT,
   FAILURE_NONE,
 } from '../failure.ts';
-import { DIRECTION_OUTBOUND, targetLabels } from '../metrics/labels.ts';
 import {
   adoptSocket,
   countHttp2Limit,
@@ -46,40 +44,42 @@ const TCP_ATTEMPTS = 2;
 export function acceptOutbound(
   context: WorkerContext,
   pod: PodState,
-  raw: Socket,
+  source: ByteSource,
   arrived: Arrived | null = null,
 ): void {
-  const record = readRecord(context, pod, raw);
+  const { socket } = source;
+  const record = readRecord(context, pod, socket);
   if (record?.kind !== 'outbound') {
     // Nobody dialled this: a local process found the listener, or the record is lost.
     countRefusal(context, pod, 'no_destination');
-    raw.destroy();
+    socket.destroy();
     return;
   }
-  if (refusedForRoom(context, pod, raw)) return;
+  if (refusedForRoom(context, pod, source)) return;
   const { ip, port } = record;
   if (port === TEST_PORT && TEST_ADDRESSES.includes(ip)) {
-    raw.destroy();
+    socket.destroy();
     return;
   }
-  const source = arrived?.source ?? acceptedSource(raw);
-  adoptSocket(context, pod, source.socket);
-  const labels = `${DIRECTION_OUTBOUND},peer="src",${targetLabels(ip, port)},tls="no_identity",no_tls_reason="loopback",${pod.labels}`;
-  if (arrived === null) context.transports.track(source.socket, labels, pod.uid);
-  else context.transports.trackArrived(source.socket, labels, pod.uid);
-
+  adoptSocket(context, pod, socket);
   const target = outboundTarget(context, pod, ip, port);
+  if (arrived === null) context.transports.track(socket, target.clientLabels, pod.uid);
+  else context.transports.trackArrived(socket, target.clientLabels, pod.uid);
   target.hold();
-  source.socket.once('close', () => target.release());
+  socket.once('close', () => target.release());
   target.whenKnown((failure) => {
-    if (source.socket.destroyed) return;
+    if (socket.destroyed) return;
     if (failure === FAILURE_NONE) serve(context, pod, source, target, arrived);
     else serveUnresolved(context, pod, source, target, failure, arrived?.first ?? null);
   });
 }
 
-export function readRecord(context: WorkerContext, pod: PodState, raw: Socket): AcceptedRecord | undefined {
-  const fd = descriptorOf(raw);
+export function readRecord(
+  context: WorkerContext,
+  pod: PodState,
+  socket: Socket,
+): AcceptedRecord | undefined {
+  const fd = descriptorOf(socket);
   if (fd === undefined) return undefined;
   try {
     return context.kernel.readAccepted(fd);

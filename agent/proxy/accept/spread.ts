@@ -10,7 +10,6 @@
 import { SharedSource } from '#lib/net/accept.ts';
 import { descriptorOf } from '#lib/net/descriptor.ts';
 import { errorMessage } from '#lib/core/errors.ts';
-import type { Socket } from 'node:net';
 import type { Protocol } from '../detect/protocol.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import type { HandedConnection } from '../model.ts';
@@ -98,14 +97,11 @@ export function handedOn(
 }
 
 /** The connection that another worker handed over; counted here since it was assigned. */
-export function arrivedConnection(
-  { fd, protocol, first }: HandedConnection,
-  loads: WorkerLoads,
-): Arrived & { readonly socket: Socket } {
+export function arrivedConnection({ fd, protocol, first }: HandedConnection, loads: WorkerLoads): Arrived {
   const source = new SharedSource({ fd });
   const { socket } = source;
   socket.once('close', () => loads.ended());
   // It came as a view of plain bytes.
   const bytes = first === null ? null : Buffer.from(first.buffer, first.byteOffset, first.byteLength);
-  return { source, socket, protocol, first: bytes };
+  return { source, protocol, first: bytes };
 }

@@ -5,6 +5,7 @@
 import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { resetSocket } from '#lib/net/reset.ts';
+import { readInto } from '#lib/net/user-buffer.ts';
 
 /**
  * Rules of the callback:
@@ -20,6 +21,11 @@ export interface ByteSource {
   /** TLS: closing needs close_notify, so never only a destroy after the last byte. */
   readonly encrypted: boolean;
   onBytes: ((buffer: Buffer, length: number) => void) | null;
+  /**
+   * Reads into a buffer of the receiver's from here on, where that works. For one that stays to the end and takes what
+   * may still come after a pause: what was decrypted already.
+   */
+  readInto?(buffer: Buffer): void;
   /** Ends the connection so that the peer sees an error (RST), never a clean end. */
   reset(): void;
 }
@@ -44,6 +50,7 @@ class DataSource implements ByteSource {
   readonly encrypted: boolean;
   onBytes: ((buffer: Buffer, length: number) => void) | null = null;
   readonly #raw: Socket | null;
+  #buffer: Buffer | null = null;
 
   constructor(socket: Socket, raw: Socket | null) {
     this.socket = socket;
@@ -53,7 +60,23 @@ class DataSource implements ByteSource {
     socket.on('data', (chunk: Buffer) => {
       if (this.onBytes === null) socket.destroy();
       else this.onBytes(chunk, chunk.length);
+      if (this.#buffer !== null) this.readInto(this.#buffer);
     });
+  }
+
+  readInto(buffer: Buffer): void {
+    const { socket } = this;
+    this.#buffer = null;
+    if (socket.destroyed) return;
+    const works = readInto(socket, buffer, (length) => {
+      if (this.onBytes === null) socket.destroy();
+      else this.onBytes(buffer, length);
+      return true;
+    });
+    // Where something waits unread, it comes first.
+    if (!works) this.#buffer = buffer;
+    // Only from now on a pause stops the reading itself.
+    else if (socket.isPaused()) socket.pause();
   }
 
   reset(): void {

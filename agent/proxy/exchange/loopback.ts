@@ -5,7 +5,7 @@
 import { once } from 'node:events';
 import { type AddressInfo, createServer, type Server, Socket } from 'node:net';
 import { FAILURE_CONNECT_OTHER, FAILURE_CONNECT_REFUSED, FAILURE_NONE } from '../failure.ts';
-import { acceptedSource, SharedSource } from '#lib/net/accept.ts';
+import { onAccepted, SharedSource } from '#lib/net/accept.ts';
 import { attachDataSource, type ByteSource } from './byte-source.ts';
 import {
   type Connected,
@@ -116,15 +116,14 @@ export async function listenLoopback(
   watched: Pick<HttpConnection, 'log' | 'observer'> = {},
 ): Promise<LoopbackProxy> {
   const sockets = new Set<Socket>();
-  const listener: Server = createServer(
-    { allowHalfOpen: true, noDelay: true, pauseOnConnect: true },
-    (socket) => {
-      const source: ByteSource = shared ? acceptedSource(socket) : attachDataSource(socket);
-      sockets.add(source.socket);
-      const onClosed = (): void => void sockets.delete(source.socket);
-      server.serve({ source, first: null, http2, target, gate, ...watched, onClosed });
-    },
-  );
+  const listener: Server = createServer({ allowHalfOpen: true, noDelay: true, pauseOnConnect: true });
+  const accept = (source: ByteSource): void => {
+    sockets.add(source.socket);
+    const onClosed = (): void => void sockets.delete(source.socket);
+    server.serve({ source, first: null, http2, target, gate, ...watched, onClosed });
+  };
+  if (shared) onAccepted(listener, accept);
+  else listener.on('connection', (socket) => accept(attachDataSource(socket)));
   listener.listen(0, '127.0.0.1');
   await once(listener, 'listening');
   return {

@@ -17,6 +17,8 @@ interface Transport {
   readonly written: Cell;
   readonly received: Cell | null;
   readonly sent: Cell | null;
+  /** `tcp_close_total` by errno. */
+  readonly closes: Map<string, Cell>;
   connections: number;
 }
 
@@ -94,23 +96,26 @@ export class TransportMetrics {
     sampleBytes(tracked);
     const { transport } = tracked;
     transport.open.add(-1);
-    const closes = this.#store.cell(
-      'tcp_close_total',
-      joinLabels(transport.labels, `errno="${tracked.errno}"`),
-      transport.owner,
-    );
-    closes.add(1);
-    this.#store.release(closes);
+    this.#closesOf(transport, tracked.errno).add(1);
     this.#leave(transport);
   }
 
   #leave(transport: Transport): void {
     if (--transport.connections > 0) return;
     this.#transports.delete(transport.key);
-    const { opened, open, read, written, received, sent } = transport;
-    for (const cell of [opened, open, read, written, received, sent]) {
+    const { opened, open, read, written, received, sent, closes } = transport;
+    for (const cell of [opened, open, read, written, received, sent, ...closes.values()]) {
       if (cell !== null) this.#store.release(cell);
     }
+  }
+
+  #closesOf({ closes, labels, owner }: Transport, errno: string): Cell {
+    let cell = closes.get(errno);
+    if (cell === undefined) {
+      cell = this.#store.cell('tcp_close_total', joinLabels(labels, `errno="${errno}"`), owner);
+      closes.set(errno, cell);
+    }
+    return cell;
   }
 
   #cost(op: 'Send' | 'Recv', owner: string, cost: ZoneCost | null): Cell | null {
@@ -133,6 +138,7 @@ export class TransportMetrics {
         written: this.#store.cell('tcp_write_bytes_total', labels, owner),
         received: this.#cost('Recv', owner, cost),
         sent: this.#cost('Send', owner, cost),
+        closes: new Map(),
         connections: 0,
       };
       this.#transports.set(key, transport);

@@ -7,7 +7,7 @@ import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import { descriptorOf } from '#lib/net/descriptor.ts';
-import { resetSocket } from '#lib/net/reset.ts';
+import { peekOnce } from '#lib/net/peek.ts';
 import type { MetricStore } from '#lib/metrics/store.ts';
 import type { AccessLog } from '../access-log/lines.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
@@ -90,11 +90,11 @@ export function countHttp2Limit(context: WorkerContext, pod: PodState, limit: Ht
 }
 
 /** Resets an accepted connection for which the pod or the process has no room; true: it did. */
-export function refusedForRoom(context: WorkerContext, pod: PodState, raw: Socket): boolean {
+export function refusedForRoom(context: WorkerContext, pod: PodState, source: ByteSource): boolean {
   if (pod.full) countRefusal(context, pod, 'limit');
-  else if (isScarce(context, descriptorOf(raw))) refuseForDescriptors(context, pod);
+  else if (isScarce(context, descriptorOf(source.socket))) refuseForDescriptors(context, pod);
   else return false;
-  resetSocket(raw);
+  source.reset();
   return true;
 }
 
@@ -148,4 +148,26 @@ export function adoptSocket(context: WorkerContext, pod: PodState, socket: Socke
     context.log.debug({ pod: pod.name, error: errorMessage(error) }, 'connection failed'),
   );
   pod.adopt(socket);
+}
+
+/** Shows what a socket will read first; null where that cannot be. */
+export function peekFor(
+  { kernel, descriptorsMax }: WorkerContext,
+  socket: Socket,
+  look: (bytes: Buffer | undefined) => void,
+): (() => void) | null {
+  const fd = descriptorOf(socket);
+  if (fd === undefined) return null;
+  let copy: number;
+  try {
+    copy = kernel.duplicateOwn(fd);
+  } catch {
+    // It is read in the usual way then, which needs no descriptor more.
+    return null;
+  }
+  if (copy >= descriptorsMax) {
+    kernel.closeDescriptor(copy);
+    return null;
+  }
+  return peekOnce(copy, (duplicate) => kernel.closeDescriptor(duplicate), look);
 }

@@ -8,6 +8,7 @@ import { assertNever, errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import { MetricStore } from '#lib/metrics/store.ts';
+import { onAccepted } from '#lib/net/accept.ts';
 import { setAcceptedOptions } from '#lib/net/sockets.ts';
 import { AccessLog } from '../access-log/lines.ts';
 import { acceptInbound, joinInbound } from '../accept/inbound.ts';
@@ -234,8 +235,8 @@ class Worker implements ProxyWorker {
       return;
     }
     const arrived = arrivedConnection(connection, loads);
-    if (direction === 'inbound') acceptInbound(this.#context, pod, arrived.socket, arrived);
-    else acceptOutbound(this.#context, pod, arrived.socket, arrived);
+    if (direction === 'inbound') acceptInbound(this.#context, pod, arrived.source, arrived);
+    else acceptOutbound(this.#context, pod, arrived.source, arrived);
   }
 
   #applicationRefused({ uid }: PodState): void {
@@ -282,9 +283,9 @@ class Worker implements ProxyWorker {
     // A dead one whose place this takes would keep the thread busy with its end.
     pod.dropListener(handle);
     const server: Server = createServer({ pauseOnConnect: true, allowHalfOpen: true });
-    server.on('connection', (raw) => {
-      if (direction === 'inbound') acceptInbound(this.#context, pod, raw);
-      else acceptOutbound(this.#context, pod, raw);
+    onAccepted(server, (source) => {
+      if (direction === 'inbound') acceptInbound(this.#context, pod, source);
+      else acceptOutbound(this.#context, pod, source);
     });
     server.on('error', (error) =>
       log.error(

@@ -66,7 +66,7 @@ export function dialTcp(context: WorkerContext, pod: PodState, options: DialOpti
       throw error;
     }
     kernel.handOver(fd);
-    source = new SharedSource({ fd, noDelay: true });
+    source = SharedSource.ofTcp(fd);
   } catch (error) {
     log.warn(
       { pod: pod.name, target: formatSocketAddress(ip, port), error: errorMessage(error) },

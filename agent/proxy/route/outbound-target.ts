@@ -6,6 +6,7 @@ import { formatSocketAddress } from '#lib/core/addresses.ts';
 import type { Timer } from '#lib/core/clock.ts';
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import { joinLabels, renderLabels } from '#lib/metrics/model.ts';
+import type { Cell } from '#lib/metrics/store.ts';
 import { Breaker } from '../balance/breaker.ts';
 import type { EndpointFacts, HttpEndpoint, HttpMetrics, HttpRoute, HttpTarget } from '../exchange/types.ts';
 import { FAILURE_DISCOVERY, FAILURE_FAILFAST, FAILURE_LIMIT, FAILURE_NONE } from '../failure.ts';
@@ -48,6 +49,8 @@ type Waiter = (failure: number) => void;
 export class OutboundTarget implements HttpTarget {
   readonly ip: string;
   readonly port: number;
+  /** Of the pod's connections to it. */
+  readonly clientLabels: string;
   readonly #context: WorkerContext;
   readonly #pod: PodState;
   readonly #handle: DestinationHandle | undefined;
@@ -63,6 +66,8 @@ export class OutboundTarget implements HttpTarget {
   router: Router | null = null;
   #routes = '';
   #route: { readonly metrics: StreamSeries; readonly backend: StreamSeries } | null = null;
+  /** Connections of the pod by what they speak. */
+  readonly #protocols = new Map<string, Cell>();
   readonly #unknown = new Set<Waiter>();
   readonly #empty = new Set<Waiter>();
   #unknownTimer: Timer | null = null;
@@ -76,6 +81,7 @@ export class OutboundTarget implements HttpTarget {
     this.#pod = pod;
     this.ip = ip;
     this.port = port;
+    this.clientLabels = `${DIRECTION_OUTBOUND},peer="src",${targetLabels(ip, port)},tls="no_identity",no_tls_reason="loopback",${pod.labels}`;
     this.#handle = context.destinations.acquire(pod.uid, pod.pod.namespace, ip, port, (destination) =>
       this.#update(destination),
     );
@@ -239,8 +245,25 @@ export class OutboundTarget implements HttpTarget {
 
   /** A connection of the pod is served as this. */
   countProtocol(protocol: 'http/1' | 'http/2' | 'opaq'): void {
-    const labels = joinLabels(`protocol="${protocol}"`, serviceLabels('parent', parentOf(this.#destination)));
-    countOnce(this.#context, 'outbound_tcp_protocol_connections_total', labels, this.#pod);
+    let cell = this.#protocols.get(protocol);
+    if (cell === undefined) {
+      const labels = joinLabels(
+        `protocol="${protocol}"`,
+        serviceLabels('parent', parentOf(this.#destination)),
+      );
+      cell = this.#context.store.cell(
+        'outbound_tcp_protocol_connections_total',
+        joinLabels(labels, this.#pod.labels),
+        this.#pod.uid,
+      );
+      this.#protocols.set(protocol, cell);
+    }
+    cell.add(1);
+  }
+
+  #releaseProtocols(): void {
+    for (const cell of this.#protocols.values()) this.#context.store.release(cell);
+    this.#protocols.clear();
   }
 
   countError(kind: 'http' | 'tcp', failure: number): void {
@@ -265,6 +288,7 @@ export class OutboundTarget implements HttpTarget {
     this.router?.close();
     this.router = null;
     this.#closeSeries();
+    this.#releaseProtocols();
     release(this.#unknown, FAILURE_DISCOVERY);
     release(this.#empty, FAILURE_DISCOVERY);
   }
@@ -274,6 +298,8 @@ export class OutboundTarget implements HttpTarget {
     const { authority: named } = this;
     this.#destination = destination;
     if (this.authority !== named) this.#closeSeries();
+    // Their labels name it.
+    this.#releaseProtocols();
     const wanted =
       destination.kind === 'service'
         ? destination.endpoints

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The relay's own limits on virtual time; what it does with real traffic is in test/proxy.
 import { strict as assert } from 'node:assert';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
-import { describe, test } from 'node:test';
+import { before, describe, test } from 'node:test';
+import { connect as connectTls, createServer as createTlsServer, type TLSSocket } from 'node:tls';
 import { VirtualClock } from '#lib/core/clock.ts';
+import { silentLog } from '#lib/core/log.ts';
+import { proveUserBuffer } from '#lib/net/user-buffer.ts';
 import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
 import { relay } from './relay.ts';
 
@@ -21,6 +25,27 @@ async function makePair(): Promise<[Socket, ByteSource]> {
   return [outer, attachDataSource(inner)];
 }
 
+/** As makePair, with TLS between the two. */
+async function makeSecurePair(): Promise<[TLSSocket, ByteSource]> {
+  const psk = { ciphers: 'PSK', maxVersion: 'TLSv1.2' } as const;
+  const key = randomBytes(32);
+  const server = createTlsServer({ ...psk, pskCallback: () => key, allowHalfOpen: true });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const secured = once(server, 'secureConnection');
+  const outer = connectTls({
+    ...psk,
+    port: (server.address() as AddressInfo).port,
+    host: '127.0.0.1',
+    checkServerIdentity: () => undefined,
+    pskCallback: () => ({ psk: key, identity: 'test' }),
+  });
+  const [inner] = (await secured) as [TLSSocket];
+  inner.on('error', () => inner.destroy());
+  server.close();
+  return [outer, attachDataSource(inner)];
+}
+
 async function until(holds: () => boolean): Promise<void> {
   const deadline = Date.now() + 20_000;
   while (!holds()) {
@@ -32,6 +57,8 @@ async function until(holds: () => boolean): Promise<void> {
 }
 
 describe('relay', () => {
+  before(async () => assert.equal(await proveUserBuffer(silentLog), true));
+
   test('a half-closed pair in which nothing moves is reset after the limit, not while it moves', async () => {
     const clock = new VirtualClock();
     const [client, left] = await makePair();
@@ -108,6 +135,27 @@ describe('relay', () => {
         server.end();
       }),
     );
+  });
+
+  test('bytes from TLS arrive whole and in order, those before the relay began first, the reader slow or not', async () => {
+    for (const slow of [false, true]) {
+      const [client, left] = await makeSecurePair();
+      const [server, right] = await makePair();
+      const sent = randomBytes(12 << 20);
+      client.end(sent);
+      // Some of it was read and waits in the socket.
+      await until(() => left.socket.readableLength > 0);
+      relay(left, right, null, { clock: new VirtualClock(), onClosed: () => undefined });
+      if (slow) {
+        server.pause();
+        await until(() => right.socket.writableLength > 0 && left.socket.isPaused());
+      }
+      const received: Buffer[] = [];
+      for await (const chunk of server) received.push(chunk as Buffer);
+      assert.ok(sent.equals(Buffer.concat(received)));
+      assert.equal(left.socket.bytesRead, sent.length);
+      server.end();
+    }
   });
 
   test('both ends closed leave no timer and say so once', async () => {

@@ -6,6 +6,7 @@
 //   left ◀──bytes── right     reset of left  ──▶ reset of right
 
 import type { Clock, Timer } from '#lib/core/clock.ts';
+import { SHARED_BUFFER_BYTES } from '#lib/net/accept.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import { type Flushed, Flusher } from '../exchange/outbox.ts';
 import { type Slab, takeSlab } from './slab.ts';
@@ -23,8 +24,16 @@ export interface RelayOptions {
   readonly onClosed: () => void;
 }
 
-/** A sink that holds as much stops its source. More than one read, so that writing and reading can overlap. */
+/**
+ * A sink that holds as much stops its source. More than one read, so that writing and reading can overlap. An encrypted
+ * one stops it at its own mark, since what comes until its write is over (in the same turn) would be copied twice.
+ */
 const WAITING_BYTES_MAX = 131_072;
+
+/** What OpenSSL gives out at once; valid within a callback, as all that is read. */
+const decrypted = Buffer.allocUnsafeSlow(16_384);
+/** For bulk that is to be encrypted: what is there with one read and one write. */
+const wide = Buffer.allocUnsafeSlow(131_072);
 
 /** One per thread: what came in a turn of the event loop leaves at its end. */
 const flusher = new Flusher();
@@ -139,6 +148,7 @@ class Direction implements Flushed {
     const { socket } = this.source;
     const sink = this.#sink.socket;
     this.source.onBytes = (buffer, length) => this.#onBytes(buffer, length);
+    if (this.source.encrypted) this.source.readInto?.(decrypted);
     sink.on('drain', () => {
       if (!socket.destroyed) socket.resume();
     });
@@ -162,6 +172,9 @@ class Direction implements Flushed {
   #onBytes(buffer: Buffer, length: number): void {
     this.#pair.moved();
     const sink = this.#sink.socket;
+    // Once: each call costs.
+    const filled = length === SHARED_BUFFER_BYTES && buffer !== wide;
+    if (filled && this.#sink.encrypted) this.source.readInto?.(wide);
     if (this.#sink.encrypted && this.#at === 0 && sink.writableLength === 0) {
       // TLS has encrypted what it was given when `write` returns.
       sink.write(buffer.subarray(0, length));
@@ -205,7 +218,8 @@ class Direction implements Flushed {
 
   #hold(): void {
     const sink = this.#sink.socket;
-    if (sink.writableNeedDrain && sink.writableLength >= WAITING_BYTES_MAX) this.source.socket.pause();
+    if (!sink.writableNeedDrain) return;
+    if (this.#sink.encrypted || sink.writableLength >= WAITING_BYTES_MAX) this.source.socket.pause();
   }
 
   #onEnd(): void {

@@ -8,11 +8,14 @@ import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { after, before, describe, it } from 'node:test';
 import { systemClock } from '#lib/core/clock.ts';
 import { silentLog } from '#lib/core/log.ts';
-import { acceptedSource, proveSharedAccept } from '#lib/net/accept.ts';
+import { onAccepted, proveSharedAccept } from '#lib/net/accept.ts';
+import { descriptorOf } from '#lib/net/descriptor.ts';
+import { close, dup } from '#lib/net/native.ts';
+import { peekOnce } from '#lib/net/peek.ts';
 import { createMeshContext, type KeyAndChain } from '#lib/tls/mesh-context.ts';
 import { makeTestAuthority, type TestAuthority } from '#lib/x509-authority/test-authority.ts';
 import { CLIENT_HELLO_BYTES_MAX, parseClientHello } from '../detect/client-hello.ts';
-import { collectBytes } from '../detect/collect.ts';
+import { lookAhead, type Peek } from '../detect/collect.ts';
 import { attachDataSource } from '../exchange/byte-source.ts';
 import { FAILURE_NONE, FAILURE_TLS_WRONG_IDENTITY } from '../failure.ts';
 import { startMeshTls } from './mesh-client.ts';
@@ -37,7 +40,7 @@ describe('handshakes of the mesh port', () => {
   let server: Server;
   let known = true;
   /** What is done with an accepted connection at once. */
-  let onAccepted: (accepted: Accepted, reset: () => void) => void;
+  let onSecured: (accepted: Accepted, reset: () => void) => void;
 
   before(async () => {
     await proveSharedAccept(silentLog);
@@ -49,8 +52,8 @@ describe('handshakes of the mesh port', () => {
       anchorsPem: authority.anchorPem,
     });
     const tls = new MeshTlsServer(() => (known ? context : undefined));
-    server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (raw) => {
-      const source = acceptedSource(raw);
+    server = createServer({ pauseOnConnect: true, allowHalfOpen: true });
+    onAccepted(server, (source) => {
       source.socket.on('error', () => source.socket.destroy());
       const options = {
         bytesMax: CLIENT_HELLO_BYTES_MAX,
@@ -58,13 +61,14 @@ describe('handshakes of the mesh port', () => {
         clock: systemClock,
         decide: (bytes: Buffer) => parseClientHello(bytes).kind !== 'partial',
       };
-      collectBytes(source, null, options, (_outcome, hello) => {
-        tls.accept('direct', source.socket, hello, (secured, reason, presented) => {
+      const peek: Peek = (socket, look) => peekOnce(dup(descriptorOf(socket) ?? -1), close, look);
+      lookAhead(source, peek, options, (_outcome, hello, unread) => {
+        tls.accept('direct', source.socket, unread ? null : hello, (secured, reason, presented) => {
           const reset = (): void => {
             if (secured === null) source.socket.destroy();
             else attachDataSource(secured.socket, source.socket).reset();
           };
-          onAccepted({ secured, reason, presented }, reset);
+          onSecured({ secured, reason, presented }, reset);
         });
       });
     });
@@ -91,7 +95,7 @@ describe('handshakes of the mesh port', () => {
   const accepted = (certificate: KeyAndChain): Promise<Accepted> =>
     new Promise((resolve) => {
       const client = dial(certificate);
-      onAccepted = (one, reset) => {
+      onSecured = (one, reset) => {
         reset();
         client.once('close', () => resolve(one));
       };
@@ -129,7 +133,7 @@ describe('handshakes of the mesh port', () => {
 
   it('what the client sends right behind its handshake is not lost', async () => {
     const text = await new Promise<string>((resolve) => {
-      onAccepted = ({ secured }) => {
+      onSecured = ({ secured }) => {
         const source = attachDataSource((secured ?? assert.fail()).socket);
         source.onBytes = (buffer, length) => {
           resolve(buffer.toString('latin1', 0, length));
@@ -144,7 +148,7 @@ describe('handshakes of the mesh port', () => {
 
   const secure = (serverIdentity: string, then: (socket: TLSSocket | null, reset: () => void) => void) =>
     new Promise<{ failure: number; reason: string }>((resolve) => {
-      onAccepted = ({ secured }) => secured?.socket.on('error', () => secured.socket.destroy());
+      onSecured = ({ secured }) => secured?.socket.on('error', () => secured.socket.destroy());
       const raw = connectTcp(where(), () => {
         const context = createMeshContext({ certificate: leaf, anchorsPem: authority.anchorPem });
         const options = { context, serverIdentity, header: true, timeoutMs: 10_000, clock: systemClock };

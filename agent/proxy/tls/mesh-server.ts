@@ -62,7 +62,7 @@ export class MeshTlsServer {
   }
 
   /** `raw` is paused; what was read of it is in `first`. */
-  accept(mode: MeshServerMode, raw: Socket, first: Buffer, done: SecuredCallback): void {
+  accept(mode: MeshServerMode, raw: Socket, first: Buffer | null, done: SecuredCallback): void {
     this.#pending.set(raw, done);
     raw.once('close', () => {
       const waiting = this.#pending.get(raw);
@@ -70,7 +70,7 @@ export class MeshTlsServer {
       this.#pending.delete(raw);
       waiting(null, CLOSED, '');
     });
-    raw.unshift(first);
+    if (first !== null) raw.unshift(first);
     this.#servers[mode].emit('connection', raw);
   }
 
