@@ -120,7 +120,7 @@ it('a node that reboots without destination starts no pod of an enrolled namespa
     const logged = agentLog().length;
     await until('the pod outside the mesh runs', 60_000, () => isReady('bystander', 'plain'));
     // The agent is there and asked, and for some seconds more.
-    await until('the agent refuses', 60_000, async () => {
+    await until('the agent refuses', 150_000, async () => {
       for (const name of ENROLLED) {
         assert.equal(await processesOf(name), 0, `${name} runs before it is meshed`);
         const { status } = await mesh.pod(name, 'mesh');
