@@ -23,5 +23,9 @@ export const scale = {
   kills: pick(3, 20),
   upgrades: pick(1, 7),
   rollout: { rolls: pick(2, 30) },
+  mixed: {
+    workerFaults: pick(['throw'], ['throw', 'heap', 'spin']),
+    slowHellos: pick(1_000, 5_000),
+  },
   churn: { pods: pick(60, 1000), atOnce: pick(10, 20) },
 } as const;

@@ -5,6 +5,7 @@ import type { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
 import {
   Client,
+  type ClientDuplexStream,
   type ClientReadableStream,
   credentials,
   type handleBidiStreamingCall,
@@ -170,10 +171,15 @@ export class EchoClient {
     );
   }
 
+  /** A call of both sides streaming. */
+  talk(): ClientDuplexStream<Buffer, Buffer> {
+    const { path, requestSerialize, responseDeserialize } = echo.both;
+    return this.#client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
+  }
+
   /** Sends the next message when the last one has come back. */
   async both(requests: readonly Buffer[]): Promise<EchoOutcome> {
-    const { path, requestSerialize, responseDeserialize } = echo.both;
-    const call = this.#client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
+    const call = this.talk();
     const messages: Buffer[] = [];
     call.on('error', () => undefined);
     call.on('data', (message: Buffer) => {
@@ -193,7 +199,7 @@ export class EchoClient {
 }
 
 /** Not once(): that fails for every other status than OK. */
-async function statusOf(call: EventEmitter): Promise<StatusObject> {
+export async function statusOf(call: EventEmitter): Promise<StatusObject> {
   return new Promise((resolve) => call.once('status', resolve));
 }
 

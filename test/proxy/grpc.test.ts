@@ -5,7 +5,7 @@ import { strict as assert } from 'node:assert';
 import { once } from 'node:events';
 import { status as codes } from '@grpc/grpc-js';
 import { after, before, describe, test } from 'node:test';
-import { type EchoApplication, EchoClient, outcomeOf, serveEcho } from './grpc-peers.ts';
+import { type EchoApplication, EchoClient, outcomeOf, serveEcho, statusOf } from './grpc-peers.ts';
 import { endpoint, identityOf, meshedOnly, until, untilMetric } from './harness.ts';
 import { createScene, HTTP2_PORT, type Scene, SERVER, type ServiceName } from './scene.ts';
 
@@ -146,6 +146,53 @@ describe('gRPC', () => {
     const { status } = await outcome;
     assert.equal(status.code, UNAVAILABLE);
     assert.equal(status.details, 'connection closed before the response');
+  });
+
+  for (const side of ['client', 'server'] as const) {
+    test(`a drain of the ${side}'s agent lets open streams go on to their end, later calls go over other connections`, async () => {
+      const { worker, sent } = scene[side];
+      const drained = (): boolean => sent.some(({ type }) => type === 'drained');
+      const client = clientOf();
+      const call = client.talk();
+      const ended = statusOf(call);
+      const say = async (text: string): Promise<void> => {
+        const answered = once(call, 'data') as Promise<[Buffer]>;
+        call.write(Buffer.from(text));
+        assert.equal(String((await answered)[0]), text);
+      };
+      await say('before');
+      sent.length = 0;
+      worker.handle({ type: 'drain', graceMs: 60_000 });
+      // Until well behind the end of connections that are idle.
+      const untilMs = performance.now() + 6_500;
+      for (let turn = 0; performance.now() < untilMs; turn++) {
+        await say(`turn ${turn}`);
+        const { status } = await (turn % 2 === 0 ? client : clientOf()).unary(`call ${turn}`);
+        assert.equal(status.code, OK, status.details);
+      }
+      assert.equal(drained(), false);
+      await say('after');
+      call.end();
+      assert.equal((await ended).code, OK);
+      await until(drained, 'the end of the drain');
+      assert.equal(worker.connections, 0);
+      worker.handle({ type: 'resume' });
+    });
+  }
+
+  test('a drain that is over does not wait for a stream that is not, nor does it cut it', async () => {
+    const { worker, sent } = scene.client;
+    const call = clientOf().download('1 wait');
+    call.on('error', () => undefined);
+    await once(call, 'data');
+    sent.length = 0;
+    worker.handle({ type: 'drain', graceMs: 300 });
+    await until(() => sent.some(({ type }) => type === 'drained'), 'the end of the drain');
+    assert.ok(worker.connections > 0);
+    worker.handle({ type: 'resume' });
+    const cancelled = server.cancelled.length;
+    call.cancel();
+    await until(() => server.cancelled.length > cancelled, 'the end at the server');
   });
 
   test('what the proxy answers itself is in the form of gRPC', async () => {

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// The mixed load tells the truth, on this machine's loopback: every protocol is answered, every loss is seen and judged.
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { type Loss, type MixedReport, startMixed } from './mixed-engine.ts';
+import { death, handOver, mixedComplaints, mixedSummary } from './mixed.ts';
+import { mixedKinds } from './mixed-talks.ts';
+import { until } from './until.ts';
+
+const each = <T>(value: T): Record<(typeof mixedKinds)[number], T> =>
+  Object.fromEntries(mixedKinds.map((kind) => [kind, value])) as Record<(typeof mixedKinds)[number], T>;
+
+async function freePorts(count: number): Promise<number[]> {
+  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
+  const found: number[] = [];
+  for (const server of servers) {
+    if (!server.listening) await once(server, 'listening');
+    found.push((server.address() as { port: number }).port);
+  }
+  for (const server of servers) server.close();
+  return found;
+}
+
+const listens = (port: number): Promise<boolean> =>
+  new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1');
+    socket.on('error', () => resolve(false));
+    socket.on('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+  });
+
+describe('the mixed load', () => {
+  it('holds and asks every protocol, and sees the loss of each when the server dies', async () => {
+    const [httpPort = 0, http2Port = 0, tcpPort = 0, firstPort = 0] = await freePorts(4);
+    const argv = [httpPort, http2Port, tcpPort, firstPort].map(String);
+    const server = spawn(process.execPath, [join(import.meta.dirname, 'programs/mixed-server.ts'), ...argv]);
+    await until('the server listens', 20_000, async () =>
+      (await Promise.all([httpPort, http2Port, tcpPort, firstPort].map(listens))).every(Boolean),
+    );
+    const engine = startMixed({
+      host: '127.0.0.1',
+      httpPort,
+      http2Port,
+      tcpPort,
+      firstPort,
+      connections: each(2),
+      periodMs: 200,
+      rampMs: 100,
+      timeoutMs: 20_000,
+    });
+    try {
+      const beganMs = Date.now();
+      await until('all are answered again and again', 20_000, () => {
+        const { oldestAnswerMs } = engine.status();
+        return oldestAnswerMs > beganMs + 1000;
+      });
+      assert.equal(engine.status().losses, 0);
+      server.kill('SIGKILL');
+      await once(server, 'exit');
+      // Every connection, and what was tried again.
+      await until('all are lost', 20_000, () => engine.status().open === 0 && engine.status().losses >= 64);
+    } finally {
+      server.kill('SIGKILL');
+    }
+    const report = engine.stop();
+    assert.equal(report.wanted, 16);
+    assert.equal(report.openMax, 16);
+    for (const kind of mixedKinds) {
+      assert.ok(report.answered[kind] >= 2, kind);
+      assert.ok(
+        report.lost.some(({ connection }) => connection === kind),
+        `${kind} lost nothing`,
+      );
+    }
+    assert.equal(mixedComplaints([report], []).length, mixedKinds.length);
+  });
+
+  it('an answer to somebody else is seen', async () => {
+    const server = createServer((socket) => {
+      socket.on('error', () => socket.destroy());
+      socket.on('data', () => socket.write('lie\n'));
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as { port: number };
+    const target = { host: '127.0.0.1', httpPort: port, http2Port: port, tcpPort: port, firstPort: port };
+    const engine = startMixed({
+      ...target,
+      connections: { tcp: 1 },
+      periodMs: 50,
+      rampMs: 0,
+      timeoutMs: 5_000,
+    });
+    await until('it is seen', 10_000, () => engine.status().losses > 0);
+    assert.equal(engine.stop().lost[0]?.kind, 'wrong-nonce');
+    server.close();
+  });
+});
+
+describe('judging the mixed load', () => {
+  const loss = (changes: Partial<Loss>): Loss => ({
+    connection: 'tcp',
+    kind: 'ended-idle',
+    detail: 'FIN',
+    askedMs: 0,
+    atMs: 2000,
+    served: 3,
+    ...changes,
+  });
+  const report = (lost: readonly Loss[]): MixedReport => ({
+    open: 8,
+    wanted: 8,
+    oldestAnswerMs: 0,
+    losses: lost.length,
+    answered: each(5),
+    politeEnds: each(0),
+    openMax: 8,
+    lost,
+    latencyMaxMs: 3,
+  });
+  const bad = (lost: readonly Loss[], ...windows: readonly ReturnType<typeof death>[]): number =>
+    mixedComplaints([report(lost)], windows).length;
+
+  it('a death spares what was held, not what was asked later, never a wrong answer', () => {
+    const window = death('killed', 1000, 2000, 60_000);
+    assert.equal(bad([loss({})], window), 0);
+    assert.equal(bad([loss({ atMs: 900 })], window), 1);
+    assert.equal(bad([loss({ kind: 'ended-asked', askedMs: 3900, atMs: 4500 })], window), 0);
+    assert.equal(bad([loss({ kind: 'ended-asked', askedMs: 4100, atMs: 4500 })], window), 1);
+    assert.equal(bad([loss({ kind: 'wrong-nonce' })], window), 1);
+    assert.equal(bad([loss({ kind: 'bad-answer', askedMs: 1900, detail: '502 (x)' })], window), 0);
+    assert.equal(bad([loss({ kind: 'bad-answer', askedMs: 1900, detail: '503 (x)' })], window), 1);
+  });
+
+  it('a hand-over spares long streams at its end only, and nothing of the others', () => {
+    const window = handOver('upgrade', 1000, 9000, 12_000);
+    assert.equal(bad([loss({ atMs: 9100 }), loss({ atMs: 9100, connection: 'grpc-stream' })], window), 0);
+    assert.equal(bad([loss({ atMs: 8000 })], window), 1);
+    assert.equal(bad([loss({ atMs: 9100, connection: 'http2' })], window), 1);
+    assert.equal(bad([loss({ atMs: 9100, connection: 'http1-new', kind: 'ended-asked' })], window), 1);
+  });
+
+  it('a protocol without an answer is a complaint; the summary says what each window cost', () => {
+    assert.match(
+      mixedComplaints([{ ...report([]), answered: each(0) }], [])[0] ?? '',
+      /nothing was answered/,
+    );
+    const text = mixedSummary([report([loss({})])], [death('killed', 1000, 2000, 60_000)]);
+    assert.match(text, /5 websocket.*killed: lost 1 tcp$/);
+  });
+});
