@@ -65,6 +65,9 @@ import type { UpstreamConnection } from './upstream-connection.ts';
 /** Of a request's list that is kept for its successors'. */
 const KEPT_BYTES_MAX = 4_096;
 
+/** How long a client that was heard of takes to its first stream. */
+const FIRST_STREAM_MS = 1_000;
+
 export class Http2ServerConnection extends Http2Connection implements ServedConnection {
   readonly connection: HttpConnection;
   readonly clientIdField: Field | null;
@@ -72,6 +75,8 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
   readonly reader: number;
   readonly spares = new SpareStreams<ServerStream>();
   readonly #onFinished: (connection: ServedConnection) => void;
+  /** Of this draining. */
+  #noticed = false;
 
   constructor(
     context: ServerContext,
@@ -85,7 +90,6 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     this.clientIdField =
       gate === null || gate.clientId === '' ? null : defineField('l5d-client-id', gate.clientId);
     this.reader = readerOf(gate?.clientId);
-    if (context.draining) this.notice();
   }
 
   get owner(): object | undefined {
@@ -94,11 +98,13 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
 
   /** The client shall open its next streams on another connection; what it opens here is served. */
   notice(): void {
+    this.#noticed = true;
     this.sendGoAway(WINDOW_MAX, NO_ERROR);
   }
 
+  /** No further streams. A client that has just come is about to open its first one. */
   drain(): void {
-    if (this.leaving) return;
+    if (this.leaving || (this.lastStream === 0 && this.nowMs - this.receivedMs < FIRST_STREAM_MS)) return;
     this.sendGoAway(this.lastStream, NO_ERROR);
     this.leave();
   }
@@ -141,6 +147,8 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     stream.remaining = requestBody(list, endStream);
     if (stream.remaining === BODY_MISMATCH) return this.refuse(id, PROTOCOL_ERROR);
     this.streams.set(id, stream);
+    // Not earlier: many a client gives up what it has not sent yet when it is told to leave.
+    if (this.context.draining && !this.#noticed) this.notice();
     stream.begin(list, endStream, verdict);
     return NO_ERROR;
   }
