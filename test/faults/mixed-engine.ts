@@ -16,7 +16,14 @@ export interface MixedOptions extends MixedTarget {
   readonly timeoutMs: number;
 }
 
-export type LossKind = 'timeout' | 'bad-answer' | 'wrong-nonce' | 'ended-idle' | 'ended-asked';
+export type LossKind =
+  | 'timeout'
+  | 'bad-answer'
+  | 'wrong-nonce'
+  | 'ended-idle'
+  | 'ended-asked'
+  /** Provably not looked at; asked again on another connection. */
+  | 'refused';
 
 export interface Loss {
   readonly connection: MixedKind;
@@ -85,7 +92,6 @@ export function startMixed(options: MixedOptions): MixedEngine {
 
     #ask(): void {
       if (this.#talk !== undefined && this.#kind === 'http1-new') this.#close();
-      const talk = (this.#talk ??= this.#open());
       this.#nonce = randomBytes(8).toString('hex');
       this.#askedMs = Date.now();
       clearTimeout(this.#timer);
@@ -93,7 +99,11 @@ export function startMixed(options: MixedOptions): MixedEngine {
         () => this.#lose('timeout', `after ${options.timeoutMs} ms`),
         options.timeoutMs,
       );
-      talk.ask(this.#nonce);
+      this.#talk ??= this.#open();
+      if (this.#talk.ask(this.#nonce)) return;
+      this.#closePolitely();
+      this.#talk = this.#open();
+      this.#talk.ask(this.#nonce);
     }
 
     #open(): Talk {
@@ -101,7 +111,7 @@ export function startMixed(options: MixedOptions): MixedEngine {
       return openTalk(this.#kind, options, {
         answer: (text) => this.#answered(text),
         bad: (detail) => this.#lose('bad-answer', detail),
-        end: (how, polite) => this.#ended(how, polite),
+        end: (how, polite, again) => this.#ended(how, polite, again === true),
       });
     }
 
@@ -118,11 +128,12 @@ export function startMixed(options: MixedOptions): MixedEngine {
       this.#next(options.periodMs * (0.75 + Math.random() / 2));
     }
 
-    #ended(how: string, polite: boolean): void {
-      if (this.#nonce !== undefined) return this.#lose('ended-asked', how);
+    #ended(how: string, polite: boolean, again: boolean): void {
+      const asked = this.#nonce !== undefined;
+      if (asked && !again) return this.#lose('ended-asked', how);
       if (!polite) return this.#lose('ended-idle', how);
-      politeEnds[this.#kind]++;
-      this.#close();
+      if (asked) return this.#lose('refused', how);
+      this.#closePolitely();
       this.#next(AGAIN_MS);
     }
 
@@ -139,6 +150,13 @@ export function startMixed(options: MixedOptions): MixedEngine {
       if (lost.length < LOSSES_KEPT) lost.push(loss);
       this.#close();
       this.#next(AGAIN_MS);
+    }
+
+    #closePolitely(): void {
+      const nonce = this.#nonce;
+      politeEnds[this.#kind]++;
+      this.#close();
+      this.#nonce = nonce;
     }
 
     #close(): void {

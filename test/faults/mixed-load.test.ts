@@ -7,8 +7,8 @@ import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { type Loss, type MixedReport, startMixed } from './mixed-engine.ts';
-import { death, handOver, mixedComplaints, mixedSummary } from './mixed.ts';
+import { type Loss, startMixed } from './mixed-engine.ts';
+import { type ClientReport, death, handOver, mixedComplaints, mixedSummary, opening } from './mixed.ts';
 import { mixedKinds } from './mixed-talks.ts';
 import { until } from './until.ts';
 
@@ -79,7 +79,7 @@ describe('the mixed load', () => {
         `${kind} lost nothing`,
       );
     }
-    assert.equal(mixedComplaints([report], []).length, mixedKinds.length);
+    assert.equal(mixedComplaints([{ ...report, client: 'here' }], []).length, mixedKinds.length);
   });
 
   it('an answer to somebody else is seen', async () => {
@@ -113,7 +113,8 @@ describe('judging the mixed load', () => {
     served: 3,
     ...changes,
   });
-  const report = (lost: readonly Loss[]): MixedReport => ({
+  const report = (lost: readonly Loss[], client = 'near'): ClientReport => ({
+    client,
     open: 8,
     wanted: 8,
     oldestAnswerMs: 0,
@@ -136,13 +137,26 @@ describe('judging the mixed load', () => {
     assert.equal(bad([loss({ kind: 'wrong-nonce' })], window), 1);
     assert.equal(bad([loss({ kind: 'bad-answer', askedMs: 1900, detail: '502 (x)' })], window), 0);
     assert.equal(bad([loss({ kind: 'bad-answer', askedMs: 1900, detail: '503 (x)' })], window), 1);
+    const late = { kind: 'bad-answer', askedMs: 6000, detail: '502 (TLS handshake failed)' } as const;
+    assert.equal(bad([loss({ ...late, atMs: 12_000 })], window), 0);
+    assert.equal(bad([loss({ ...late, atMs: 8_000 })], window), 1);
+  });
+
+  it('an opening spares handshakes that took too long', () => {
+    const window = opening(0, 20_000);
+    assert.equal(bad([loss({ kind: 'ended-asked', atMs: 10_100, served: 0 })], window), 0);
+    assert.equal(bad([loss({ kind: 'ended-asked', atMs: 5_000, served: 0 })], window), 1);
+    assert.equal(bad([loss({ kind: 'ended-asked', atMs: 10_100 })], window), 1);
   });
 
   it('a hand-over spares long streams at its end only, and nothing of the others', () => {
-    const window = handOver('upgrade', 1000, 9000, 12_000);
+    const window = handOver('upgrade', ['near'], 1000, 9000, 12_000);
     assert.equal(bad([loss({ atMs: 9100 }), loss({ atMs: 9100, connection: 'grpc-stream' })], window), 0);
     assert.equal(bad([loss({ atMs: 8000 })], window), 1);
     assert.equal(bad([loss({ atMs: 9100, connection: 'http2' })], window), 1);
+    const refused = loss({ connection: 'http2', kind: 'refused' });
+    assert.equal(mixedComplaints([report([refused])], [window]).length, 0);
+    assert.equal(mixedComplaints([report([refused], 'far')], [window]).length, 1);
     assert.equal(bad([loss({ atMs: 9100, connection: 'http1-new', kind: 'ended-asked' })], window), 1);
   });
 

@@ -36,12 +36,16 @@ export interface TalkEvents {
   answer(text: string): void;
   /** An answer that says no: status, l5d-proxy-error, grpc-status. */
   bad(detail: string): void;
-  /** Once, and nothing after it. `polite`: the other side announced it and owes nothing. */
-  end(how: string, polite: boolean): void;
+  /**
+   * Once, and nothing after it. `polite`: the other side announced it and owes nothing; `again`: nor has it looked at
+   * what was asked last, as it says itself.
+   */
+  end(how: string, polite: boolean, again?: boolean): void;
 }
 
 export interface Talk {
-  ask(nonce: string): void;
+  /** False: this connection takes no more, which was announced; ask another one. */
+  ask(nonce: string): boolean;
   close(): void;
 }
 
@@ -57,10 +61,10 @@ function guarded(events: TalkEvents): TalkEvents & { over: boolean } {
     bad: (detail: string) => {
       if (!guard.over) events.bad(detail);
     },
-    end: (how: string, polite: boolean) => {
+    end: (how: string, polite: boolean, again = false) => {
       if (guard.over) return;
       guard.over = true;
-      events.end(how, polite);
+      events.end(how, polite, again);
     },
   };
   return guard;
@@ -111,6 +115,7 @@ function openSocket(
     ask: (nonce) => {
       if (greeted) send(nonce);
       else waiting = nonce;
+      return true;
     },
     close: () => {
       events.over = true;
@@ -150,8 +155,9 @@ function openHttp2(
       { endStream: false },
     );
     stream.on('error', (error) => {
-      // A reset is an answer; the rest is what became of the connection.
-      if (errnoName(error) === 'ERR_HTTP2_STREAM_ERROR') events.bad(`reset ${stream.rstCode}`);
+      // RFC 9113 8.7: it was not processed, and is sent again by every client.
+      if (stream.rstCode === constants.NGHTTP2_REFUSED_STREAM) events.end('refused', true, true);
+      else if (errnoName(error) === 'ERR_HTTP2_STREAM_ERROR') events.bad(`reset ${stream.rstCode}`);
       else events.end(howOf(error), false);
     });
     stream.on('response', (fields) => {
@@ -168,7 +174,10 @@ function openHttp2(
     let status = kind === 'http2' ? '0' : 'none';
     stream.on('trailers', (fields) => (status = String(fields['grpc-status'])));
     stream.on('data', (chunk: Buffer) => chunks.push(chunk));
-    stream.on('end', () => {
+    // Not 'end', which comes also when the connection breaks.
+    stream.on('close', () => {
+      if (stream.rstCode !== constants.NGHTTP2_NO_ERROR || session.destroyed)
+        return events.end(`cut off (${stream.rstCode})`, false);
       const text = Buffer.concat(chunks).toString();
       if (status !== '0') events.bad(`grpc-status ${status}`);
       else events.answer(kind === 'http2' ? text : text.slice(5));
@@ -193,10 +202,11 @@ function openHttp2(
   };
   return {
     ask: (nonce) => {
-      // Announced, but not seen yet by who asks.
-      if (session.destroyed || session.closed) events.end('GOAWAY', true);
-      else if (kind === 'grpc-stream') streamed(nonce);
+      // A stream goes on to its end when its connection takes no others.
+      if (kept === undefined && (session.destroyed || session.closed)) return false;
+      if (kind === 'grpc-stream') streamed(nonce);
       else single(nonce);
+      return true;
     },
     close: () => {
       events.over = true;
@@ -219,6 +229,7 @@ function openWebSocket({ host, httpPort }: MixedTarget, plain: TalkEvents): Talk
     ask: (nonce) => {
       if (socket.readyState === WebSocket.OPEN) socket.send(nonce);
       else waiting = nonce;
+      return true;
     },
     close: () => {
       events.over = true;
