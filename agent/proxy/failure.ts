@@ -28,6 +28,8 @@ export const FAILURE_CLIENT_GONE = 20;
 export const FAILURE_IDENTITY_REQUIRED = 21;
 /** A route answers, with what its filters say or because there is none: the exchange has the answer. */
 export const FAILURE_ROUTE = 22;
+/** An attempt that was not the last took too long; told only when there is nobody for another one. */
+export const FAILURE_ATTEMPT_TIMEOUT = 23;
 
 /** Whether the endpoint's side failed, not the client's, nor the time that the client's side allows. */
 export function isBehind(failure: number): boolean {
@@ -82,4 +84,23 @@ export const failures: readonly Failure[] = [
     closes: true,
   },
   { name: 'route', status: 404, message: '', closes: false },
+  {
+    name: 'attempt_timeout',
+    status: 504,
+    message: 'timed out waiting for the response headers',
+    closes: false,
+  },
 ];
+
+const ofEndpoint: ReadonlySet<number> = new Set([
+  FAILURE_CONNECT_REFUSED,
+  FAILURE_CONNECT_TIMEOUT,
+  FAILURE_CONNECT_OTHER,
+  FAILURE_TLS_HANDSHAKE,
+  FAILURE_TLS_WRONG_IDENTITY,
+  FAILURE_UPSTREAM_RESET,
+  FAILURE_UPSTREAM_PROTOCOL,
+]);
+
+/** Whether it happened between us and an endpoint: another one, or a second try, may do better. */
+export const isOfEndpoint = (failure: number): boolean => ofEndpoint.has(failure);

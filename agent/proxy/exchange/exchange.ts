@@ -7,13 +7,17 @@
 //   pick ──► connect ──► onHttp1 / onHttp2 of the client ──► heads, body ──► onEnd
 //     └─ nobody there: waits, then onPicked      └──── failure ──► onFailure, answered or reset by the client's side
 //
+// Where the request's route retries, the end of an attempt may be nobody's: onAgain, a pause, then pick once more.
+//
 // An endpoint of this node may have a passage: then `connect` lets the request into the server's side right here (its
 // policy, its counts, its connections to the application), and one exchange is both sides'.
 
-import type { RequestTimeouts } from '#lib/core/request-policy.ts';
+import type { RequestPolicy, RequestTimeouts } from '#lib/core/request-policy.ts';
 import type { LoadEstimate } from '../balance/peak-ewma.ts';
-import { isConnected, pickEndpoint, pickOther } from '../balance/pick.ts';
+import { chooseEndpoint } from '../balance/choose.ts';
+import { pickEndpoint, pickOther } from '../balance/pick.ts';
 import {
+  FAILURE_ATTEMPT_TIMEOUT,
   FAILURE_IDENTITY_REQUIRED,
   FAILURE_LIMIT,
   FAILURE_LOADSHED,
@@ -26,17 +30,27 @@ import {
   failures,
   isBehind,
 } from '../failure.ts';
-import { type Head, INCOMPLETE } from '../http1/head.ts';
+import { INCOMPLETE } from '../http1/head.ts';
 import { HEAD_BYTES_MAX } from '../http1/limits.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import { FLAG_PROXY_RESPONSE, NAME_GRPC_STATUS } from '../http2/hpack/names.ts';
 import type { RoutedRequest } from '../route/routed-request.ts';
+import { type AttemptHost, Attempts } from './attempts.ts';
+import { CarriedRequest } from './carried-request.ts';
 import { type EndpointSlot, slotOf } from './endpoint-slot.ts';
 import { grpcStatusOf } from './error-response.ts';
+import {
+  WANT_HTTP1,
+  WANT_EITHER,
+  WANT_HTTP2,
+  PICKED_NONE,
+  PICKED_HTTP1,
+  PICKED_HTTP2,
+  type ExchangeClient,
+} from './exchange-client.ts';
 import { FarSide } from './far-side.ts';
 import { type ClientStream, NOT_RESET, type StreamHolder } from './http2-client.ts';
 import { RequestTimer, type TimedRequest, type TimeLimit } from './request-timer.ts';
-import { RouteMeter } from './route-meter.ts';
 import type { ServerContext } from './server-context.ts';
 import {
   GRPC_MISSING,
@@ -46,25 +60,14 @@ import {
   type ObservedExchange,
   type Passage,
   type Passenger,
-  type RequestGate,
   type RequestRouter,
   type RouteAnswer,
   type Routed,
 } from './types.ts';
 import { UpstreamConnection, type UpstreamHolder } from './upstream-connection.ts';
 
-/** What the request may travel over: its own HTTP/1 connection, HTTP/2 if the endpoint has it, or only HTTP/2. */
-export const WANT_HTTP1 = 0;
-export const WANT_EITHER = 1;
-export const WANT_HTTP2 = 2;
-
-/** Nobody yet, or the request has failed already. */
-export const PICKED_NONE = 0;
-export const PICKED_HTTP1 = 1;
-export const PICKED_HTTP2 = 2;
-
 /** How often a request is sent again that no endpoint has processed. */
-const ATTEMPTS_MAX = 3;
+const REFUSALS_MAX = 3;
 /** For how long a request that finds no connection goes from endpoint to endpoint: as long as Linkerd's queues wait. */
 const MOVING_MS = 3_000;
 /** gRPC tells errors in an answer that is well. */
@@ -72,49 +75,10 @@ const GRPC_HTTP_STATUS = 200;
 /** Codes above are nobody's. */
 const GRPC_STATUS_MAX = 16;
 
-/** The client's side. */
-export interface ExchangeClient {
-  /** There is an endpoint, after waiting: go on as after `pick`. */
-  onPicked(kind: number): void;
-  /** What the gate says to the request. */
-  judge(gate: RequestGate): number;
-  /** Send the request; the first time, or again on another connection. */
-  onHttp1(upstream: UpstreamConnection): void;
-  onHttp2(stream: ClientStream): void;
-  /** Whether the request can be given to another stream from its beginning. */
-  readonly repeatable: boolean;
-  /** Whether the request is HTTP/2 from its client on. */
-  readonly http2: boolean;
-  /** Whether all of the request has come. */
-  readonly requestDone: boolean;
-  /** Everything that `onHttp1` and later calls wrote: nothing of it left, and `onHttp1` follows again. */
-  onTakenBack(text: string): void;
-  /** An interim response that ends at `end`. */
-  onInterim1(head: Head, buffer: Buffer, end: number): void;
-  /** A final one; `buffer[bodyStart, end)` came with it. The client starts the body's decoder. */
-  onHead1(upstream: UpstreamConnection, head: Head, buffer: Buffer, bodyStart: number, end: number): void;
-  onInterim2(list: HeaderList): void;
-  onHead2(list: HeaderList, endStream: boolean): void;
-  onResponsePart(buffer: Buffer, start: number, end: number): void;
-  /** A trailer field, from HTTP/1 when its decoder gives the payload only. */
-  onTrailerLine(buffer: Buffer, start: number, end: number): void;
-  /** A trailer section from HTTP/2; `onEnd` follows. */
-  onTrailers(list: HeaderList): void;
-  onEnd(): void;
-  onTunnelBytes(buffer: Buffer, end: number): void;
-  onTunnelEnd(): void;
-  onTunnelClosed(failed: boolean): void;
-  /** `started`: part of the response is out; `reset`: with what the endpoint reset its stream, for HTTP/2. */
-  onFailure(failure: number, started: boolean, reset: number): void;
-  /** The endpoint's side takes no more of the request, or takes it again. */
-  onUpstreamBlocked(): void;
-  onUpstreamDrain(): void;
-}
-
-export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Passenger {
-  /** Carries the request now; at most one of the two. */
-  http1: UpstreamConnection | null = null;
-  http2: ClientStream | null = null;
+export class Exchange
+  extends CarriedRequest
+  implements UpstreamHolder, StreamHolder, TimedRequest, Passenger, AttemptHost
+{
   status = 0;
   /** Whether the head of a final response was passed on. */
   started = false;
@@ -129,8 +93,6 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
   routed: Routed | null = null;
   /** Whether neither first byte nor end of the response's body came yet. */
   measuring = false;
-  /** Null as long as nobody listens; set by the client's side after `begin`. */
-  observed: ObservedExchange | null = null;
   /** Of the server's side of a passage; set by the client's side before it connects. */
   observedBehind: ObservedExchange | null = null;
   /** How the request reaches the endpoint that was picked, if not over a connection. */
@@ -138,7 +100,6 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
   /** Of a failure: the server's side of a passage failed, and answers as it would over a connection. */
   behind = false;
 
-  readonly #context: ServerContext;
   /** Of the connection. */
   readonly #target: HttpTarget;
   readonly #client: ExchangeClient;
@@ -147,26 +108,26 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
   #endpoint: HttpEndpoint | null = null;
   /** What is connected to: the endpoint, or the application behind a passage. */
   #via: HttpEndpoint | null = null;
-  /** The server's side of passages; made for the first. */
-  #far: FarSide | null = null;
   #slot: EndpointSlot | null = null;
   #load: LoadEstimate | null = null;
   #want = WANT_HTTP1;
   #kind = PICKED_NONE;
   #host: string | null = null;
   #pickedMs = 0;
-  /** To the present endpoint. */
-  #dispatchedMs = 0;
-  #attempts = 0;
+  /** How often the request was refused unseen. */
+  #refusals = 0;
   #grpcStatus = GRPC_NONE;
+  /** What the request's route asks for. */
+  #timeouts: RequestTimeouts | undefined;
+  /** Null: whatever comes of the request is its client's. */
+  #attempts: Attempts | null = null;
   /** Made for the first request that has a limit. */
   #timer: RequestTimer | null = null;
-  readonly #meter = new RouteMeter();
   /** Counts waits, so that what comes too late is recognised. */
   #serial = 0;
 
   constructor(context: ServerContext, target: HttpTarget, strips: boolean, client: ExchangeClient) {
-    this.#context = context;
+    super(context);
     this.#target = target;
     this.#strips = strips;
     this.#client = client;
@@ -183,9 +144,24 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     this.observed = null;
     this.observedBehind = null;
     this.passage = null;
-    this.#attempts = 0;
     this.routed = null;
-    this.#meter.begin();
+    this.meter.begin();
+    this.#refusals = 0;
+    this.#timeouts = undefined;
+    this.#attempts = null;
+  }
+
+  /**
+   * Before `pick`, if its route has a policy. `repeatable`: as far as the head tells. True: the client's side keeps the
+   * request, as long as it can, to send it again.
+   */
+  govern(policy: RequestPolicy, repeatable: boolean): boolean {
+    const { timeouts, retry } = policy;
+    this.#timeouts = timeouts;
+    if (retry === undefined || !repeatable) return false;
+    this.#attempts = new Attempts(retry, this, this.#client, this.#to);
+    if (retry.timeoutMs !== undefined) this.#timeouts ??= {};
+    return true;
   }
 
   /** Whether the request goes on: where a route answers it, `onFailure` was called. */
@@ -193,9 +169,14 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     this.routed = router.route(request);
     if (this.routed.answer === null) return true;
     this.passage = null;
-    this.#meter.arrived(this.routed.target.route, this.#context.clock.nowMs());
+    this.meter.arrived(this.routed.target.route, this.context.clock.nowMs());
     this.fail(FAILURE_ROUTE);
     return false;
+  }
+
+  /** What the route of the present request asks for. */
+  get policy(): RequestPolicy | undefined {
+    return this.#to.policy;
   }
 
   /** Where the present request goes. */
@@ -206,14 +187,15 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
   /** Finds an endpoint. PICKED_NONE: `onPicked` or `onFailure` follows, the latter perhaps before this returns. */
   pick(want: number): number {
     const target = this.#to;
-    const now = this.#context.clock.nowMs();
-    this.#meter.arrived(target.route, now);
+    const now = this.context.clock.nowMs();
+    this.meter.arrived(target.route, now);
+    this.#want = want;
     if (target.endpoints.length === 0) {
       if (target.failfast) {
         this.fail(FAILURE_LOADSHED);
         return PICKED_NONE;
       }
-      this.#meter.waits(now);
+      this.meter.waits(now);
       const serial = ++this.#serial;
       target.whenAvailable((failure) => {
         if (serial !== this.#serial) return;
@@ -226,29 +208,18 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
       });
       return PICKED_NONE;
     }
-    this.#meter.attempted(now, this.#client.requestDone);
-    this.#want = want;
+    this.meter.attempted(now, this.#client.requestDone);
     this.#pickedMs = now;
-    const timeouts = target.policy?.timeouts;
-    if (timeouts !== undefined) this.#limit(timeouts, now);
-    const endpoint = this.#choose(target.endpoints, now);
+    if (this.#timeouts !== undefined) this.#limit(this.#timeouts, now);
+    const { endpoints } = target;
+    const endpoint =
+      want === WANT_HTTP1
+        ? pickEndpoint(endpoints, now, this.context.random)
+        : chooseEndpoint(endpoints, want === WANT_HTTP2, now, this.context);
     this.#dispatch(endpoint, now);
     if (this.#suits(endpoint)) return this.#kind;
     this.fail(FAILURE_IDENTITY_REQUIRED);
     return PICKED_NONE;
-  }
-
-  #choose(endpoints: readonly HttpEndpoint[], nowMs: number): HttpEndpoint {
-    const { random, streams } = this.#context;
-    const picked = pickEndpoint(endpoints, nowMs, random);
-    const http2 = this.#want === WANT_HTTP2;
-    if (this.#want === WANT_HTTP1 || endpoints.length === 1 || isConnected(picked, http2)) return picked;
-    const other = pickOther(endpoints, picked, http2, nowMs, random);
-    if (other === null) return picked;
-    const slot = slotOf(picked, nowMs);
-    if (!isConnected(other, http2)) return slot.shunnedUntilMs <= nowMs ? picked : other;
-    streams.prepare(picked, slot);
-    return other;
   }
 
   #suits({ identity }: HttpEndpoint): boolean {
@@ -263,7 +234,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     this.#via = endpoint;
     this.#slot = slot;
     this.#load = slot.load;
-    this.#dispatchedMs = nowMs;
+    this.dispatchedMs = nowMs;
     this.measuring = true;
     slot.load.started();
     const over2 =
@@ -274,17 +245,27 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
   }
 
   #limit(timeouts: RequestTimeouts, nowMs: number): void {
-    this.#timer ??= new RequestTimer(this.#context.wheel, this.#context.clock, this);
-    this.#timer.start(timeouts, nowMs);
+    this.#timer ??= new RequestTimer(this.context.wheel, this.context.clock, this);
+    const attempts = this.#attempts;
+    if (attempts !== null && attempts.number > 1) this.#timer.attempt(attempts.timeoutMs, nowMs);
+    else this.#timer.start(timeouts, attempts?.timeoutMs, nowMs);
   }
 
   get answerable(): boolean {
     return this.started || this.#client.requestDone;
   }
 
+  get answered(): boolean {
+    return this.started || (this.#attempts !== null && this.#attempts.withheld !== null);
+  }
+
   expired(limit: TimeLimit): void {
-    this.#meter.limit = limit;
+    this.meter.limit = limit;
     this.fail(FAILURE_RESPONSE_TIMEOUT);
+  }
+
+  attemptExpired(): void {
+    this.fail(FAILURE_ATTEMPT_TIMEOUT);
   }
 
   /** Gets a connection to the endpoint that was picked; `host` is the pool's key, null: one of its own. */
@@ -305,8 +286,8 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
 
   /** As a connection's other end would take the request. */
   #enter(passage: Passage): void {
-    this.#far ??= new FarSide();
-    this.#far.enter(passage, this);
+    this.far ??= new FarSide();
+    this.far.enter(passage, this);
     const failure = this.#client.judge(passage.gate);
     if (failure !== FAILURE_NONE) {
       this.fail(failure);
@@ -314,8 +295,8 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     }
     const { application } = passage;
     this.#via = application;
-    this.#slot = slotOf(application, this.#dispatchedMs);
-    this.#far.admitted(passage, this.#dispatchedMs, this.#client.requestDone, this.observedBehind);
+    this.#slot = slotOf(application, this.dispatchedMs);
+    this.far.admitted(passage, this.dispatchedMs, this.#client.requestDone, this.observedBehind);
     this.#connect();
   }
 
@@ -325,8 +306,8 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
       this.#client.onTunnelClosed(true);
       return;
     }
-    this.#far?.abandoned(this.#context.clock.nowMs(), this.status, this.started);
-    this.#far?.leave(this);
+    this.far?.abandoned(this.context.clock.nowMs(), this.status, this.started);
+    this.far?.leave(this);
     this.fail(FAILURE_UPSTREAM_RESET);
   }
 
@@ -337,13 +318,13 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
       this.#connectHttp2();
       return;
     }
-    const pooled = host === null ? null : this.#context.pool.take(slot, host);
+    const pooled = host === null ? null : this.context.pool.take(slot, host);
     if (pooled !== null) this.#attach(pooled);
     else this.#dial();
   }
 
   #connectHttp2(): void {
-    const { streams } = this.#context;
+    const { streams } = this.context;
     const slot = this.#slot as EndpointSlot;
     const serial = ++this.#serial;
     const stream = streams.take(slot);
@@ -375,14 +356,14 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     const able = endpoints.filter(
       (endpoint) => (http2 || (endpoint.multiplexed && endpoint.passage === null)) && this.#suits(endpoint),
     );
-    return pickOther(able, this.#endpoint as HttpEndpoint, http2, nowMs, this.#context.random);
+    return pickOther(able, this.#endpoint as HttpEndpoint, http2, nowMs, this.context.random);
   }
 
   /** Gives up waiting for a connection to the present endpoint, if there is another one. */
   #move(): boolean {
     // There is one application behind a passage.
-    if (this.#far?.inside === true) return false;
-    const now = this.#context.clock.nowMs();
+    if (this.far?.inside === true) return false;
+    const now = this.context.clock.nowMs();
     const other = now - this.#pickedMs < MOVING_MS ? this.#other(now) : null;
     if (other === null) return false;
     this.#return(now, NOT_RESET);
@@ -401,21 +382,21 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     const { metrics } = this.#endpoint as HttpEndpoint;
     if (this.measuring) {
       this.measuring = false;
-      (this.#load as LoadEstimate).finished(nowMs, nowMs - this.#dispatchedMs);
+      (this.#load as LoadEstimate).finished(nowMs, nowMs - this.dispatchedMs);
     }
     if (reset === NOT_RESET) {
       metrics.requestReturned();
       return;
     }
     metrics.responseReset(0, reset);
-    this.#meter.attemptEnded(nowMs, 0, FAILURE_UPSTREAM_RESET, this.#grpcStatus, reset, false);
-    this.#meter.attempted(nowMs, this.#client.requestDone);
+    this.meter.attemptEnded(nowMs, 0, FAILURE_UPSTREAM_RESET, this.#grpcStatus, reset, false);
+    this.meter.attempted(nowMs, this.#client.requestDone);
   }
 
   #dial(): void {
     const serial = ++this.#serial;
     const host = this.#host;
-    const context = this.#context;
+    const context = this.context;
     const endpoint = this.#via as HttpEndpoint;
     const slot = this.#slot as EndpointSlot;
     endpoint.connect(false, (failure, source) => {
@@ -440,54 +421,11 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     this.#client.onHttp1(upstream);
   }
 
-  // ---- towards the endpoint
-
-  /** Whether the endpoint's side takes no more of the request now. */
-  get blocked(): boolean {
-    if (this.http1 !== null) return this.http1.out.blocked;
-    return this.http2 !== null && this.http2.blocked;
-  }
-
-  /** Part of the request's body passes. */
-  requestPart(bytes: number): void {
-    this.#meter.requestPart(bytes);
-    this.#far?.requestPart(bytes);
-  }
-
-  /** All of the request has come. */
-  requestEnded(): void {
-    const now = this.connected ? this.#context.clock.nowMs() : this.#dispatchedMs;
-    this.#meter.flushed(now);
-    this.#far?.requestEnded(now);
-  }
-
-  /** Part of the response's body passes that came with its head. */
-  responsePart(bytes: number): void {
-    this.#meter.responsePart(bytes);
-    this.#far?.responsePart(bytes);
-    if (this.observed !== null) this.observed.passed(bytes);
-  }
-
-  get connected(): boolean {
-    return this.http1 !== null || this.http2 !== null;
-  }
-
-  /** The client takes no more of the response, or takes it again. */
-  pause(): void {
-    this.http1?.pause();
-    this.http2?.pause();
-  }
-
-  resume(): void {
-    this.http1?.resume();
-    this.http2?.resume();
-  }
-
   // ---- an HTTP/1 endpoint
 
   onHeadBytes(buffer: Buffer, end: number): void {
     const upstream = this.http1 as UpstreamConnection;
-    const head = this.#context.responseHead;
+    const head = this.context.responseHead;
     let at = 0;
     while (at < end) {
       const next = head.parseResponse(buffer, at, end, this.#strips);
@@ -503,7 +441,11 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
         if (head.proxyErrorField >= 0) this.#peerError(head.value(buffer, head.proxyErrorField));
         if (head.proxyCloseField >= 0) this.#peerCloses(head.value(buffer, head.proxyCloseField));
         if (this.observed !== null) this.observed.answeredHttp1(head, buffer);
-        this.#far?.observed?.answeredHttp1(head, buffer);
+        this.far?.observed?.answeredHttp1(head, buffer);
+        if (this.#attempts?.follows(head.status, GRPC_NONE) === true) {
+          this.#again(this.#attempts, head.keepAlive && head.contentLength === end - next);
+          return;
+        }
         this.#client.onHead1(upstream, head, buffer, next, end);
         return;
       }
@@ -518,7 +460,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
   /** What another proxy tells this one stays here; people find it in the log. */
   #peerError(error: string): void {
     const endpoint = this.#endpoint?.name;
-    this.#context.log.info({ endpoint, error }, 'the proxy of an endpoint answered in its place');
+    this.context.log.info({ endpoint, error }, 'the proxy of an endpoint answered in its place');
   }
 
   #peerCloses(value: string): void {
@@ -530,12 +472,13 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     if (this.measuring) this.measured();
     this.#timer?.moved();
     this.responsePart(end - start);
+    if (this.#attempts?.keeps(buffer, start, end, this.#passesOn) === true) return;
     this.#client.onResponsePart(buffer, start, end);
   }
 
   onResponseTrailer(buffer: Buffer, start: number, end: number): void {
     if (this.observed !== null) this.observed.trailer(buffer, start, end);
-    this.#far?.observed?.trailer(buffer, start, end);
+    this.far?.observed?.trailer(buffer, start, end);
     this.#client.onTrailerLine(buffer, start, end);
   }
 
@@ -569,7 +512,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     if (upstream === null) return;
     if (this.tunnel) {
       this.http1 = null;
-      this.#far?.leave(this);
+      this.far?.leave(this);
       this.#client.onTunnelClosed(upstream.failed);
     } else {
       this.#onLost(upstream);
@@ -607,7 +550,7 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
   leaveTunnel(failed: boolean): void {
     const upstream = this.http1;
     this.http1 = null;
-    this.#far?.leave(this);
+    this.far?.leave(this);
     if (failed) upstream?.reset();
     upstream?.release(false);
   }
@@ -627,9 +570,10 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     }
     this.#classify(list);
     this.status = list.status;
-    this.started = true;
     if (this.observed !== null) this.observed.answeredHttp2(list);
-    this.#far?.observed?.answeredHttp2(list);
+    this.far?.observed?.answeredHttp2(list);
+    if (this.#attempts !== null && this.#holdsBack(this.#attempts, list, endStream)) return;
+    this.started = true;
     this.#client.onHead2(list, endStream);
   }
 
@@ -642,11 +586,19 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
   onStreamTrailers(list: HeaderList): void {
     this.#classify(list);
     if (this.observed !== null) this.observed.trailers(list);
-    this.#far?.observed?.trailers(list);
+    this.far?.observed?.trailers(list);
+    const attempts = this.#attempts;
+    if (attempts !== null && attempts.withheld !== null && attempts.follows(this.status, this.#grpcStatus)) {
+      this.#again(attempts, false);
+      return;
+    }
+    // Before the part that was kept, which otherwise would be the end.
     this.#client.onTrailers(list);
+    if (this.#attempts !== null) this.#passesOn();
   }
 
   onStreamEnd(): void {
+    if (this.#attempts !== null) this.#passesOn();
     this.#answered();
     const stream = this.http2;
     this.http2 = null;
@@ -656,17 +608,18 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
 
   /** `unprocessed`: the endpoint did nothing with the request. */
   onStreamFailed(failure: number, unprocessed: boolean, reset: number): void {
+    if (this.#attempts !== null) this.#passesOn();
     if (!unprocessed || this.started || !this.#client.repeatable) {
       this.fail(failure, reset);
-    } else if (++this.#attempts >= ATTEMPTS_MAX) {
+    } else if (++this.#refusals >= REFUSALS_MAX) {
       this.fail(FAILURE_LIMIT, reset);
     } else {
-      const now = this.#context.clock.nowMs();
+      const now = this.context.clock.nowMs();
       this.http2 = null;
       // Until there is a stream again.
       this.#client.onUpstreamBlocked();
-      if (this.#far?.inside === true) {
-        this.#far.again(reset);
+      if (this.far?.inside === true) {
+        this.far.again(reset);
         this.#connectHttp2();
         return;
       }
@@ -675,73 +628,146 @@ export class Exchange implements UpstreamHolder, StreamHolder, TimedRequest, Pas
     }
   }
 
+  // ---- attempts
+
+  get sent(): boolean {
+    return this.#client.requestDone && (this.http2 === null || this.http2.localEnded);
+  }
+
+  endAttempt(status: number, failure: number, grpcStatus: number, reset: number): void {
+    const now = this.context.clock.nowMs();
+    const seen = this.#count(now, status, failure, grpcStatus, reset);
+    this.meter.attemptEnded(now, status, seen, grpcStatus, reset, failure === FAILURE_NONE);
+  }
+
+  /** `reusable`: the HTTP/1 connection has nothing left of the answer that is dropped. */
+  #again(attempts: Attempts, reusable: boolean): void {
+    this.#release(reusable);
+    this.#timer?.pause();
+    this.#client.onAgain(this.status);
+    this.status = 0;
+    this.#refusals = 0;
+    if (this.#grpcStatus !== GRPC_NONE) this.#grpcStatus = GRPC_MISSING;
+    attempts.pause(this.context.clock, this.context.random, () => {
+      const kind = this.pick(this.#want);
+      if (kind !== PICKED_NONE) this.#client.onPicked(kind);
+    });
+  }
+
+  /** Whether the client sees nothing of this head: never, or not yet. */
+  #holdsBack(attempts: Attempts, list: HeaderList, endStream: boolean): boolean {
+    if (!endStream && this.#grpcStatus !== GRPC_NONE && attempts.withholds(list)) return true;
+    if (!attempts.follows(list.status, this.#grpcStatus)) return false;
+    this.#again(attempts, false);
+    return true;
+  }
+
+  /** The client gets what was withheld of the response. */
+  readonly #passesOn = (): void => {
+    const withheld = this.#attempts?.release() ?? null;
+    if (withheld === null) return;
+    const { head, part } = withheld;
+    this.started = true;
+    this.#client.onHead2(head, false);
+    if (part !== null) this.#client.onResponsePart(part, 0, part.length);
+  };
+
   // ---- ends
 
   /** The response came to its end, or became a tunnel. */
   #answered(): void {
     this.#timer?.stop();
-    const now = this.#context.clock.nowMs();
-    if (this.measuring) this.measured(now);
-    (this.#endpoint as HttpEndpoint).metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
-    this.#meter.ended(now, this.status, FAILURE_NONE, this.#grpcStatus, NOT_RESET, true);
-    if (this.observed !== null) this.observed.ended(this.status, FAILURE_NONE, this.#grpcStatus, NOT_RESET);
+    const now = this.context.clock.nowMs();
+    this.measured(now);
+    this.meter.ended(now, this.status, FAILURE_NONE, this.#grpcStatus, NOT_RESET, true);
+    const endpoint = this.#endpoint;
+    // Counted already, if there was nobody for another attempt.
+    if (endpoint === null) return;
     this.#endpoint = null;
-    if (this.#far === null) return;
-    this.#far.answered(now, this.status, this.#grpcStatus);
+    endpoint.metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
+    if (this.observed !== null) this.observed.ended(this.status, FAILURE_NONE, this.#grpcStatus, NOT_RESET);
+    if (this.far === null) return;
+    this.far.answered(now, this.status, this.#grpcStatus);
     // A tunnel goes on.
-    if (!this.tunnel) this.#far.leave(this);
+    if (!this.tunnel) this.far.leave(this);
   }
 
   /** First byte of the body, or its end: the load estimate's and the histogram's instant. */
-  measured(now: number = this.#context.clock.nowMs()): void {
+  measured(now: number = this.context.clock.nowMs()): void {
+    if (!this.measuring) return;
     this.measuring = false;
-    const latency = now - this.#dispatchedMs;
+    const latency = now - this.dispatchedMs;
     (this.#load as LoadEstimate).finished(now, latency);
     (this.#endpoint as HttpEndpoint).metrics.firstBody(this.status, latency);
-    this.#far?.firstBody(this.status, latency);
+    this.far?.firstBody(this.status, latency);
   }
 
-  /** Releases everything of a request that ended otherwise than by its response. */
-  abandon(status: number, failure: number, grpcStatus: number = GRPC_NONE, reset: number = NOT_RESET): void {
-    this.#serial++;
-    this.#timer?.stop();
-    const upstream = this.http1;
-    this.http1 = null;
-    upstream?.release(false);
-    const stream = this.http2;
-    this.http2 = null;
-    stream?.release();
-    const now = this.#context.clock.nowMs();
-    const behind = this.#far?.inside === true && isBehind(failure);
-    this.behind = behind;
-    if (behind) this.#far?.ended(now, status, failure, grpcStatus, reset, this.started);
-    else this.#far?.abandoned(now, this.status, this.started);
-    if (behind && !this.started) {
-      this.#far?.failed(failure);
-      const { message, closes } = failures[failure] as Failure;
-      this.#peerError(message);
-      this.#peerCloses(closes ? 'close' : '');
-    }
-    this.#far?.leave(this);
+  /** Counts the end of what was sent to the endpoint, on both sides of a passage; what the client's side sees of it. */
+  #count(now: number, status: number, failure: number, grpcStatus: number, reset: number): number {
+    const behind = this.#isBehind(failure);
+    if (behind ? !this.started : failure === FAILURE_NONE) this.status = status;
+    if (failure === FAILURE_NONE) this.measured(now);
+    this.far?.over(now, behind, this.status, failure, grpcStatus, reset, this.started);
+    this.far?.leave(this);
     // An answer of the server's side is one from the endpoint for the client's.
     const seen = behind && !this.started ? FAILURE_NONE : failure;
     const endpoint = this.#endpoint;
     this.#endpoint = null;
-    this.#meter.ended(now, status, seen, grpcStatus, reset, this.started);
-    if (endpoint === null) return;
+    if (endpoint === null) return seen;
     if (this.measuring) {
       this.measuring = false;
-      (this.#load as LoadEstimate).finished(now, now - this.#dispatchedMs);
+      (this.#load as LoadEstimate).finished(now, now - this.dispatchedMs);
     }
     if (this.observed !== null) this.observed.ended(status, seen, grpcStatus, reset);
     if (reset === NOT_RESET) endpoint.metrics.responseEnded(status, seen, grpcStatus);
     else endpoint.metrics.responseReset(status, reset);
+    return seen;
+  }
+
+  /** Whether the server's side of a passage failed, which answers as it would over a connection. */
+  #isBehind(failure: number): boolean {
+    return this.far?.inside === true && isBehind(failure);
+  }
+
+  /** Lets go of the connection, and of whatever is waited for. */
+  #release(reusable: boolean): void {
+    this.#serial++;
+    const upstream = this.http1;
+    this.http1 = null;
+    upstream?.release(reusable);
+    const stream = this.http2;
+    this.http2 = null;
+    stream?.release();
+  }
+
+  /** Releases everything of a request that ended otherwise than by its response. */
+  abandon(status: number, failure: number, grpcStatus: number = GRPC_NONE, reset: number = NOT_RESET): void {
+    this.#timer?.stop();
+    this.#attempts?.cancel();
+    this.#attempts = null;
+    this.#release(false);
+    this.behind = this.#isBehind(failure);
+    if (this.behind && !this.started) {
+      const { message, closes } = failures[failure] as Failure;
+      this.#peerError(message);
+      this.#peerCloses(closes ? 'close' : '');
+    }
+    const now = this.context.clock.nowMs();
+    const seen = this.#count(now, status, failure, grpcStatus, reset);
+    this.meter.ended(now, status, seen, grpcStatus, reset, this.started);
   }
 
   fail(failure: number, reset: number = NOT_RESET): void {
     const started = this.started;
     // An HTTP/2 client sees the reset itself.
     const passed = this.#client.http2 ? reset : NOT_RESET;
+    const attempts = started ? null : this.#attempts;
+    const behind = this.#isBehind(failure);
+    const refused = this.#refusals >= REFUSALS_MAX;
+    if (attempts !== null && attempts.followsFailure(failure, this.#grpcStatus, passed, behind, refused)) {
+      this.#again(attempts, false);
+      return;
+    }
     if (started || passed !== NOT_RESET) this.abandon(this.status, failure, GRPC_NONE, passed);
     else if (this.#grpcStatus === GRPC_NONE) this.abandon(this.#statusOf(failure), failure);
     else this.abandon(GRPC_HTTP_STATUS, failure, this.#answer(failure)?.grpcStatus ?? grpcStatusOf(failure));

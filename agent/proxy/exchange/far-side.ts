@@ -90,6 +90,26 @@ export class FarSide {
     this.#meter.ended(nowMs, status, failure, grpcStatus, reset, started);
   }
 
+  /** The request is over; `behind`: by a failure of this side, if by any. */
+  over(
+    nowMs: number,
+    behind: boolean,
+    status: number,
+    failure: number,
+    grpcStatus: number,
+    reset: number,
+    started: boolean,
+  ): void {
+    if (failure === FAILURE_NONE) {
+      this.answered(nowMs, status, grpcStatus);
+    } else if (behind) {
+      this.ended(nowMs, status, failure, grpcStatus, reset, started);
+      if (!started) this.failed(failure);
+    } else {
+      this.abandoned(nowMs, status, started);
+    }
+  }
+
   /** The client's side went away, whatever the reason. */
   abandoned(nowMs: number, status: number, started: boolean): void {
     this.ended(nowMs, status, FAILURE_CLIENT_GONE, GRPC_NONE, NOT_RESET, started);

@@ -3,6 +3,7 @@
 // an exchange. A request that was HTTP/1 before (`l5d-orig-proto`) goes to the application as HTTP/1 again; any other
 // stays HTTP/2 all the way.
 
+import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import {
   FAILURE_BAD_REQUEST,
   FAILURE_CLIENT_GONE,
@@ -52,8 +53,11 @@ import {
 import { changeList } from '../route/filters.ts';
 import { Http2RoutedRequest } from '../route/routed-request.ts';
 import { errorList, errorTrailers, READER_PROXY, readerOf, routeList } from './error-response.ts';
-import { Exchange, type ExchangeClient, PICKED_NONE, WANT_HTTP1, WANT_HTTP2 } from './exchange.ts';
+import { Exchange } from './exchange.ts';
+import { type ExchangeClient, PICKED_NONE, WANT_HTTP1, WANT_HTTP2 } from './exchange-client.ts';
 import { type ClientStream, NOT_RESET } from './http2-client.ts';
+import { KEPT_BODY_BYTES_MAX, KeptBody } from './kept-body.ts';
+import { overridden, takeListOverrides } from './request-overrides.ts';
 import { Http2Connection, STREAMS_MAX } from './http2-connection.ts';
 import { Stream } from './http2-stream.ts';
 import type { ServedConnection, ServerContext } from './server-context.ts';
@@ -186,6 +190,8 @@ class ServerStream extends Stream implements ExchangeClient {
   #list: HeaderList | null = null;
   /** For this request's list and later ones'. */
   #kept: HeaderList | null = null;
+  /** The list as it goes into a passage. */
+  #passing: HeaderList | null = null;
   /** What has to be written as soon as there is a connection. */
   #held = '';
   #host: string | null = null;
@@ -194,6 +200,8 @@ class ServerStream extends Stream implements ExchangeClient {
   /** Of an HTTP/2 endpoint's request: what came of the body before there was a stream. */
   #heldBody: Buffer | null = null;
   #bodySent = false;
+  /** Of a request that may have several attempts: what came of its body. */
+  #keptBody: KeptBody | null = null;
   #requestTrailers: HeaderList | null = null;
   #responseTrailers: HeaderList | null = null;
   #over = false;
@@ -225,6 +233,8 @@ class ServerStream extends Stream implements ExchangeClient {
     this.#requestTrailers = null;
     this.#responseTrailers = null;
     this.#logged = null;
+    this.#keptBody = null;
+    this.#passing = null;
     this.#server.spares.keep(this);
   }
 
@@ -233,7 +243,8 @@ class ServerStream extends Stream implements ExchangeClient {
   }
 
   get repeatable(): boolean {
-    return this.#list !== null && !this.#bodySent;
+    if (this.#list === null) return false;
+    return this.#keptBody === null ? !this.#bodySent : !this.#keptBody.over;
   }
 
   get requestDone(): boolean {
@@ -268,6 +279,8 @@ class ServerStream extends Stream implements ExchangeClient {
     list.drop(FLAG_PROXY_REQUEST);
     const { router } = this.#server.connection.target;
     if (router && !this.#exchange.route(router, new Http2RoutedRequest(list))) return;
+    const { policy } = this.#exchange;
+    if (policy !== undefined) this.#govern(policy, list, origin);
     const want = origin === ORIGIN_NONE ? WANT_HTTP2 : WANT_HTTP1;
     if (origin === ORIGIN_NONE) {
       this.#kept ??= new HeaderList();
@@ -289,13 +302,25 @@ class ServerStream extends Stream implements ExchangeClient {
     this.#logged?.waits();
   }
 
+  /** What the request's route asks for, or the request itself. */
+  #govern(policy: RequestPolicy, list: HeaderList, origin: number): void {
+    const own = policy.allowL5dRequestHeaders === true ? overridden(policy, takeListOverrides(list)) : policy;
+    const repeatable =
+      origin === ORIGIN_NONE && list.method !== METHOD_CONNECT && list.contentLength <= KEPT_BODY_BYTES_MAX;
+    if (this.#exchange.govern(own, repeatable)) this.#keptBody = new KeptBody();
+  }
+
   onPicked(): void {
     const { passage } = this.#exchange;
     const list = this.#list;
+    this.#passing = null;
     if (passage !== null && list !== null) {
       this.#logged = passage.log.http2(list);
-      this.#exchange.observedBehind = passage.observer.http2(list);
-      list.add(passage.clientIdField);
+      const passing = new HeaderList();
+      passing.copyFrom(list);
+      this.#exchange.observedBehind = passage.observer.http2(passing);
+      passing.add(passage.clientIdField);
+      this.#passing = passing;
     }
     this.#exchange.connect(this.#host);
   }
@@ -303,6 +328,11 @@ class ServerStream extends Stream implements ExchangeClient {
   /** Only what came with HTTP/2 from its client is in a passage. */
   judge(gate: RequestGate): number {
     return judgeList(gate, this.#list as HeaderList);
+  }
+
+  onAgain(status: number): void {
+    if (status > 0) this.#logged?.answered(status, -1);
+    this.pause();
   }
 
   onHttp1(upstream: UpstreamConnection): void {
@@ -317,14 +347,19 @@ class ServerStream extends Stream implements ExchangeClient {
   }
 
   onHttp2(stream: ClientStream): void {
-    const body = this.#heldBody;
+    const kept = this.#keptBody;
+    const body = kept === null || kept.length === 0 ? this.#heldBody : kept.bytes;
     const trailers = this.#requestTrailers;
     const ended = this.remoteEnded;
     this.#heldBody = null;
-    stream.requestList(this.#list as HeaderList, ended && body === null && trailers === null);
+    stream.requestList(
+      (this.#passing ?? this.#list) as HeaderList,
+      ended && body === null && trailers === null,
+    );
     if (body !== null) {
       this.#bodySent = true;
       stream.data(body, 0, body.length, ended && trailers === null);
+      kept?.passedOn();
     }
     if (ended && trailers !== null) stream.trailers(trailers);
     if (!stream.blocked) this.resume();
@@ -346,6 +381,10 @@ class ServerStream extends Stream implements ExchangeClient {
     if (this.#over) return;
     const { http1, http2 } = this.#exchange;
     this.#exchange.requestPart(end - start);
+    if (this.#keptBody !== null) {
+      this.#keptBody.add(buffer, start, end, http2 !== null);
+      if (http2 === null) return;
+    }
     if (http1 !== null) {
       if (this.#chunked) sendChunk(http1.out, buffer, start, end);
       else http1.out.bytes(buffer, start, end);
@@ -445,6 +484,7 @@ class ServerStream extends Stream implements ExchangeClient {
   }
 
   onHead2(list: HeaderList, endStream: boolean): void {
+    this.#keptBody = null;
     this.#logged?.answered(list.status, list.contentLength);
     this.#grpcAnswer = this.#grpc && isGrpc(list);
     if (this.#server.connection.gate === null) list.drop(FLAG_ORIGIN);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The time limits of one request where its service sets any: one node of the wheel for all three. An exchange keeps one
+// The time limits of one request where its route sets any: one node of the wheel for all of them. An exchange keeps one
 // for all its requests. Limits are looked at when the wheel says so, up to a fifth of a second late, never early.
 //
-//   dispatched ──────────────────── request limit ────────────────────► end of the response
+//   dispatched ──────────────────── request limit ────────────────────► end of the response, of whatever attempt
+//          └─ request complete ── attempt's limit ──► head
 //          └─ request complete, or head ── response limit ────────────► end of the response
 //                                   head ── idle limit, anew with each part of the body
 
@@ -12,6 +13,7 @@ import type { TimeoutNode, TimerWheel } from '../timers/wheel.ts';
 
 /** How often it is looked whether a request is complete that was not when it was dispatched. */
 const LOOK_MS = 200;
+const FAR = Number.POSITIVE_INFINITY;
 
 /** As Linkerd names them in metrics. */
 export type TimeLimit = 'REQUEST_TIMEOUT' | 'RESPONSE_STREAM_TIMEOUT' | 'IDLE_TIMEOUT';
@@ -19,9 +21,12 @@ export type TimeLimit = 'REQUEST_TIMEOUT' | 'RESPONSE_STREAM_TIMEOUT' | 'IDLE_TI
 export interface TimedRequest {
   /** Whether all of the request has come, or its response began. */
   readonly answerable: boolean;
+  /** Whether the response's head came. */
+  readonly answered: boolean;
   /** Whether the response's head was passed on. */
   readonly started: boolean;
   expired(limit: TimeLimit): void;
+  attemptExpired(): void;
 }
 
 export class RequestTimer implements TimeoutNode {
@@ -32,7 +37,10 @@ export class RequestTimer implements TimeoutNode {
   readonly #clock: Clock;
   readonly #request: TimedRequest;
   #timeouts: RequestTimeouts = {};
+  #attemptMs: number | undefined;
   #begunMs = 0;
+  /** Whether an attempt is under way, and not the pause before one. */
+  #attempting = false;
   /** Since when an answer is waited for; NaN: not yet. */
   #answerableMs = Number.NaN;
   #movedMs = 0;
@@ -45,12 +53,24 @@ export class RequestTimer implements TimeoutNode {
     this.#request = request;
   }
 
-  start(timeouts: RequestTimeouts, nowMs: number): void {
+  start(timeouts: RequestTimeouts, attemptMs: number | undefined, nowMs: number): void {
     this.#timeouts = timeouts;
     this.#begunMs = nowMs;
+    this.attempt(attemptMs, nowMs);
+  }
+
+  /** The first attempt, or another one. */
+  attempt(attemptMs: number | undefined, nowMs: number): void {
+    this.#attemptMs = attemptMs;
+    this.#attempting = true;
     this.#answerableMs = Number.NaN;
     this.#movedMs = Number.NaN;
     this.#schedule(nowMs);
+  }
+
+  /** The attempt is over, the request is not. */
+  pause(): void {
+    this.#attempting = false;
   }
 
   /** The head or a part of the response's body came. */
@@ -64,23 +84,25 @@ export class RequestTimer implements TimeoutNode {
 
   onTimeout(): void {
     const now = this.#clock.nowMs();
-    if (this.#left(now) <= 0) this.#request.expired(this.#nearest);
+    if (this.#requestLeft(now) <= 0) this.#request.expired(this.#nearest);
+    else if (this.#attemptLeft(now) <= 0) this.#request.attemptExpired();
     else this.#schedule(now);
   }
 
   #schedule(nowMs: number): void {
-    this.#wheel.schedule(this, nowMs, this.#left(nowMs));
+    const left = Math.min(this.#requestLeft(nowMs), this.#attemptLeft(nowMs));
+    if (left === FAR) this.#wheel.cancel(this);
+    else this.#wheel.schedule(this, nowMs, left);
   }
 
-  /** Milliseconds to the next limit, or to the next look. */
-  #left(nowMs: number): number {
+  /** Milliseconds to the next limit that ends the request, or to the next look. */
+  #requestLeft(nowMs: number): number {
     const { requestMs, responseMs, idleMs } = this.#timeouts;
-    let left = Number.POSITIVE_INFINITY;
     this.#nearest = 'REQUEST_TIMEOUT';
-    if (requestMs !== undefined) left = this.#begunMs + requestMs - nowMs;
+    let left = requestMs === undefined ? FAR : this.#begunMs + requestMs - nowMs;
+    if (!this.#attempting) return left;
     if (responseMs !== undefined) {
-      if (Number.isNaN(this.#answerableMs) && this.#request.answerable) this.#answerableMs = nowMs;
-      const own = Number.isNaN(this.#answerableMs) ? LOOK_MS : this.#answerableMs + responseMs - nowMs;
+      const own = this.#sinceAnswerable(responseMs, nowMs);
       if (own < left) this.#nearest = 'RESPONSE_STREAM_TIMEOUT';
       left = Math.min(left, own);
     }
@@ -91,5 +113,15 @@ export class RequestTimer implements TimeoutNode {
       left = Math.min(left, own);
     }
     return left;
+  }
+
+  #attemptLeft(nowMs: number): number {
+    if (this.#attemptMs === undefined || !this.#attempting || this.#request.answered) return FAR;
+    return this.#sinceAnswerable(this.#attemptMs, nowMs);
+  }
+
+  #sinceAnswerable(limitMs: number, nowMs: number): number {
+    if (Number.isNaN(this.#answerableMs) && this.#request.answerable) this.#answerableMs = nowMs;
+    return Number.isNaN(this.#answerableMs) ? LOOK_MS : this.#answerableMs + limitMs - nowMs;
   }
 }

@@ -7,6 +7,7 @@
 //                                                    └─ ended
 
 import {
+  FAILURE_ATTEMPT_TIMEOUT,
   FAILURE_CLIENT_GONE,
   FAILURE_FAILFAST,
   FAILURE_LIMIT,
@@ -141,6 +142,8 @@ export class RouteMeter {
         return 'LOAD_SHED';
       case FAILURE_RESPONSE_TIMEOUT:
         return this.limit;
+      case FAILURE_ATTEMPT_TIMEOUT:
+        return 'RESPONSE_HEADERS_TIMEOUT';
       case FAILURE_UPSTREAM_RESET:
         return started ? 'IO' : '';
       default:

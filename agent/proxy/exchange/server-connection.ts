@@ -9,51 +9,40 @@
 //   RELAYING ── 101, 2xx to CONNECT ──► TUNNEL      failure after the head ──► RST to the client
 
 import type { Socket } from 'node:net';
+import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import {
-  FAILURE_BAD_REQUEST,
   FAILURE_CLIENT_GONE,
-  FAILURE_HEAD_TOO_LARGE,
-  FAILURE_HTTP_VERSION,
   FAILURE_NONE,
   FAILURE_ROUTE,
   FAILURE_UPSTREAM_PROTOCOL,
-  FAILURE_URI_TOO_LONG,
   failures,
 } from '../failure.ts';
 import { BodyDecoder, type BodySink } from '../http1/body.ts';
-import {
-  BAD_MESSAGE,
-  BAD_VERSION,
-  FORM_ABSOLUTE,
-  FORM_AUTHORITY,
-  type Head,
-  INCOMPLETE,
-  METHOD_CONNECT,
-  METHOD_HEAD,
-  methodNames,
-  TARGET_TOO_LONG,
-  TOO_LARGE,
-} from '../http1/head.ts';
+import { type Head, INCOMPLETE, METHOD_CONNECT, METHOD_HEAD } from '../http1/head.ts';
 import { HEAD_BYTES_MAX } from '../http1/limits.ts';
 import { HeaderList } from '../http2/hpack/header-list.ts';
 import { responseText, trailerField, trailerLines } from '../http2/translate.ts';
 import { PartialHead } from '../http1/partial-head.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';
-import type { FieldChanges } from '../model.ts';
-import { changeList, changeText } from '../route/filters.ts';
+import { changedText, changeList, noChanges } from '../route/filters.ts';
 import { Http1RoutedRequest } from '../route/routed-request.ts';
 import { errorResponse, READER_STRANGER, readerOf, routeResponse } from './error-response.ts';
+import { Exchange } from './exchange.ts';
 import {
-  Exchange,
   type ExchangeClient,
   PICKED_HTTP1,
   PICKED_HTTP2,
   PICKED_NONE,
   WANT_EITHER,
   WANT_HTTP1,
-} from './exchange.ts';
+} from './exchange-client.ts';
 import type { ClientStream } from './http2-client.ts';
+import { KEPT_BODY_BYTES_MAX } from './kept-body.ts';
+import { KeptRequest } from './kept-request.ts';
 import { Outbox, type OutboxOwner, sendChunk } from './outbox.ts';
+import { overridden, parseAgain, takeOverrides } from './request-overrides.ts';
+import { failureOf, hostLine, methodOf, PoolKey, pathOf } from './request-target.ts';
+import { FRAMED_BY_CLOSE, FRAMED_IN_CHUNKS, frameResponse } from './response-framing.ts';
 import type { ServedConnection, ServerContext } from './server-context.ts';
 import type { HttpConnection, LoggedRequest, Passage, RequestGate } from './types.ts';
 import type { UpstreamConnection } from './upstream-connection.ts';
@@ -74,11 +63,7 @@ const LINGER_MS = 2000;
 const HEAD_MS = 60_000;
 const LINGER_BYTES_MAX = 1_048_576;
 
-const noChanges: readonly FieldChanges[] = [];
-
 const DIGIT_0 = 48;
-const QUESTION_MARK = 63;
-const NUMBER_SIGN = 35;
 
 export class ServerConnection
   implements BodySink, OutboxOwner, TimeoutNode, ExchangeClient, ServedConnection
@@ -113,10 +98,12 @@ export class ServerConnection
   #upgrade = false;
   /** Key of the pool; null sends the request over a connection of its own. */
   #host: string | null = null;
-  /** The `Host` seen last, to make its string once per connection. */
-  #hostText = '';
+  readonly #poolKey = new PoolKey();
   /** The request as text: to be written as soon as there is a connection, or, over HTTP/2, its head to send again. */
   #held = '';
+  #kept: KeptRequest | null = null;
+  /** The head has fields that were for us; wherever it is parsed again they are taken out again. */
+  #overrides = false;
   /** Where the head that was parsed last lies, as long as it lies there. */
   #fresh: Buffer | null = null;
   /** How the request travels: PICKED_…. */
@@ -235,10 +222,10 @@ export class ServerConnection
           at = this.#body.push(buffer, at, end, this);
           if (this.#body.done) this.#exchange.requestEnded();
           if (at < 0) {
-            this.#exchange.fail(at === TOO_LARGE ? FAILURE_HEAD_TOO_LARGE : FAILURE_BAD_REQUEST);
+            this.#exchange.fail(failureOf(at));
             return;
           }
-          if (this.#body.done && this.#kind === PICKED_HTTP2) this.#endHttp2();
+          if (this.#body.done) this.#endRequest();
           break;
         case TUNNEL:
           this.#exchange.http1?.out.bytes(buffer, at, end);
@@ -292,10 +279,7 @@ export class ServerConnection
     this.#body.startUntilClose();
     const exchange = this.#exchange;
     exchange.begin();
-    if (verdict === TARGET_TOO_LONG) exchange.fail(FAILURE_URI_TOO_LONG);
-    else if (verdict === BAD_VERSION) exchange.fail(FAILURE_HTTP_VERSION);
-    else if (verdict === BAD_MESSAGE) exchange.fail(FAILURE_BAD_REQUEST);
-    else exchange.fail(FAILURE_HEAD_TOO_LARGE);
+    exchange.fail(failureOf(verdict));
   }
 
   /** Takes a request whose head ends at `bodyStart`; returns the position up to which bytes were used. */
@@ -308,6 +292,7 @@ export class ServerConnection
     this.#closes = false;
     this.#chunking = false;
     this.#bodySent = false;
+    this.#trailers = null;
     const exchange = this.#exchange;
     exchange.begin();
     if (head.chunked) this.#body.startChunked(false);
@@ -327,7 +312,11 @@ export class ServerConnection
     const { router } = this.#connection.target;
     if (router && !exchange.route(router, new Http1RoutedRequest(head, buffer))) return bodyStart;
     const changes = exchange.routed?.requestChanges ?? noChanges;
-    const host = this.#poolKey(buffer, head);
+    const { policy } = exchange;
+    this.#overrides = false;
+    const kept = policy === undefined ? null : this.#govern(policy, buffer, head);
+    this.#kept = kept;
+    const host = this.#poolKey.of(buffer, head);
     this.#host = host;
     this.#kind = PICKED_NONE;
     if (gate === null && head.requireIdField >= 0) {
@@ -336,6 +325,13 @@ export class ServerConnection
     const kind = exchange.pick(host === null ? WANT_HTTP1 : WANT_EITHER);
     if (this.#state !== WAITING) return bodyStart;
     this.#kind = kind;
+    if (kept !== null) {
+      kept.head = buffer.toString('latin1', head.start, bodyStart);
+      if (changes.length > 0) kept.head = `${changedText(kept.head.slice(0, -2), changes)}\r\n`;
+      if (kind === PICKED_HTTP1) this.#writeKept(kept);
+      if (kind !== PICKED_NONE) exchange.connect(host);
+      return bodyStart;
+    }
     if (kind === PICKED_HTTP2) {
       if (head.chunked) this.#body.startChunked(true);
       this.#held = buffer.toString('latin1', head.start, bodyStart);
@@ -347,11 +343,10 @@ export class ServerConnection
       return bodyStart;
     }
     let added = this.#clientIdField;
-    if (kind !== PICKED_NONE && exchange.passage !== null)
+    if (kind !== PICKED_NONE && exchange.passage !== null) {
       added = this.#approach(exchange.passage, buffer, head);
-    if (head.form === FORM_ABSOLUTE && !head.hostSeen) {
-      added += `host: ${buffer.toString('latin1', head.hostStart, head.hostEnd)}\r\n`;
     }
+    added += hostLine(buffer, head);
     const start = head.compact(buffer, head.upgrade);
     const used = kind === PICKED_HTTP1 ? bodyStart + this.#body.take(end - bodyStart) : bodyStart;
     if (used > bodyStart) {
@@ -381,25 +376,29 @@ export class ServerConnection
     return gate.judge(this.#judgedMethod, this.#judgedPath, this.#upgrade);
   }
 
-  /** HTTP/1.0, requests without a host and upgrades go over connections of their own, as with Linkerd. */
-  #poolKey(buffer: Buffer, head: Head): string | null {
-    const { hostStart, hostEnd } = head;
-    if (head.minor === 0 || head.upgrade || hostStart === hostEnd) return null;
-    const known = this.#hostText;
-    let same = known.length === hostEnd - hostStart;
-    for (let index = 0; same && index < known.length; index++) {
-      same = known.charCodeAt(index) === buffer[hostStart + index];
-    }
-    if (!same) this.#hostText = buffer.toString('latin1', hostStart, hostEnd);
-    return head.form === FORM_ABSOLUTE ? `absolute ${this.#hostText}` : this.#hostText;
+  /** What the request's route asks for, or the request itself. */
+  #govern(policy: RequestPolicy, buffer: Buffer, head: Head): KeptRequest | null {
+    this.#overrides = policy.allowL5dRequestHeaders === true;
+    const own = this.#overrides ? overridden(policy, takeOverrides(head, buffer)) : policy;
+    const repeatable = !head.upgrade && head.contentLength <= KEPT_BODY_BYTES_MAX;
+    if (!this.#exchange.govern(own, repeatable)) return null;
+    if (head.chunked) this.#body.leaveOutFraming();
+    return new KeptRequest(head.chunked);
   }
 
   /** A part of the request's body. */
   onBody(buffer: Buffer, start: number, end: number): void {
     const { http1, http2 } = this.#exchange;
     this.#exchange.requestPart(end - start);
+    const kept = this.#kept;
+    if (kept !== null) {
+      const connected = http1 !== null || http2 !== null;
+      kept.body.add(buffer, start, end, connected);
+      if (!connected) return;
+    }
     if (http1 !== null) {
-      http1.out.bytes(buffer, start, end);
+      if (kept?.rechunks === true) sendChunk(http1.out, buffer, start, end);
+      else http1.out.bytes(buffer, start, end);
     } else if (http2 !== null) {
       this.#bodySent = true;
       http2.data(buffer, start, end, this.#body.done);
@@ -416,13 +415,19 @@ export class ServerConnection
     this.#trailers.add(trailerField(buffer, start, end));
   }
 
-  /** The request over HTTP/2 is complete. */
-  #endHttp2(): void {
-    const { http2 } = this.#exchange;
-    if (http2 === null || http2.localEnded) return;
-    if (this.#trailers !== null) http2.trailers(this.#trailers);
-    else http2.end();
-    this.#trailers = null;
+  /** The request is complete; says so where its end is not its last byte. */
+  #endRequest(): void {
+    const { http1, http2 } = this.#exchange;
+    if (http2 !== null) {
+      if (http2.localEnded) return;
+      if (this.#trailers !== null) http2.trailers(this.#trailers);
+      else http2.end();
+    } else if (http1 !== null && this.#kept?.rechunks === true) {
+      http1.out.string(`0\r\n${this.#trailers === null ? '' : trailerLines(this.#trailers)}\r\n`);
+    } else {
+      return;
+    }
+    if (this.#kept === null) this.#trailers = null;
   }
 
   // ---- the way to an endpoint
@@ -432,7 +437,7 @@ export class ServerConnection
   }
 
   get repeatable(): boolean {
-    return !this.#bodySent;
+    return this.#kept === null ? !this.#bodySent : !this.#kept.body.over;
   }
 
   get requestDone(): boolean {
@@ -446,7 +451,9 @@ export class ServerConnection
     this.#backlog = null;
     if (kind === PICKED_HTTP2 && !this.#body.done) this.#body.leaveOutFraming();
     const { passage } = this.#exchange;
-    if (passage !== null) {
+    if (this.#kept !== null) {
+      if (kind === PICKED_HTTP1) this.#writeKept(this.#kept);
+    } else if (passage !== null) {
       const head = this.#context.requestHead;
       const bytes = Buffer.from(this.#held, 'latin1');
       const end = head.parseRequest(bytes, 0, bytes.length, false);
@@ -458,11 +465,32 @@ export class ServerConnection
     this.#readMore();
   }
 
+  onAgain(status: number): void {
+    if (status > 0) this.#logged?.answered(status, -1);
+    this.#state = WAITING;
+    if (!this.#body.done) this.#pause();
+  }
+
   onHttp1(upstream: UpstreamConnection): void {
     this.#state = RELAYING;
-    upstream.out.string(this.#held);
-    this.#held = '';
+    const kept = this.#kept;
+    if (kept === null) {
+      upstream.out.string(this.#held);
+      this.#held = '';
+    } else {
+      kept.send(upstream.out);
+      if (this.#body.done) this.#endRequest();
+    }
     this.#readMore();
+  }
+
+  /** The head for the endpoint that was picked. */
+  #writeKept(kept: KeptRequest): void {
+    const head = this.#context.requestHead;
+    const bytes = Buffer.from(kept.head, 'latin1');
+    const bodyStart = parseAgain(head, bytes, this.#connection.gate !== null, this.#overrides);
+    const { passage } = this.#exchange;
+    kept.write(head, bytes, bodyStart, passage === null ? '' : this.#approach(passage, bytes, head));
   }
 
   onTakenBack(text: string): void {
@@ -477,21 +505,25 @@ export class ServerConnection
     let bytes = this.#fresh;
     let bodyStart = 0;
     if (bytes === null) {
-      bytes = Buffer.from(this.#held, 'latin1');
-      bodyStart = head.parseRequest(bytes, 0, bytes.length, this.#connection.gate !== null);
+      bytes = Buffer.from(this.#kept?.head ?? this.#held, 'latin1');
+      bodyStart = parseAgain(head, bytes, this.#connection.gate !== null, this.#overrides);
     } else {
       bodyStart = head.start + this.#held.length;
     }
-    const body = this.#heldBody;
-    const done = this.#body.done;
-    stream.request(head, bytes, bodyStart, done && body === '' && this.#trailers === null);
-    if (body !== '') {
+    const kept = this.#kept;
+    let first = kept === null || kept.body.length === 0 ? null : kept.body.bytes;
+    if (this.#heldBody !== '') {
+      first = Buffer.from(this.#heldBody, 'latin1');
       this.#heldBody = '';
-      this.#bodySent = true;
-      const first = Buffer.from(body, 'latin1');
-      stream.data(first, 0, first.length, done && this.#trailers === null);
     }
-    if (done) this.#endHttp2();
+    const done = this.#body.done;
+    stream.request(head, bytes, bodyStart, done && first === null && this.#trailers === null);
+    if (first !== null) {
+      this.#bodySent = true;
+      stream.data(first, 0, first.length, done && this.#trailers === null);
+      kept?.body.passedOn();
+    }
+    if (done) this.#endRequest();
     this.#readMore();
   }
 
@@ -502,6 +534,7 @@ export class ServerConnection
   }
 
   onHead1(upstream: UpstreamConnection, head: Head, buffer: Buffer, bodyStart: number, end: number): void {
+    if (this.#body.done) this.#kept = null;
     const status = head.status;
     const exchange = this.#exchange;
     const connects = this.#method === METHOD_CONNECT && status < 300;
@@ -516,30 +549,14 @@ export class ServerConnection
     this.#logged?.answered(status, head.contentLength);
     this.#closes = !this.#keepAlive || !this.#body.done || this.#draining || exchange.clientEnds;
     let added = '';
-    let reusable = head.keepAlive;
-    if (bodiless) {
-      body.startNone();
-      head.dropTransferEncoding();
-      if (status === 204) head.dropContentLength();
-    } else if (head.chunked) {
-      body.startChunked(this.#minor === 0);
-      if (this.#minor === 0) {
-        head.dropTransferEncoding();
-        this.#closes = true;
-      }
-    } else if (head.contentLength >= 0) {
-      body.startLength(head.contentLength);
-    } else {
-      body.startUntilClose();
-      reusable = false;
-      if (this.#minor === 0) {
-        this.#closes = true;
-      } else {
-        this.#chunking = true;
-        added = 'transfer-encoding: chunked\r\n';
-      }
+    const framing = frameResponse(body, head, this.#minor, bodiless);
+    if (framing === FRAMED_BY_CLOSE) {
+      this.#closes = true;
+    } else if (framing === FRAMED_IN_CHUNKS) {
+      this.#chunking = true;
+      added = 'transfer-encoding: chunked\r\n';
     }
-    exchange.reusable = reusable;
+    exchange.reusable = head.keepAlive && !body.untilClose;
     if (this.#closes) added += 'connection: close\r\n';
     else if (this.#minor === 0) added += 'connection: keep-alive\r\n';
     buffer[head.start + 7] = DIGIT_0 + this.#minor;
@@ -624,6 +641,7 @@ export class ServerConnection
 
   onHead2(list: HeaderList, endStream: boolean): void {
     for (const changes of this.#exchange.routed?.responseChanges ?? noChanges) changeList(list, changes);
+    if (this.#body.done) this.#kept = null;
     const { status } = list;
     this.#logged?.answered(status, list.contentLength);
     const bodiless = this.#method === METHOD_HEAD || status === 204 || status === 304;
@@ -668,6 +686,7 @@ export class ServerConnection
   // ---- ends
 
   onFailure(failure: number, started: boolean): void {
+    this.#kept = null;
     this.#held = '';
     this.#heldBody = '';
     if (started) {
@@ -753,8 +772,6 @@ export class ServerConnection
     this.#connection.onClosed();
   }
 
-  // ---- backpressure
-
   /** Our client reads too slowly. */
   onBlocked(): void {
     this.#exchange.pause();
@@ -776,20 +793,4 @@ export class ServerConnection
     this.#paused = false;
     this.#socket.resume();
   }
-}
-
-const changedText = (text: string, changes: readonly FieldChanges[]): string =>
-  changes.reduce(changeText, text);
-
-function methodOf(buffer: Buffer, head: Head): string {
-  return methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd);
-}
-
-/** What routes and policies look at: neither query nor fragment. */
-function pathOf(buffer: Buffer, head: Head): string {
-  if (head.form === FORM_AUTHORITY) return '';
-  const start = head.form === FORM_ABSOLUTE ? head.hostEnd : head.targetStart;
-  let end = start;
-  while (end < head.targetEnd && buffer[end] !== QUESTION_MARK && buffer[end] !== NUMBER_SIGN) end++;
-  return end === start ? '/' : buffer.toString('latin1', start, end);
 }

@@ -60,6 +60,7 @@ export interface BackendCounts extends StreamCounts {
 export interface HttpRoute {
   readonly metrics: StreamCounts;
   readonly backend: BackendCounts;
+  readonly retries?: RetryMetrics | undefined;
 }
 
 /** A request in the server's side of a passage. */
@@ -137,6 +138,17 @@ export interface HttpEndpoint {
    * Opens a new connection (TCP, TLS, transport header done) for HTTP/1 or HTTP/2. Never calls back synchronously.
    */
   connect(http2: boolean, done: Connected): void;
+}
+
+/** Counts of the attempts after the first of a route's requests. */
+export interface RetryMetrics {
+  retried(): void;
+  /** One of them was what the route wants. */
+  succeeded(): void;
+  /** The last one allowed was not. */
+  limitExceeded(): void;
+  /** There was nobody for another one. */
+  overflowed(): void;
 }
 
 /** Where the requests of a connection go. */

@@ -248,6 +248,11 @@ export class Head {
     }
   }
 
+  /** One of the fields by number. */
+  dropField(field: number): void {
+    this.#drop(field);
+  }
+
   /** Closes up the dropped fields in place (what stands before one moves up) and returns the head's new start. */
   compact(buffer: Buffer, keepHopByHop: boolean): number {
     if (!keepHopByHop && this.#nominations > 0) this.#dropNominated(buffer);

@@ -2,6 +2,7 @@
 // Linkerd's names for errors, in the label `error` of the error counters.
 
 import {
+  FAILURE_ATTEMPT_TIMEOUT,
   FAILURE_BAD_REQUEST,
   FAILURE_CLIENT_GONE,
   FAILURE_CONNECT_OTHER,
@@ -56,6 +57,7 @@ export function errorLabel(failure: number): string {
       return 'loadshed';
     case FAILURE_IDENTITY_REQUIRED:
       return 'identity required';
+    case FAILURE_ATTEMPT_TIMEOUT:
     case FAILURE_RESPONSE_TIMEOUT:
       return 'response timeout';
     default:

@@ -37,6 +37,19 @@ const requestFamilies = (kind: 'http' | 'grpc', name: string): readonly MetricFa
       `Parts of ${name} requests' bodies, by route.`,
       FRAME_BYTES,
     ),
+    counter(`${route}_retry_requests_total`, `Attempts of ${name} requests after the first, by route.`),
+    counter(
+      `${route}_retry_successes_total`,
+      `${name} requests by route that an attempt after the first answered.`,
+    ),
+    counter(
+      `${route}_retry_limit_exceeded_total`,
+      `${name} requests by route whose last attempt would have been followed by another one.`,
+    ),
+    counter(
+      `${route}_retry_overflow_total`,
+      `${name} requests by route for whose next attempt there was no endpoint.`,
+    ),
     counter(`${route}_backend_requests_total`, `Attempts of ${name} requests by route and backend.`),
     histogram(
       `${route}_backend_response_duration_seconds`,

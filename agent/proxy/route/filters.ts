@@ -90,3 +90,9 @@ function newFields({ add, set, remove }: FieldChanges): (readonly [string, strin
   const replaced = new Set([...set.map(([name]) => name), ...remove]);
   return [...add.filter(([name]) => !replaced.has(name)), ...set.filter(([name]) => !removed.has(name))];
 }
+
+export const noChanges: readonly FieldChanges[] = [];
+
+/** Of a head, whose last empty line is left away. */
+export const changedText = (text: string, changes: readonly FieldChanges[]): string =>
+  changes.reduce(changeText, text);

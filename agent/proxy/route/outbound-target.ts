@@ -24,6 +24,7 @@ import {
   targetLabels,
   type UpstreamTls,
 } from '../metrics/labels.ts';
+import { RetrySeries } from '../metrics/retry-metrics.ts';
 import { TcpRouteSeries } from '../metrics/tcp-route-metrics.ts';
 import {
   outboundBackendFamilies,
@@ -65,7 +66,11 @@ export class OutboundTarget implements HttpTarget {
   /** Null without routes. */
   router: Router | null = null;
   #routes = '';
-  #route: { readonly metrics: StreamSeries; readonly backend: StreamSeries } | null = null;
+  #route: {
+    readonly metrics: StreamSeries;
+    readonly backend: StreamSeries;
+    readonly retries: RetrySeries;
+  } | null = null;
   /** Connections of the pod by what they speak. */
   readonly #protocols = new Map<string, Cell>();
   readonly #unknown = new Set<Waiter>();
@@ -122,6 +127,7 @@ export class OutboundTarget implements HttpTarget {
         joinLabels(labels, serviceLabels('backend', parent)),
         this.balancerOf('http'),
       ),
+      retries: new RetrySeries(this.#place, 'http', joinLabels(labels, 'hostname=""')),
     };
     return this.#route;
   }
@@ -381,6 +387,7 @@ export class OutboundTarget implements HttpTarget {
     this.#balancers.clear();
     this.#route?.metrics.close();
     this.#route?.backend.close();
+    this.#route?.retries.close();
     this.#route = null;
     this.#tcpRoute?.close();
     this.#tcpRoute = null;

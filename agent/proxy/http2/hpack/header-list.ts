@@ -191,6 +191,16 @@ export class HeaderList {
     this.lengthField = null;
   }
 
+  /** Removes the fields with these names, in lower case; none that has its own slot here. */
+  dropNames(names: ReadonlySet<string>): void {
+    let kept = 0;
+    for (let index = 0; index < this.length; index++) {
+      const field = this.fields[index] as Field;
+      if (!names.has(field.info.text)) this.fields[kept++] = field;
+    }
+    this.length = kept;
+  }
+
   /** Removes what only a proxy may say. */
   strip(): void {
     this.drop(this.statusField === null ? FLAG_PROXY_REQUEST : FLAG_PROXY_RESPONSE);
