@@ -34,6 +34,10 @@ const KINDS: Readonly<Record<string, Kind>> = {
   node: 'Node',
   nodes: 'Node',
   endpointslices: 'EndpointSlice',
+  httproute: 'HTTPRoute',
+  httproutes: 'HTTPRoute',
+  grpcroute: 'GRPCRoute',
+  grpcroutes: 'GRPCRoute',
   deploy: 'Deployment',
   deployment: 'Deployment',
   deployments: 'Deployment',
@@ -48,7 +52,9 @@ const KINDS: Readonly<Record<string, Kind>> = {
 function kindOf(text: string): Kind {
   const kind = Object.hasOwn(KINDS, text) ? KINDS[text] : undefined;
   if (kind !== undefined) return kind;
-  throw new UsageError(`unknown kind "${text}"; there are pods, svc, nodes, deploy, ns and sa`);
+  throw new UsageError(
+    `unknown kind "${text}"; there are pods, svc, httproutes, grpcroutes, nodes, deploy, ns and sa`,
+  );
 }
 
 const print = (line: string): void => {

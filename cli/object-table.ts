@@ -64,6 +64,9 @@ const header = (kind: Kind, wide: boolean): Row => {
       return ['NAME', 'STATUS', 'AGE', ...(wide ? ['INTERNAL-IP', 'PODS'] : [])];
     case 'Namespace':
       return ['NAME', 'STATUS', 'AGE', ...(wide ? ['ANNOTATIONS'] : [])];
+    case 'HTTPRoute':
+    case 'GRPCRoute':
+      return ['NAME', 'HOSTNAMES', 'AGE'];
     case 'ServiceAccount':
       return ['NAME', 'AGE'];
   }
@@ -115,6 +118,11 @@ function row(object: AnyObject, wide: boolean, nowMs: number): Row {
         old,
         ...(wide ? [pairs(object.metadata.annotations)] : []),
       ];
+    case 'HTTPRoute':
+    case 'GRPCRoute': {
+      const { hostnames } = object.spec;
+      return [name, Array.isArray(hostnames) ? hostnames.join(',') : '', old];
+    }
     case 'ServiceAccount':
       return [name, old];
   }

@@ -354,7 +354,7 @@ export const isMeshed = ({ pod, eligibility }: MeshPod): boolean =>
 export const reportedOut = ({ pod }: MeshPod): boolean =>
   podCondition(pod, ENROLLED_CONDITION)?.status === 'False';
 
-const routeKinds = ['HTTPRoute', 'PolicyHTTPRoute', 'GRPCRoute'] as const;
+export const routeKinds = ['HTTPRoute', 'PolicyHTTPRoute', 'GRPCRoute'] as const;
 
 /** The services that a route is for; `port` undefined: all of their ports. */
 export const parentServices = (

@@ -251,6 +251,8 @@ describe('outbound policies', () => {
       route('good', [{}]),
     ]);
     assert.deepEqual(names(await watch().next()), ['good']);
+    const told = cluster.log.lines.filter(({ message }) => message.includes('a route cannot be used'));
+    assert.equal(told.length, Object.keys(bad).length + 1);
   });
 
   it('limits of time and retries: the route’s annotations, then its rule, then the service', async () => {

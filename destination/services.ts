@@ -11,10 +11,11 @@ import type { DestinationServer, GetDestination } from '#lib/proto/gen/linkerd/d
 import type { OutboundPoliciesServer } from '#lib/proto/gen/linkerd/outbound.ts';
 import type { FromNode, NodeServiceServer, ToNode } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
-import type { Registry } from '#lib/registry/registry.ts';
+import type { AnyRoute } from '#lib/registry/model.ts';
+import type { Registry, Watch } from '#lib/registry/registry.ts';
 import type { TokenReviewer } from '#lib/registry/token-review.ts';
 import { type Caller, Callers } from './callers.ts';
-import { type ClusterIndex, createClusterIndex } from './cluster-index.ts';
+import { type ClusterIndex, createClusterIndex, routeKinds } from './cluster-index.ts';
 import { parseContextToken } from './context-token.ts';
 import { EnrolmentReports } from './enrolment-reports.ts';
 import { type LookupContext, serveGet } from './get.ts';
@@ -24,6 +25,7 @@ import { authenticateNode } from './node-authentication.ts';
 import { ServedNode } from './node-stream.ts';
 import { serveWatch } from './outbound-policy.ts';
 import { createPodEvents } from './pod-events.ts';
+import { routeProblem } from './route-message.ts';
 import { CallError, status } from './status.ts';
 import { onceEnded, type OutStream } from './stream-state.ts';
 
@@ -62,6 +64,7 @@ export function createDestinationServices(options: DestinationServicesOptions): 
   const reports = new EnrolmentReports({ registry, log });
   const context: LookupContext = { index, settings, cluster };
   const events = createPodEvents(registry, log);
+  const routes = routeWatches(registry, log);
   index.onPod({ changed: (meshPod) => events.tell(meshPod), removed: (uid) => events.forget(uid) });
 
   const requireCaller = (call: IncomingCall): Caller => {
@@ -157,8 +160,28 @@ export function createDestinationServices(options: DestinationServicesOptions): 
     },
     policies: { watch: lookup('Watch', ({ sourceWorkload }) => sourceWorkload, serveWatch) },
     node: { connect },
-    close: () => index.close(),
+    close() {
+      for (const watch of routes) watch.close();
+      index.close();
+    },
   };
+}
+
+/** Whoever wrote a route that cannot be served finds the reason in the log. */
+function routeWatches(registry: Registry, log: Log): Watch[] {
+  const tell = (route: AnyRoute): void => {
+    const problem = routeProblem(route);
+    const { namespace, name } = route.metadata;
+    if (problem !== '') {
+      log.warn(
+        { route: `${namespace}/${name}`, kind: route.kind, problem },
+        'a route cannot be used and is left out',
+      );
+    }
+  };
+  return routeKinds.map((kind) =>
+    registry.watch(kind, { added: tell, changed: tell, removed: () => undefined }),
+  );
 }
 
 /** Pauses the stream after it, so that nothing is lost until the next listener. */

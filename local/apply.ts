@@ -54,6 +54,11 @@ function desiredObject(store: Store, manifest: Manifest, present: AnyObject | un
       return { apiVersion: 'v1', kind: 'ServiceAccount', metadata };
     case 'Service':
       return { apiVersion: 'v1', kind: 'Service', metadata, spec: manifest.spec };
+    case 'HTTPRoute':
+    case 'GRPCRoute': {
+      const { apiVersion, kind, spec } = manifest;
+      return { apiVersion, kind, metadata, spec } as AnyObject;
+    }
     case 'Deployment':
       return {
         apiVersion: 'apps/v1',

@@ -331,12 +331,37 @@ const serviceManifest = v.strictObject({
   spec: serviceSpecSchema,
 });
 
+/** What else is wrong with a route's spec is told by manifests.ts. */
+const routeSpec = v.record(v.string(), v.unknown());
+
+export const httpRouteManifest = v.strictObject({
+  apiVersion: v.picklist([
+    'gateway.networking.k8s.io/v1',
+    'gateway.networking.k8s.io/v1beta1',
+    'policy.linkerd.io/v1beta3',
+  ]),
+  kind: v.literal('HTTPRoute'),
+  metadata: namespacedMetadata,
+  spec: routeSpec,
+  status: ignored,
+});
+
+export const grpcRouteManifest = v.strictObject({
+  apiVersion: v.literal('gateway.networking.k8s.io/v1'),
+  kind: v.literal('GRPCRoute'),
+  metadata: namespacedMetadata,
+  spec: routeSpec,
+  status: ignored,
+});
+
 export const manifestSchemas = {
   Namespace: namespaceManifest,
   ServiceAccount: serviceAccountManifest,
   Pod: podManifest,
   Deployment: deploymentManifest,
   Service: serviceManifest,
+  HTTPRoute: httpRouteManifest,
+  GRPCRoute: grpcRouteManifest,
 } as const;
 
 export type ManifestKind = keyof typeof manifestSchemas;

@@ -5,6 +5,8 @@
 import * as v from 'valibot';
 import { parseAllDocuments } from 'yaml';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
+import { unknownFields } from '#lib/registry-folder/known-fields.ts';
+import { type FieldProblem, kindOf, parseResource } from '#lib/registry/resource-schema.ts';
 import { type Manifest, type ManifestKind, manifestSchemas } from './manifest-schema.ts';
 
 export interface ManifestSource {
@@ -45,6 +47,14 @@ function explain(issue: v.BaseIssue<unknown>): string {
   return `${field}: ${issue.message}`;
 }
 
+/** As destination will read it; fields that nobody knows are mistakes here. */
+function routeProblems(value: Record<string, unknown>): readonly FieldProblem[] {
+  const kind = String(value['kind']);
+  const known = kindOf(String(value['apiVersion']), kind);
+  const parsed = known === undefined ? undefined : parseResource(known, value, 'local');
+  return [...(parsed?.ok === false ? parsed.problems : []), ...unknownFields(kind, value)];
+}
+
 function parseDocument(value: unknown, where: string, problems: string[]): Manifest | undefined {
   if (!isObject(value)) {
     problems.push(`${where}: not an object; expected apiVersion, kind and metadata`);
@@ -62,7 +72,13 @@ function parseDocument(value: unknown, where: string, problems: string[]): Manif
   const { name } = isObject(value['metadata']) ? value['metadata'] : {};
   const named = `${where} (${kind} ${typeof name === 'string' ? name : 'without a name'})`;
   const result = v.safeParse(manifestSchemas[kind], value);
-  if (result.success) return result.output;
+  if (result.success) {
+    const before = problems.length;
+    if (kind === 'HTTPRoute' || kind === 'GRPCRoute') {
+      for (const { path, message } of routeProblems(value)) problems.push(`${named}, ${path}: ${message}`);
+    }
+    return problems.length === before ? result.output : undefined;
+  }
   for (const issue of result.issues) problems.push(`${named}, ${explain(issue)}`);
   return undefined;
 }

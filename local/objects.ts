@@ -3,7 +3,14 @@
 // manifest-schema.ts; what the mesh's services read of them is lib/registry.
 
 import type { InferOutput } from 'valibot';
-import type { containerSchema, podSpecSchema, probeSchema, serviceSpecSchema } from './manifest-schema.ts';
+import type {
+  containerSchema,
+  grpcRouteManifest,
+  httpRouteManifest,
+  podSpecSchema,
+  probeSchema,
+  serviceSpecSchema,
+} from './manifest-schema.ts';
 
 export type PodSpec = InferOutput<typeof podSpecSchema>;
 export type ContainerSpec = InferOutput<typeof containerSchema>;
@@ -90,6 +97,17 @@ export interface EndpointSliceObject extends LocalObject<'EndpointSlice', 'disco
   }[];
 }
 
+/** Its spec is checked by lib/registry, which reads it. */
+export interface HttpRouteObject
+  extends LocalObject<'HTTPRoute', InferOutput<typeof httpRouteManifest>['apiVersion']> {
+  readonly spec: Readonly<Record<string, unknown>>;
+}
+
+export interface GrpcRouteObject
+  extends LocalObject<'GRPCRoute', InferOutput<typeof grpcRouteManifest>['apiVersion']> {
+  readonly spec: Readonly<Record<string, unknown>>;
+}
+
 export interface PodCondition {
   readonly type: string;
   readonly status: 'True' | 'False' | 'Unknown';
@@ -148,6 +166,8 @@ export interface ObjectTypes {
   readonly ReplicaSet: ReplicaSetObject;
   readonly Pod: PodObject;
   readonly Service: ServiceObject;
+  readonly HTTPRoute: HttpRouteObject;
+  readonly GRPCRoute: GrpcRouteObject;
   readonly EndpointSlice: EndpointSliceObject;
 }
 

@@ -325,7 +325,7 @@ class StreamingDiscovery implements Discovery {
     // Endpoints come a moment after the profile.
     const complete = answered !== undefined && (answered.kind !== 'service' || answered.resolved);
     if (complete) lookup.restored = undefined;
-    const destination = complete ? answered : (this.#localized(lookup.restored) ?? lookup.destination);
+    const destination = complete ? answered : (this.#localized(lookup.restored) ?? kept(lookup, answered));
     const text = destination === undefined ? '' : JSON.stringify(destination);
     if (text === lookup.text) return;
     lookup.text = text;
@@ -366,6 +366,12 @@ class StreamingDiscovery implements Discovery {
     const opaque = profile.opaqueProtocol || address.protocolHint?.protocol?.$case === 'opaque';
     return { kind: 'endpoint', opaque, endpoint };
   }
+}
+
+/** What was known of the same service, where new routes of it are on their way; else the answer as far as it is there. */
+function kept({ destination }: ProfileLookup, answered: Destination | undefined): Destination | undefined {
+  if (destination?.kind !== 'service' || answered?.kind !== 'service') return answered;
+  return destination.resolved && destination.authority === answered.authority ? destination : answered;
 }
 
 const isNamed = ({ ip }: DiscoveryTarget): boolean => isIP(ip) === 0;

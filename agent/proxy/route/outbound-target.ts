@@ -205,15 +205,30 @@ export class OutboundTarget implements HttpTarget {
 
   /** Calls once the destination is known (synchronously if it is), or with why it is not. */
   whenKnown(done: Waiter): void {
-    if (this.#destination !== undefined) done(FAILURE_NONE);
+    if (this.#isKnown) done(FAILURE_NONE);
     else if (this.#handle === undefined || this.#unknown.size >= WAITING_MAX) done(FAILURE_LIMIT);
     else {
       this.#unknown.add(done);
-      this.#unknownTimer ??= this.#context.clock.after(this.#context.discoveryTimeoutMs, () => {
-        this.#unknownTimer = null;
-        release(this.#unknown, FAILURE_DISCOVERY);
-      });
+      this.#limitUnknown();
     }
+  }
+
+  /** A service is known with its endpoints and its routes: where a request goes must not depend on when it came. */
+  get #isKnown(): boolean {
+    const destination = this.#destination;
+    return destination !== undefined && (destination.kind !== 'service' || destination.resolved);
+  }
+
+  #limitUnknown(): void {
+    const { clock, discoveryTimeoutMs, failfastMs } = this.#context;
+    const [waitMs, failure] =
+      this.#destination === undefined
+        ? [discoveryTimeoutMs, FAILURE_DISCOVERY]
+        : [failfastMs, FAILURE_FAILFAST];
+    this.#unknownTimer ??= clock.after(waitMs, () => {
+      this.#unknownTimer = null;
+      release(this.#unknown, failure);
+    });
   }
 
   whenAvailable(done: Waiter): void {
@@ -328,7 +343,8 @@ export class OutboundTarget implements HttpTarget {
     for (const series of this.#balancers.values()) series.updated(false, added, removed);
     this.#unknownTimer?.cancel();
     this.#unknownTimer = null;
-    release(this.#unknown, FAILURE_NONE);
+    if (this.#isKnown) release(this.#unknown, FAILURE_NONE);
+    else if (this.#unknown.size > 0) this.#limitUnknown();
     this.admissionChanged();
   }
 

@@ -203,7 +203,7 @@ describe('which route matches (C-303)', () => {
       path: fc.option(
         fc.record({
           kind: fc.constantFrom('exact', 'prefix', 'regex'),
-          value: fc.constantFrom('/', '/a', '/a/', '/a/b', '/ab', '/a/.*', '/.'),
+          value: fc.constantFrom('/', '/a', '/a/', '/a/b', '/ab', '/a/.*', '/.', '/a?', '/a/*', '/a/b+'),
         }),
         { nil: undefined },
       ),

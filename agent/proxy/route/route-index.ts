@@ -2,7 +2,7 @@
 // Which rule of a service's routes a request falls under, as Linkerd decides it: the more specific host wins, then the
 // longer match of the path, then more fields, more query parameters, a method, and at last who comes first. Paths,
 // hosts and the values of fields are looked up, so that a thousand rules cost about what one costs; only expressions
-// are tried one after the other, each once. No sockets, no filters.
+// whose literal beginning fits are tried one after the other, each once. No sockets, no filters.
 //
 //   host: exact ─► longest suffix ─► … ─► none      in each: exact path, longest prefix, … ; first hit wins
 
@@ -138,7 +138,7 @@ class HttpRules<T> implements Rules<T> {
   readonly #exact = new Map<string, Bucket<T>>();
   /** Without the slashes at their end: the root is ''. */
   readonly #prefixes = new LongestFirst<Bucket<T>>();
-  readonly #expressions = new Map<string, { readonly test: RegExp; readonly bucket: Bucket<T> }>();
+  readonly #expressions = new Map<string, Expression<T>>();
 
   add(match: AnyMatch, rule: T, order: number): void {
     const { path, method } = match as HttpRouteMatch;
@@ -148,7 +148,11 @@ class HttpRules<T> implements Rules<T> {
     if (path?.kind === 'exact') bucket = getOr(this.#exact, path.value, make);
     else if (path?.kind === 'regex') {
       const { value } = path;
-      bucket = getOr(this.#expressions, value, () => ({ test: linearRegExp(value), bucket: make() })).bucket;
+      bucket = getOr(this.#expressions, value, () => ({
+        begins: literalBeginning(value),
+        test: linearRegExp(value),
+        bucket: make(),
+      })).bucket;
     } else {
       const prefix = (path?.value ?? '/').replace(/\/+$/, '');
       prefixLength = prefix.length;
@@ -167,8 +171,9 @@ class HttpRules<T> implements Rules<T> {
     const { path } = request;
     // Of all that match the whole path none is longer than another; `/` as a prefix is as long as the path `/`.
     let whole = better(this.#exact.get(path)?.find(request), undefined);
-    for (const { test, bucket } of this.#expressions.values()) {
-      if (bucket.couldBeat(whole) && test.test(path)) whole = better(whole, bucket.find(request));
+    for (const { begins, test, bucket } of this.#expressions.values()) {
+      if (path.startsWith(begins) && bucket.couldBeat(whole) && test.test(path))
+        whole = better(whole, bucket.find(request));
     }
     const tie = path === '/' ? 0 : path.length;
     const prefixed = this.#prefixes.firstOf(
@@ -182,6 +187,20 @@ class HttpRules<T> implements Rules<T> {
     );
     return better(whole, prefixed);
   }
+}
+
+interface Expression<T> {
+  /** What every match begins with: most expressions need not be run to know that they do not match. */
+  readonly begins: string;
+  readonly test: RegExp;
+  readonly bucket: Bucket<T>;
+}
+
+function literalBeginning(pattern: string): string {
+  if (pattern.includes('|')) return '';
+  const [literal = ''] = /^[^\\.[\](){}*+?^$]*/.exec(pattern) ?? [];
+  // The last one may be there any number of times.
+  return /^[*+?{]/.test(pattern.slice(literal.length)) ? literal.slice(0, -1) : literal;
 }
 
 /** `/service/method` of a POST. */
