@@ -102,6 +102,11 @@ type Send = (
   options?: { method?: string; headers?: Record<string, string>; body?: string },
 ) => Promise<Answer>;
 
+/** The same test for each protocol. */
+function eachWay(name: string, run: (way: string) => Promise<void>): void {
+  for (const way of ['HTTP/1', 'HTTP/1 over HTTP/2', 'HTTP/2']) test(`${name} (${way})`, () => run(way));
+}
+
 describe('requests under routes', () => {
   const closing: (() => void)[] = [];
   const ending: (() => void)[] = [];
@@ -203,118 +208,119 @@ describe('requests under routes', () => {
     return (path, options = {}) => sendHttp1(proxy.port, path, options);
   }
 
-  for (const way of ['HTTP/1', 'HTTP/1 over HTTP/2', 'HTTP/2']) {
-    const named = (answer: Answer): unknown => answer.headers['x-backend'];
+  const named = (answer: Answer): unknown => answer.headers['x-backend'];
 
-    test(`C-055, C-056, C-250 one route for everything forwards (${way})`, async () => {
-      const send = await sender(way, routesOf([rule([], [to('web')], { firstAvailable: true })]));
-      const answer = await send('/a?b=c', { method: 'POST', body: 'x'.repeat(70_000) });
-      assert.equal(answer.status, 200);
-      const { name, url, bytes } = JSON.parse(answer.body) as Record<string, unknown>;
-      assert.deepEqual([name, url, bytes], ['web', '/a?b=c', 70_000]);
+  eachWay('C-055, C-056, C-250 one route for everything forwards', async (way) => {
+    const send = await sender(way, routesOf([rule([], [to('web')], { firstAvailable: true })]));
+    const answer = await send('/a?b=c', { method: 'POST', body: 'x'.repeat(70_000) });
+    assert.equal(answer.status, 200);
+    const { name, url, bytes } = JSON.parse(answer.body) as Record<string, unknown>;
+    assert.deepEqual([name, url, bytes], ['web', '/a?b=c', 70_000]);
+  });
+
+  eachWay('C-057, C-058 no route matches: 404, and the connection stays', async (way) => {
+    const send = await sender(
+      way,
+      routesOf([rule([match({ path: { kind: 'exact', value: '/a' } })], [to('web')])]),
+    );
+    for (let times = 0; times < 2; times++) {
+      const answer = await send('/b');
+      assert.equal(answer.status, 404);
+      assert.equal(answer.headers['l5d-proxy-error'], 'no route found for request');
+      assert.equal(answer.headers.connection, way === 'HTTP/2' ? undefined : 'keep-alive');
+    }
+    assert.equal(named(await send('/a')), 'web');
+  });
+
+  eachWay('C-059, C-248 fields choose the backend, more of them win', async (way) => {
+    const send = await sender(
+      way,
+      routesOf([
+        rule([match({ fields: [field('x-v', '1')] })], [to('v1')]),
+        rule([match({ fields: [field('x-v', '1'), field('x-w', '1')] })], [to('v2')]),
+        rule([], [to('web')]),
+      ]),
+    );
+    assert.equal(named(await send('/')), 'web');
+    assert.equal(named(await send('/', { headers: { 'X-V': '1' } })), 'v1');
+    assert.equal(named(await send('/', { headers: { 'X-V': '1', 'X-W': '1' } })), 'v2');
+  });
+
+  eachWay('C-060 paths choose the backend: prefix, expression, exact', async (way) => {
+    const path = (kind: 'prefix' | 'regex' | 'exact', value: string) => [match({ path: { kind, value } })];
+    const send = await sender(
+      way,
+      routesOf([
+        rule(path('prefix', '/goodbye'), [to('v1')]),
+        rule(path('regex', '/item/[0-9]+'), [to('v2')]),
+        rule(path('exact', '/v1'), [to('v1')]),
+        rule([], [to('web')]),
+      ]),
+    );
+    const answers = ['/goodbye/all', '/item/17?x=1', '/v1', '/item/17/x', '/v1/', '/'];
+    assert.deepEqual(await Promise.all(answers.map(async (one) => named(await send(one)))), [
+      'v1',
+      'v2',
+      'v1',
+      'web',
+      'web',
+      'web',
+    ]);
+  });
+
+  eachWay('C-249 fields of requests and answers are changed', async (way) => {
+    const filters: RouteFilter[] = [
+      { kind: 'request-fields', changes: changes([['x-set', 'new']], ['x-gone']) },
+      { kind: 'response-fields', changes: changes([['x-route', 'r']], ['x-own']) },
+    ];
+    const backendFilters: RouteFilter[] = [
+      { kind: 'request-fields', changes: changes([['x-backend-set', 'b']]) },
+    ];
+    const send = await sender(way, routesOf([rule([], [to('v1', 1, backendFilters)], { filters })]));
+    const answer = await send('/', {
+      method: 'POST',
+      headers: { 'X-Set': 'old', 'X-Gone': '1', 'X-Stays': '1' },
+      body: 'body',
     });
+    const { headers, bytes } = JSON.parse(answer.body) as {
+      headers: Record<string, string>;
+      bytes: number;
+    };
+    assert.equal(bytes, 4);
+    assert.deepEqual(
+      [headers['x-set'], headers['x-gone'], headers['x-stays'], headers['x-backend-set']],
+      ['new', undefined, '1', 'b'],
+    );
+    assert.deepEqual([answer.headers['x-route'], answer.headers['x-own']], ['r', undefined]);
+    assert.equal(answer.headers['x-backend'], 'v1');
+  });
 
-    test(`C-057, C-058 no route matches: 404, and the connection stays (${way})`, async () => {
-      const send = await sender(
-        way,
-        routesOf([rule([match({ path: { kind: 'exact', value: '/a' } })], [to('web')])]),
-      );
-      for (let times = 0; times < 2; times++) {
-        const answer = await send('/b');
-        assert.equal(answer.status, 404);
-        assert.equal(answer.headers['l5d-proxy-error'], 'no route found for request');
-        assert.equal(answer.headers.connection, way === 'HTTP/2' ? undefined : 'keep-alive');
-      }
-      assert.equal(named(await send('/a')), 'web');
-    });
-
-    test(`C-059, C-248 fields choose the backend, more of them win (${way})`, async () => {
-      const send = await sender(
-        way,
-        routesOf([
-          rule([match({ fields: [field('x-v', '1')] })], [to('v1')]),
-          rule([match({ fields: [field('x-v', '1'), field('x-w', '1')] })], [to('v2')]),
-          rule([], [to('web')]),
-        ]),
-      );
-      assert.equal(named(await send('/')), 'web');
-      assert.equal(named(await send('/', { headers: { 'X-V': '1' } })), 'v1');
-      assert.equal(named(await send('/', { headers: { 'X-V': '1', 'X-W': '1' } })), 'v2');
-    });
-
-    test(`C-060 paths choose the backend: prefix, expression, exact (${way})`, async () => {
-      const path = (kind: 'prefix' | 'regex' | 'exact', value: string) => [match({ path: { kind, value } })];
-      const send = await sender(
-        way,
-        routesOf([
-          rule(path('prefix', '/goodbye'), [to('v1')]),
-          rule(path('regex', '/item/[0-9]+'), [to('v2')]),
-          rule(path('exact', '/v1'), [to('v1')]),
-          rule([], [to('web')]),
-        ]),
-      );
-      const answers = ['/goodbye/all', '/item/17?x=1', '/v1', '/item/17/x', '/v1/', '/'];
-      assert.deepEqual(await Promise.all(answers.map(async (one) => named(await send(one)))), [
-        'v1',
-        'v2',
-        'v1',
-        'web',
-        'web',
-        'web',
-      ]);
-    });
-
-    test(`C-249 fields of requests and answers are changed (${way})`, async () => {
-      const filters: RouteFilter[] = [
-        { kind: 'request-fields', changes: changes([['x-set', 'new']], ['x-gone']) },
-        { kind: 'response-fields', changes: changes([['x-route', 'r']], ['x-own']) },
-      ];
-      const backendFilters: RouteFilter[] = [
-        { kind: 'request-fields', changes: changes([['x-backend-set', 'b']]) },
-      ];
-      const send = await sender(way, routesOf([rule([], [to('v1', 1, backendFilters)], { filters })]));
-      const answer = await send('/', {
-        method: 'POST',
-        headers: { 'X-Set': 'old', 'X-Gone': '1', 'X-Stays': '1' },
-        body: 'body',
+  eachWay('C-304 a redirect is answered here; one that leads nowhere else goes on', async (way) => {
+    const redirect = (path: string, more: Partial<RouteFilter>) =>
+      rule([match({ path: { kind: 'prefix', value: path } })], [to('web')], {
+        filters: [{ kind: 'redirect', status: 302, ...more } as RouteFilter],
       });
-      const { headers, bytes } = JSON.parse(answer.body) as {
-        headers: Record<string, string>;
-        bytes: number;
-      };
-      assert.equal(bytes, 4);
-      assert.deepEqual(
-        [headers['x-set'], headers['x-gone'], headers['x-stays'], headers['x-backend-set']],
-        ['new', undefined, '1', 'b'],
-      );
-      assert.deepEqual([answer.headers['x-route'], answer.headers['x-own']], ['r', undefined]);
-      assert.equal(answer.headers['x-backend'], 'v1');
-    });
+    const send = await sender(
+      way,
+      routesOf([
+        redirect('/old', {
+          scheme: 'https',
+          host: 'b.test',
+          path: { kind: 'prefix', value: '/new' },
+        } as never),
+        redirect('/same', {}),
+      ]),
+    );
+    const answer = await send('/old/x?q=1');
+    assert.equal(answer.status, 302);
+    assert.equal(answer.headers.location, 'https://b.test/new/x?q=1');
+    assert.equal(answer.body, '');
+    assert.equal(named(await send('/same')), 'web');
+  });
 
-    test(`C-304 a redirect is answered here; one that leads nowhere else goes on (${way})`, async () => {
-      const redirect = (path: string, more: Partial<RouteFilter>) =>
-        rule([match({ path: { kind: 'prefix', value: path } })], [to('web')], {
-          filters: [{ kind: 'redirect', status: 302, ...more } as RouteFilter],
-        });
-      const send = await sender(
-        way,
-        routesOf([
-          redirect('/old', {
-            scheme: 'https',
-            host: 'b.test',
-            path: { kind: 'prefix', value: '/new' },
-          } as never),
-          redirect('/same', {}),
-        ]),
-      );
-      const answer = await send('/old/x?q=1');
-      assert.equal(answer.status, 302);
-      assert.equal(answer.headers.location, 'https://b.test/new/x?q=1');
-      assert.equal(answer.body, '');
-      assert.equal(named(await send('/same')), 'web');
-    });
-
-    test(`backends get their share by weight; one without endpoints gets none, and all of none are 503 (${way})`, async () => {
+  eachWay(
+    'backends get their share by weight; one without endpoints gets none, and all of none are 503',
+    async (way) => {
       const send = await sender(
         way,
         routesOf([
@@ -336,49 +342,49 @@ describe('requests under routes', () => {
         assert.equal(answer.status, 503);
         assert.equal(answer.headers['l5d-proxy-error'], 'service unavailable');
       }
-    });
+    },
+  );
 
-    test(`a failure is injected for its share, a backend that is not there answers 500 (${way})`, async () => {
-      const failure = (status: number, numerator: number, message: string): RouteFilter => ({
-        kind: 'failure',
-        status,
-        grpc: false,
-        message,
-        numerator,
-        denominator: 2,
-      });
-      const missing: RouteBackend = {
-        weight: 1,
-        filters: [failure(500, 2, 'Service not found\r\nx: y')],
-        reference: reference('Service', 'gone'),
-      };
-      const send = await sender(
-        way,
-        routesOf([
-          rule([match({ path: { kind: 'exact', value: '/half' } })], [to('web')], {
-            filters: [failure(418, 1, 'tea')],
-          }),
-          rule([], [missing]),
-        ]),
-      );
-      const statuses = new Set<number>();
-      for (let sent = 0; sent < 20; sent++) statuses.add((await send('/half')).status);
-      assert.deepEqual(
-        [...statuses].sort((a, b) => a - b),
-        [200, 418],
-      );
-      const answer = await send('/');
-      assert.equal(answer.status, 500);
-      assert.equal(answer.headers['l5d-proxy-error'], 'Service not found??x: y');
+  eachWay('a failure is injected for its share, a backend that is not there answers 500', async (way) => {
+    const failure = (status: number, numerator: number, message: string): RouteFilter => ({
+      kind: 'failure',
+      status,
+      grpc: false,
+      message,
+      numerator,
+      denominator: 2,
     });
+    const missing: RouteBackend = {
+      weight: 1,
+      filters: [failure(500, 2, 'Service not found\r\nx: y')],
+      reference: reference('Service', 'gone'),
+    };
+    const send = await sender(
+      way,
+      routesOf([
+        rule([match({ path: { kind: 'exact', value: '/half' } })], [to('web')], {
+          filters: [failure(418, 1, 'tea')],
+        }),
+        rule([], [missing]),
+      ]),
+    );
+    const statuses = new Set<number>();
+    for (let sent = 0; sent < 20; sent++) statuses.add((await send('/half')).status);
+    assert.deepEqual(
+      [...statuses].sort((a, b) => a - b),
+      [200, 418],
+    );
+    const answer = await send('/');
+    assert.equal(answer.status, 500);
+    assert.equal(answer.headers['l5d-proxy-error'], 'Service not found??x: y');
+  });
 
-    test(`C-305 a policy that cannot be used refuses everything (${way})`, async () => {
-      const send = await sender(way, { ...routesOf([rule([], [to('web')])]), invalid: 'x' });
-      const answer = await send('/');
-      assert.equal(answer.status, 500);
-      assert.equal(answer.headers['l5d-proxy-error'], 'invalid client policy configuration');
-    });
-  }
+  eachWay('C-305 a policy that cannot be used refuses everything', async (way) => {
+    const send = await sender(way, { ...routesOf([rule([], [to('web')])]), invalid: 'x' });
+    const answer = await send('/');
+    assert.equal(answer.status, 500);
+    assert.equal(answer.headers['l5d-proxy-error'], 'invalid client policy configuration');
+  });
 
   test('requests are counted under their route and their backend', async () => {
     const send = await sender(
