@@ -4,6 +4,7 @@
 
 import { errorMessage } from '#lib/core/errors.ts';
 import { clearGround } from './ground.ts';
+import { growth } from './growth.ts';
 import { agentMemory, cniAdd } from './hundred-pods.ts';
 import { latency } from './latency.ts';
 import { memory } from './memory.ts';
@@ -20,6 +21,7 @@ const benches: Readonly<Record<string, () => Promise<Row[]>>> = {
   scrape,
   'cni-add': cniAdd,
   'agent-memory': agentMemory,
+  growth,
 };
 
 const wanted = process.argv.slice(2);

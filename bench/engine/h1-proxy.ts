@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The HTTP/1 path alone in one process, for bench/engine/h1.ts: every connection goes to 127.0.0.1:<argument>.
+// The HTTP/1 path alone in one process, for bench/engine/h1.ts: every connection goes to 127.0.0.1:<first argument>,
+// as one of so many endpoints (second argument, 1 if absent), each with connections and counts of its own.
 // No policy, no mesh, no redirection; balancing, pool, codec and metrics calls are the real ones.
 
 import { once } from 'node:events';
@@ -12,6 +13,7 @@ import { onAccepted, proveSharedAccept } from '#lib/net/accept.ts';
 import { silentLog } from '#lib/core/log.ts';
 
 const upstreamPort = Number(process.argv[2]);
+const endpoints = Number(process.argv[3] ?? 1);
 
 /** Three additions, about what the real counters cost. */
 class CountedMetrics implements HttpMetrics {
@@ -41,8 +43,9 @@ class CountedMetrics implements HttpMetrics {
 }
 
 const shares = await proveSharedAccept(silentLog);
-const metrics = new CountedMetrics();
-const target = fixedTarget([new LoopbackEndpoint(upstreamPort, metrics, true)]);
+const target = fixedTarget(
+  Array.from({ length: endpoints }, () => new LoopbackEndpoint(upstreamPort, new CountedMetrics(), true)),
+);
 const server = createHttpServer();
 const listener = createServer({ allowHalfOpen: true, pauseOnConnect: true });
 onAccepted(listener, (source) => {
