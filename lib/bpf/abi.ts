@@ -120,7 +120,8 @@ export function writeAddress(out: Buffer, ip: IpBytes, at: number): void {
 
 /** The text of a 16-byte address; mapped ones come out as IPv4. */
 export function readAddress(from: Buffer, at: number): string {
-  const mapped = from.readUInt32BE(at + 8) === 0xffff && from.readBigUInt64BE(at) === 0n;
+  const mapped =
+    from.readUInt32BE(at + 8) === 0xffff && from.readUInt32BE(at) === 0 && from.readUInt32BE(at + 4) === 0;
   return formatIp(from.subarray(mapped ? at + 12 : at, at + 16));
 }
 

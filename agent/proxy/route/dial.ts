@@ -2,7 +2,6 @@
 // Connections out of a pod's namespace: plain, and in the mesh's wire form (TLS with the pod's certificate, or the
 // kernel's voucher on the same node; then the transport header). A meshed endpoint is never dialled in plain text.
 
-import { isIPv6 } from 'node:net';
 import type { SecureContext } from 'node:tls';
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import { errnoName, errorMessage } from '#lib/core/errors.ts';
@@ -50,7 +49,7 @@ export function dialTcp(context: WorkerContext, pod: PodState, options: DialOpti
   }
   let source: SharedSource;
   try {
-    const fd = pod.spares.take(isIPv6(ip) ? 6 : 4);
+    const fd = pod.spares.take(ip.includes(':') ? 6 : 4);
     if (isScarce(context, fd)) {
       kernel.closeDescriptor(fd);
       refuseForDescriptors(context, pod);
