@@ -154,7 +154,7 @@ export const agentSettings = {
   ),
   sameNode: setting(
     'NODEMESH_SAME_NODE',
-    'carrier',
+    'memory',
     asOneOf('memory', 'carrier', 'mtls'),
     'How two meshed pods of this node speak: HTTP in memory, or over a connection without TLS (as TCP always does), or with mutual TLS.',
   ),

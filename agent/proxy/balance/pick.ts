@@ -25,7 +25,8 @@ export function pickEndpoint(
 
 /** Whether a request need not wait for a connection; `http2`: it travels over HTTP/2 to any endpoint. */
 export function isConnected(endpoint: HttpEndpoint, http2: boolean): boolean {
-  if ((!http2 && !endpoint.multiplexed) || endpoint.passage !== null) return true;
+  if (!http2 && !endpoint.multiplexed) return true;
+  if (endpoint.passage !== null) return endpoint.passage.open;
   return endpoint.slot !== null && endpoint.slot.connections.length > 0;
 }
 

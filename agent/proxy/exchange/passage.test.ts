@@ -78,6 +78,10 @@ class OpenPassage implements Passage {
     this.waiting.push(done);
   }
 
+  prepare(): void {
+    this.waiting.push(() => undefined);
+  }
+
   answer(failure: number): void {
     this.open = failure === FAILURE_NONE;
     for (const done of this.waiting.splice(0)) done(failure);
@@ -350,6 +354,38 @@ test(
     );
     server.write(OK);
     await peer.take('ok');
+  },
+);
+
+test(
+  'while a passage is not open, endpoints with a connection get the requests, and it is opened for those to come',
+  timeout,
+  async (t) => {
+    const other = await RawServer.listen();
+    t.after(() => other.close());
+    const counts = new RecordedMetrics();
+    const { client, passage } = await scene(t, {
+      target: (endpoint) => {
+        // Not over HTTP/2, so that it needs no connection before.
+        const near = new LoopbackEndpoint(other.port, counts, true);
+        return fixedTarget([endpoint, near]);
+      },
+    });
+    passage.open = false;
+    const peer = await client();
+    const answer = async (server: RawServer): Promise<void> => {
+      const end = server.connections.at(-1) ?? (await server.accept());
+      await end.head();
+      end.write(OK);
+      await peer.take('ok');
+    };
+    for (let index = 0; index < 10; index++) {
+      peer.write(GET);
+      await answer(other);
+    }
+    assert.equal(counts.started, 10);
+    assert.ok(passage.waiting.length > 0);
+    passage.answer(FAILURE_NONE);
   },
 );
 

@@ -75,6 +75,8 @@ export interface Passage {
   readonly open: boolean;
   /** Calls once when they may (FAILURE_NONE) or when it is clear that they may not; never synchronously. */
   whenOpen(done: (failure: number) => void): void;
+  /** Opens it for requests to come. */
+  prepare(): void;
   /** What follows is there while it is open. The server's policy. */
   readonly gate: RequestGate;
   /** Notes requests for the server's pod; may be told of them before it is open. */

@@ -126,7 +126,11 @@ export class MemoryPass implements Passage {
       return;
     }
     this.#waiting.push(done);
-    if (!this.#asking) this.#ask(1);
+    this.prepare();
+  }
+
+  prepare(): void {
+    if (!this.#asking && !this.open) this.#ask(1);
   }
 
   /** The endpoint is taken out: what is in it goes on to its end. */
