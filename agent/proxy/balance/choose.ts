@@ -20,6 +20,7 @@ export function chooseEndpoint(
   if (other === null) return picked;
   const slot = slotOf(picked, nowMs);
   if (!isConnected(other, http2)) return slot.shunnedUntilMs <= nowMs ? picked : other;
-  streams.prepare(picked, slot);
+  if (picked.passage === null) streams.prepare(picked, slot);
+  else picked.passage.prepare();
   return other;
 }

@@ -222,23 +222,6 @@ export class Exchange
     return PICKED_NONE;
   }
 
-<<<<<<< HEAD
-=======
-  #choose(endpoints: readonly HttpEndpoint[], nowMs: number): HttpEndpoint {
-    const { random, streams } = this.#context;
-    const picked = pickEndpoint(endpoints, nowMs, random);
-    const http2 = this.#want === WANT_HTTP2;
-    if (this.#want === WANT_HTTP1 || endpoints.length === 1 || isConnected(picked, http2)) return picked;
-    const other = pickOther(endpoints, picked, http2, nowMs, random);
-    if (other === null) return picked;
-    const slot = slotOf(picked, nowMs);
-    if (!isConnected(other, http2)) return slot.shunnedUntilMs <= nowMs ? picked : other;
-    if (picked.passage === null) streams.prepare(picked, slot);
-    else picked.passage.prepare();
-    return other;
-  }
-
->>>>>>> 1d75164 (Pods of one node speak in memory by default: tests with the network's own rules, what is counted compared with the carrier; a passage that is not open lets connected endpoints go first; answers in the application's place are timed on the client's side)
   #suits({ identity }: HttpEndpoint): boolean {
     return this.requiredIdentity === '' || this.requiredIdentity === identity;
   }
@@ -733,13 +716,9 @@ export class Exchange
     if (endpoint === null) return seen;
     if (this.measuring) {
       this.measuring = false;
-<<<<<<< HEAD
-      (this.#load as LoadEstimate).finished(now, now - this.dispatchedMs);
-=======
-      const latency = now - this.#dispatchedMs;
+      const latency = now - this.dispatchedMs;
       (this.#load as LoadEstimate).finished(now, latency);
       if (behind && reset === NOT_RESET) endpoint.metrics.firstBody(status, latency);
->>>>>>> 1d75164 (Pods of one node speak in memory by default: tests with the network's own rules, what is counted compared with the carrier; a passage that is not open lets connected endpoints go first; answers in the application's place are timed on the client's side)
     }
     if (this.observed !== null) this.observed.ended(status, seen, grpcStatus, reset);
     if (reset === NOT_RESET) endpoint.metrics.responseEnded(status, seen, grpcStatus);

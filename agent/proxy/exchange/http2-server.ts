@@ -319,6 +319,8 @@ class ServerStream extends Stream implements ExchangeClient {
       const passing = new HeaderList();
       passing.copyFrom(list);
       this.#exchange.observedBehind = passage.observer.http2(passing);
+      // Also one that a route has set.
+      passing.drop(FLAG_PROXY_REQUEST);
       passing.add(passage.clientIdField);
       this.#passing = passing;
     }

@@ -440,6 +440,52 @@ test(
   },
 );
 
+test("what a route sets never stands in the place of the client's identity", timeout, async (t) => {
+  const changes = {
+    add: [['x-b', 'added']],
+    set: [
+      ['l5d-client-id', 'forged'],
+      ['x-a', 'set'],
+    ],
+    remove: [],
+  } as const;
+  for (const late of [false, true]) {
+    const endpoints: LoopbackEndpoint[] = [];
+    const waits: ((failure: number) => void)[] = [];
+    const { client, upstream } = await scene(t, {
+      target: (endpoint) => {
+        if (!late) endpoints.push(endpoint);
+        const target: HttpTarget = {
+          authority: 'test:80',
+          endpoints,
+          failfast: false,
+          whenAvailable: (done) => {
+            waits.push((failure) => {
+              endpoints.push(endpoint);
+              done(failure);
+            });
+          },
+        };
+        const route = { target, answer: null, requestChanges: [changes], responseChanges: [] };
+        return { ...target, router: { route: () => route } };
+      },
+    });
+    const peer = await client();
+    peer.write('POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n\r\nab');
+    if (late) {
+      await until(() => waits.length === 1);
+      waits[0]?.(FAILURE_NONE);
+    }
+    const server = await upstream.accept();
+    const request = await server.take('\r\n\r\nab');
+    assert.match(request, /x-a: set\r\n/);
+    assert.match(request, /x-b: added\r\n/);
+    assert.deepEqual(request.match(/l5d-client-id: .*(?=\r)/g), ['l5d-client-id: web']);
+    server.write(OK);
+    await peer.take('ok');
+  }
+});
+
 test(
   'HTTP/2 stays HTTP/2: identity, policy in the form that gRPC reads, resets, cuts',
   timeout,

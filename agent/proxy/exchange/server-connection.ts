@@ -12,6 +12,7 @@ import type { Socket } from 'node:net';
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import {
   FAILURE_CLIENT_GONE,
+  FAILURE_HEAD_TOO_LARGE,
   FAILURE_NONE,
   FAILURE_ROUTE,
   FAILURE_UPSTREAM_PROTOCOL,
@@ -343,8 +344,9 @@ export class ServerConnection
       return bodyStart;
     }
     let added = this.#clientIdField;
-    if (kind !== PICKED_NONE && exchange.passage !== null) {
-      added = this.#approach(exchange.passage, buffer, head);
+    const passage = kind === PICKED_NONE ? null : exchange.passage;
+    if (passage !== null && changes.length === 0) {
+      added = this.#approach(passage, buffer, head);
     }
     added += hostLine(buffer, head);
     const start = head.compact(buffer, head.upgrade);
@@ -353,10 +355,14 @@ export class ServerConnection
       exchange.requestPart(used - bodyStart);
       if (this.#body.done) exchange.requestEnded();
     }
-    this.#held =
-      added === '' && changes.length === 0
-        ? buffer.toString('latin1', start, used)
-        : `${changedText(buffer.toString('latin1', start, bodyStart - 2) + added, changes)}\r\n${buffer.toString('latin1', bodyStart, used)}`;
+    if (added === '' && changes.length === 0) this.#held = buffer.toString('latin1', start, used);
+    else {
+      const body = buffer.toString('latin1', bodyStart, used);
+      this.#held = `${changedText(buffer.toString('latin1', start, bodyStart - 2) + added, changes)}\r\n`;
+      // After them: nothing that they set may stand in the place of the identity.
+      if (passage !== null && changes.length > 0 && !this.#approachHeld(passage)) return used;
+      this.#held += body;
+    }
     if (kind === PICKED_HTTP1) exchange.connect(host);
     this.#logged?.waits();
     return used;
@@ -370,6 +376,20 @@ export class ServerConnection
     this.#exchange.observedBehind = passage.observer.http1(head, buffer);
     head.dropProxyFields(buffer);
     return passage.clientIdField.line;
+  }
+
+  /** As `#approach`, with a head that was made ready already; false: changed, it has become too large. */
+  #approachHeld(passage: Passage): boolean {
+    const head = this.#context.requestHead;
+    const bytes = Buffer.from(this.#held, 'latin1');
+    const end = head.parseRequest(bytes, 0, bytes.length, false);
+    if (end <= 0) {
+      this.#exchange.fail(FAILURE_HEAD_TOO_LARGE);
+      return false;
+    }
+    const added = this.#approach(passage, bytes, head);
+    this.#held = `${bytes.toString('latin1', head.compact(bytes, true), end - 2)}${added}\r\n`;
+    return true;
   }
 
   judge(gate: RequestGate): number {
@@ -453,13 +473,7 @@ export class ServerConnection
     const { passage } = this.#exchange;
     if (this.#kept !== null) {
       if (kind === PICKED_HTTP1) this.#writeKept(this.#kept);
-    } else if (passage !== null) {
-      const head = this.#context.requestHead;
-      const bytes = Buffer.from(this.#held, 'latin1');
-      const end = head.parseRequest(bytes, 0, bytes.length, false);
-      const added = this.#approach(passage, bytes, head);
-      this.#held = `${bytes.toString('latin1', head.compact(bytes, true), end - 2)}${added}\r\n`;
-    }
+    } else if (passage !== null && !this.#approachHeld(passage)) return;
     this.#exchange.connect(this.#host);
     if (backlog !== null) this.#consume(backlog, 0, backlog.length, true);
     this.#readMore();
