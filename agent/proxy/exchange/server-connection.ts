@@ -27,6 +27,7 @@ import { PartialHead } from '../http1/partial-head.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';
 import { changedText, changeList, noChanges } from '../route/filters.ts';
 import { Http1RoutedRequest } from '../route/routed-request.ts';
+import { Approach } from './approach.ts';
 import { errorResponse, READER_STRANGER, readerOf, routeResponse } from './error-response.ts';
 import { Exchange } from './exchange.ts';
 import {
@@ -113,9 +114,7 @@ export class ServerConnection
   #heldBody = '';
   #bodySent = false;
   #trailers: HeaderList | null = null;
-  /** Of a request into a passage: what the server's policy asks. */
-  #judgedMethod = '';
-  #judgedPath = '';
+  readonly #approaching = new Approach();
 
   // The response.
   /** Whether the connection closes after this response. */
@@ -368,32 +367,22 @@ export class ServerConnection
     return used;
   }
 
-  /** Makes the request what the server's side passes on, and notes what its policy asks; returns the field to add. */
   #approach(passage: Passage, buffer: Buffer, head: Head): string {
-    this.#judgedMethod = methodOf(buffer, head);
-    this.#judgedPath = pathOf(buffer, head);
-    this.#logged = passage.log.http1(head, buffer);
-    this.#exchange.observedBehind = passage.observer.http1(head, buffer);
-    head.dropProxyFields(buffer);
-    return passage.clientIdField.line;
+    const added = this.#approaching.note(passage, this.#exchange, buffer, head);
+    this.#logged = this.#approaching.logged;
+    return added;
   }
 
-  /** As `#approach`, with a head that was made ready already; false: changed, it has become too large. */
   #approachHeld(passage: Passage): boolean {
-    const head = this.#context.requestHead;
-    const bytes = Buffer.from(this.#held, 'latin1');
-    const end = head.parseRequest(bytes, 0, bytes.length, false);
-    if (end <= 0) {
-      this.#exchange.fail(FAILURE_HEAD_TOO_LARGE);
-      return false;
-    }
-    const added = this.#approach(passage, bytes, head);
-    this.#held = `${bytes.toString('latin1', head.compact(bytes, true), end - 2)}${added}\r\n`;
-    return true;
+    const text = this.#approaching.withField(passage, this.#exchange, this.#held, this.#context.requestHead);
+    if (text === null) this.#exchange.fail(FAILURE_HEAD_TOO_LARGE);
+    else this.#held = text;
+    this.#logged = this.#approaching.logged;
+    return text !== null;
   }
 
   judge(gate: RequestGate): number {
-    return gate.judge(this.#judgedMethod, this.#judgedPath, this.#upgrade);
+    return this.#approaching.judge(gate, this.#upgrade);
   }
 
   /** What the request's route asks for, or the request itself. */
