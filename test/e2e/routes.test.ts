@@ -17,11 +17,12 @@ const GRPC_PORT = 9000;
 const PATIENCE_MS = 60_000;
 const names = fileURLToPath(new URL('programs/grpc-echo.ts', import.meta.url));
 
-/** Answers with its name, the path, and the field `x-set` that it got. */
+/** Answers with its name, the path, and the field `x-set` that it got; `/flaky` fails every other time. */
 const web = (name: string): string[] => [
   process.execPath,
   '-e',
-  `require('node:http').createServer((q, s) => { const late = q.url === '/slow' ? 3000 : 0;
+  `let turns = 0; require('node:http').createServer((q, s) => {
+    if (q.url.startsWith('/flaky') && turns++ % 2 === 0) s.statusCode = 503; const late = q.url === '/slow' ? 3000 : 0;
     setTimeout(() => s.end(['${name}', q.url, q.headers['x-set'] ?? ''].join(' ')), late); }).listen(${PORT}, '::')`,
 ];
 const grpc = (name: string): string[] => [process.execPath, names, 'serve', name, String(GRPC_PORT)];
@@ -196,6 +197,26 @@ describe('routes', () => {
     });
     await until('/', (text) => text === '200 v1 /', [], 'other');
     assert.equal(await get('/'), '200 web /');
+  });
+
+  it('a route’s annotations say what is sent again', async () => {
+    const flaky = [{ matches: [pathIs('/flaky')], backendRefs: [to('v1')] }];
+    const statuses = async (): Promise<string[]> => {
+      const url = `http://web.mesh.svc.cluster.local:${PORT}/flaky?[1-20]`;
+      const args = ['curl', '-sS', '--max-time', '60', '-o', '/dev/null', '-w', '%{http_code}\n', url];
+      return (await mesh.exec('client', args, { ns: 'mesh' })).stdout.trim().split('\n');
+    };
+    await apply(route('r', flaky));
+    await until('/', (text) => text.startsWith('404'));
+    assert.ok((await statuses()).includes('503'));
+    const annotations = { 'retry.linkerd.io/http': '5xx', 'retry.linkerd.io/limit': '3' };
+    await apply(route('r', flaky, { metadata: { name: 'r', namespace: 'mesh', annotations } }));
+    const deadline = performance.now() + PATIENCE_MS;
+    for (;;) {
+      const found = await statuses();
+      if (found.every((status) => status === '200')) break;
+      if (performance.now() > deadline) assert.fail(found.join(' '));
+    }
   });
 
   it('requests are counted by route and backend', async () => {
