@@ -4,7 +4,7 @@
 
 import { errorMessage } from '#lib/core/errors.ts';
 import { clearGround } from './ground.ts';
-import { growth } from './growth.ts';
+import { growthBenches } from './growth.ts';
 import { agentMemory, cniAdd } from './hundred-pods.ts';
 import { latency } from './latency.ts';
 import { memory } from './memory.ts';
@@ -21,7 +21,7 @@ const benches: Readonly<Record<string, () => Promise<Row[]>>> = {
   scrape,
   'cni-add': cniAdd,
   'agent-memory': agentMemory,
-  growth,
+  ...growthBenches,
 };
 
 const wanted = process.argv.slice(2);
