@@ -59,7 +59,14 @@ class StubSocket extends EventEmitter {
 
 function stubSource(): ByteSource & { readonly stub: StubSocket } {
   const stub = new StubSocket();
-  return { stub, socket: stub as unknown as Socket, encrypted: false, onBytes: null, reset: () => undefined };
+  return {
+    stub,
+    socket: stub as unknown as Socket,
+    encrypted: false,
+    onBytes: null,
+    budget: null,
+    reset: () => undefined,
+  };
 }
 
 const listOf = (fields: readonly (readonly [string, string])[]): HeaderList => {

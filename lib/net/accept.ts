@@ -7,6 +7,7 @@ import { randomUUID } from 'node:crypto';
 import { createServer, type Server, Socket, type SocketConstructorOpts } from 'node:net';
 import type { Log } from '#lib/core/log.ts';
 import { syscallError } from './native.ts';
+import { READ_BYTES_MIN, type ReadBudget } from './read-budget.ts';
 import { resetSocket } from './reset.ts';
 import { readInto } from './user-buffer.ts';
 
@@ -30,6 +31,8 @@ export class SharedSource {
   readonly socket: Socket;
   readonly encrypted = false;
   onBytes: ((buffer: Buffer, length: number) => void) | null = null;
+  /** What may be read in a turn; null: whatever comes. */
+  budget: ReadBudget | null = null;
 
   /** `options` name the descriptor or handle. Nothing is read before `resume`; half-open ends are allowed. */
   constructor(options: SocketConstructorOpts | { readonly handle: object; readonly noDelay?: boolean }) {
@@ -39,11 +42,7 @@ export class SharedSource {
       allowHalfOpen: true,
       onread: {
         buffer: shared,
-        callback: (length: number, buffer: Uint8Array): boolean => {
-          if (this.onBytes === null) this.socket.destroy();
-          else this.onBytes(buffer as Buffer, length);
-          return true;
-        },
+        callback: (length: number, buffer: Uint8Array): boolean => this.#took(buffer as Buffer, length),
       },
     };
     this.socket = new Socket(all);
@@ -59,11 +58,28 @@ export class SharedSource {
   }
 
   readInto(buffer: Buffer): void {
-    readInto(this.socket, buffer, (length) => {
-      if (this.onBytes === null) this.socket.destroy();
-      else this.onBytes(buffer, length);
+    readInto(this.socket, buffer, (length) => this.#took(buffer, length));
+  }
+
+  /** False: the pod has read its share, and nothing more comes until `release`. */
+  #took(buffer: Buffer, length: number): boolean {
+    const { budget, onBytes } = this;
+    if (onBytes === null) {
+      this.socket.destroy();
       return true;
-    });
+    }
+    if (budget === null || length <= READ_BYTES_MIN) {
+      onBytes(buffer, length);
+      return budget === null || budget.take(length, 0, this);
+    }
+    const began = performance.now();
+    onBytes(buffer, length);
+    return budget.take(length, performance.now() - began, this);
+  }
+
+  /** The next turn: reads on, unless its owner has stopped it since. */
+  release(): void {
+    if (!this.socket.destroyed && !this.socket.isPaused()) this.socket.resume();
   }
 
   reset(): void {
@@ -76,6 +92,8 @@ export class EventSource {
   readonly socket: Socket;
   readonly encrypted = false;
   onBytes: ((buffer: Buffer, length: number) => void) | null = null;
+  /** Not kept here. */
+  budget: ReadBudget | null = null;
 
   constructor(socket: Socket) {
     this.socket = socket;

@@ -109,7 +109,7 @@ function endTls(
       return;
     }
     adoptSocket(context, pod, secured.socket);
-    const inner = attachDataSource(secured.socket, source.socket);
+    const inner = pod.budgeted(attachDataSource(secured.socket, source.socket));
     const meshed: InboundClient = {
       ...client,
       tls: { kind: 'meshed', identity: secured.identity, serverName: '', sameNode: false },

@@ -46,7 +46,7 @@ export function acceptInbound(
   source: ByteSource,
   arrived: Arrived | null = null,
 ): void {
-  const { socket } = source;
+  const { socket } = pod.budgeted(source);
   const server = { ip: canonicalIp(socket.localAddress ?? '') ?? '', port: socket.localPort ?? 0 };
   const client = {
     ip: canonicalIp(socket.remoteAddress ?? '') ?? '',
@@ -236,7 +236,7 @@ function endTls(
     }
     adoptSocket(context, pod, secured.socket);
     const meshed: InboundClient = { ...client, tls: securedTls(secured.identity) };
-    const inner = attachDataSource(secured.socket, source.socket);
+    const inner = pod.budgeted(attachDataSource(secured.socket, source.socket));
     const policy = pod.policyOf(server.port).source;
     trackInbound(context, pod, inner, server, meshed);
     serveByProtocol(context, pod, inner, server, meshed, null, policy);

@@ -47,7 +47,7 @@ export function acceptOutbound(
   source: ByteSource,
   arrived: Arrived | null = null,
 ): void {
-  const { socket } = source;
+  const { socket } = pod.budgeted(source);
   const record = readRecord(context, pod, socket);
   if (record?.kind !== 'outbound') {
     // Nobody dialled this: a local process found the listener, or the record is lost.

@@ -4,6 +4,7 @@
 
 import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
+import { type HeldReader, READ_BYTES_MIN, type ReadBudget } from '#lib/net/read-budget.ts';
 import { resetSocket } from '#lib/net/reset.ts';
 import { readInto } from '#lib/net/user-buffer.ts';
 
@@ -26,6 +27,8 @@ export interface ByteSource {
    * may still come after a pause: what was decrypted already.
    */
   readInto?(buffer: Buffer): void;
+  /** What its pod may read in a turn; null: whatever comes. */
+  budget: ReadBudget | null;
   /** Ends the connection so that the peer sees an error (RST), never a clean end. */
   reset(): void;
 }
@@ -45,23 +48,55 @@ function reset(socket: Socket, raw: Socket | null): void {
   if (tcp !== socket) socket.destroy();
 }
 
-class DataSource implements ByteSource {
+class DataSource implements ByteSource, HeldReader {
   readonly socket: Socket;
   readonly encrypted: boolean;
   onBytes: ((buffer: Buffer, length: number) => void) | null = null;
+  budget: ReadBudget | null = null;
   readonly #raw: Socket | null;
   #buffer: Buffer | null = null;
+  /** Whether its owner has stopped it, whatever the budget does. */
+  #paused = true;
+  #held = false;
+  readonly #resume: () => Socket;
 
   constructor(socket: Socket, raw: Socket | null) {
     this.socket = socket;
     this.encrypted = socket instanceof TLSSocket;
     this.#raw = raw;
-    socket.pause();
+    const pause = socket.pause.bind(socket);
+    this.#resume = socket.resume.bind(socket);
+    pause();
     socket.on('data', (chunk: Buffer) => {
       if (this.onBytes === null) socket.destroy();
-      else this.onBytes(chunk, chunk.length);
+      else if (!this.#took(chunk, chunk.length)) pause();
       if (this.#buffer !== null) this.readInto(this.#buffer);
     });
+    // Two may stop it: it reads when neither does.
+    socket.pause = () => {
+      this.#paused = true;
+      return pause();
+    };
+    socket.resume = () => {
+      this.#paused = false;
+      return this.#held ? socket : this.#resume();
+    };
+  }
+
+  /** Passes bytes on; false: the pod has read its share, and nothing more comes until `release`. */
+  #took(buffer: Buffer, length: number): boolean {
+    const large = length > READ_BYTES_MIN;
+    const began = large ? performance.now() : 0;
+    this.onBytes?.(buffer, length);
+    if (this.budget === null || this.#held) return true;
+    if (this.budget.take(length, large ? performance.now() - began : 0, this)) return true;
+    this.#held = true;
+    return false;
+  }
+
+  release(): void {
+    this.#held = false;
+    if (!this.#paused && !this.socket.destroyed) this.#resume();
   }
 
   readInto(buffer: Buffer): void {
@@ -69,8 +104,8 @@ class DataSource implements ByteSource {
     this.#buffer = null;
     if (socket.destroyed) return;
     const works = readInto(socket, buffer, (length) => {
-      if (this.onBytes === null) socket.destroy();
-      else this.onBytes(buffer, length);
+      if (this.onBytes !== null) return this.#took(buffer, length);
+      socket.destroy();
       return true;
     });
     // Where something waits unread, it comes first.

@@ -203,6 +203,10 @@ export const proxyFamilies: readonly MetricFamily[] = [
     'Long connections that a worker accepted and gave to one that had fewer.',
   ),
   counter(
+    'nodemesh_reads_held_total',
+    'How often a connection waited because its pod had read its share of a turn of the worker.',
+  ),
+  counter(
     'nodemesh_connections_refused_total',
     'Connections closed by the agent before they were served, by reason.',
   ),

@@ -5,7 +5,9 @@
 import type { Server, Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { canonicalIp, portsContain } from '#lib/core/addresses.ts';
+import { ReadBudget } from '#lib/net/read-budget.ts';
 import { resetSocket } from '#lib/net/reset.ts';
+import type { ByteSource } from '../exchange/byte-source.ts';
 import type { ListenerHandle, WorkerPod } from '../model.ts';
 import { podLabels } from '../metrics/labels.ts';
 import { type CompiledPolicy, compilePolicy } from '../policy/authorize.ts';
@@ -33,6 +35,9 @@ export class PodState {
   readonly permits = new Set<TcpPermit>();
   readonly waiting = new WaitingClients();
   readonly taps = new PodTaps();
+  readonly #budget = new ReadBudget(() => this.onHeld());
+  /** One of its connections has to wait for a turn. */
+  onHeld: () => void = () => undefined;
   readonly inboundTargets = new Map<string, InboundTarget>();
   readonly outboundTargets = new Map<string, OutboundTarget>();
   /** The pod's own labels, at the end of each of its series. */
@@ -97,6 +102,12 @@ export class PodState {
 
   get full(): boolean {
     return this.sockets.size >= this.#connectionsMax;
+  }
+
+  /** What it may read counts with the pod's other connections from now on. */
+  budgeted<Source extends Pick<ByteSource, 'budget'>>(source: Source): Source {
+    source.budget = this.#budget;
+    return source;
   }
 
   /** From now on the socket ends with the pod. */

@@ -273,6 +273,8 @@ class Worker implements ProxyWorker {
       store
         .cell('process_start_time_seconds', joinLabels('', state.labels), pod.uid)
         .set(pod.startedAtSeconds);
+      const held = store.cell('nodemesh_reads_held_total', joinLabels('', state.labels), pod.uid);
+      state.onHeld = () => held.add(1);
     } else state.update(pod);
     for (const listener of listeners) this.#listen(state, listener);
   }

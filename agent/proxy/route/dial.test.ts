@@ -36,6 +36,7 @@ describe('connecting', () => {
     gone: false,
     full: false,
     adopt: nothing,
+    budgeted: <S>(source: S): S => source,
     spares: {
       take: () => checked('socket', socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), 'a test'),
     },

@@ -65,7 +65,7 @@ export function dialTcp(context: WorkerContext, pod: PodState, options: DialOpti
       throw error;
     }
     kernel.handOver(fd);
-    source = SharedSource.ofTcp(fd);
+    source = pod.budgeted(SharedSource.ofTcp(fd));
   } catch (error) {
     log.warn(
       { pod: pod.name, target: formatSocketAddress(ip, port), error: errorMessage(error) },
@@ -161,7 +161,7 @@ export function dialEndpoint(
       }
       adoptSocket(context, pod, secure);
       if (inboundPort !== undefined) secure.write(encodeTransportHeader(endpoint.port, protocol));
-      done(FAILURE_NONE, attachDataSource(secure, raw.socket));
+      done(FAILURE_NONE, pod.budgeted(attachDataSource(secure, raw.socket)));
     });
   });
 }
@@ -205,8 +205,8 @@ export function dialSelf(
   let far: PairSource;
   try {
     const [nearFd, farFd] = context.kernel.openPair();
-    near = new PairSource({ fd: nearFd });
-    far = new PairSource({ fd: farFd });
+    near = pod.budgeted(new PairSource({ fd: nearFd }));
+    far = pod.budgeted(new PairSource({ fd: farFd }));
   } catch (error) {
     context.log.warn({ pod: pod.name, error: errorMessage(error) }, 'no pair of sockets for the pod itself');
     setImmediate(done, FAILURE_CONNECT_OTHER, null);
