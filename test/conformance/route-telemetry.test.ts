@@ -63,12 +63,9 @@ describe('telemetry of routes', () => {
     }
   };
   /** Leads `other` to a service of its own; its labels as parent. */
-  const lead = (
-    to = endpoint(PEER, APP_PORT),
-    changes: object = {},
-  ): { name: string; parent: Labels; backend: Labels } => {
+  const lead = (to = endpoint(PEER, APP_PORT)): { name: string; parent: Labels; backend: Labels } => {
     const name = `route-${services++}`;
-    stage.lead('other', { ...stage.service(name, [to]), ...changes });
+    stage.lead('other', stage.service(name, [to]));
     return { name, parent: named('parent', name), backend: named('backend', name) };
   };
   const http2 = (): ClientHttp2Session => {
@@ -144,9 +141,7 @@ describe('telemetry of routes', () => {
   });
 
   test('C-246 and C-247 gRPC on a default route is HTTP; resets and what took too long have their names', async () => {
-    const { parent, backend } = lead(meshedEndpoint(HTTP2_PORT), {
-      timeouts: { requestMs: 300 },
-    });
+    const { name, parent, backend } = lead(meshedEndpoint(HTTP2_PORT));
     const session = http2();
     try {
       onStream = (stream) => {
@@ -158,6 +153,9 @@ describe('telemetry of routes', () => {
       onStream = (stream) => stream.close(11);
       await answerOf(session.request(GRPC, { endStream: true }));
       onStream = () => undefined;
+      const limited = stage.service(name, [meshedEndpoint(HTTP2_PORT)]);
+      assert.ok(limited.kind === 'service');
+      stage.lead('other', { ...limited, timeouts: { requestMs: 300 } });
       const late = await answerOf(session.request(GRPC, { endStream: true }));
       assert.equal(late.headers['grpc-status'], '4');
     } finally {

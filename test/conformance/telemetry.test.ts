@@ -341,14 +341,20 @@ describe('telemetry', () => {
     await ask('in');
     assert.equal(await now('server', 'inbound_tcp_errors_total', {}), before);
   });
-  test('C-164 plain text on the mesh port is closed, and counted', async () => {
+  test('C-164 plain text on the mesh port, and silence there: closed, a series each', async () => {
     const labels = { target_port: '4143', error: 'unexpected' };
+    const late = { target_port: '4143', error: 'tls detection timeout' };
     const before = await now('server', 'inbound_tcp_errors_total', labels);
+    const lateBefore = await now('server', 'inbound_tcp_errors_total', late);
+    const silent = new RawPeer(await dialAt(SERVER, 4143));
     const client = new RawPeer(await dialAt(SERVER, 4143));
     client.write('GET / HTTP/1.1\r\nHost: plain\r\n\r\n');
     await client.gone();
     assert.equal(client.received, '');
     await settles('server', 'inbound_tcp_errors_total', labels, before + 1);
+    await silent.gone();
+    assert.equal(silent.received, '');
+    await settles('server', 'inbound_tcp_errors_total', late, lateBefore + 1);
   });
   test('C-165 TLS and header on the mesh port: no error', async () => {
     const before = await now('server', 'inbound_tcp_errors_total', {});

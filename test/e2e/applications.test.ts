@@ -185,5 +185,21 @@ describe('real programs', () => {
     const text = await at('/metrics');
     assert.match(text, /pod="web"/);
     assert.doesNotMatch(text, /pod="near"/);
+    const ends = /^control_identity_cert_expiration_timestamp_seconds\{[^}]*pod="web"[^}]*\} (\S+)$/m.exec(
+      text,
+    )?.[1];
+    assert.ok(Number(ends) > Date.now() / 1000, 'its certificate is in force');
+  });
+
+  it("counts the agent's own calls to the control plane", async () => {
+    const series = await scrape(mesh, 'node2');
+    for (const server_id of [
+      'linkerd-identity.linkerd.serviceaccount.identity.linkerd.cluster.local',
+      'linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local',
+    ]) {
+      const own = { tls: 'true', server_id, node: 'node2' };
+      assert.ok(total(series, 'control_request_total', own) > 0, server_id);
+      assert.ok(total(series, 'control_response_latency_ms_count', own) > 0, server_id);
+    }
   });
 });
