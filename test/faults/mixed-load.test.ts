@@ -153,6 +153,7 @@ describe('judging the mixed load', () => {
     const window = handOver('upgrade', ['near'], 1000, 9000, 12_000);
     assert.equal(bad([loss({ atMs: 9100 }), loss({ atMs: 9100, connection: 'grpc-stream' })], window), 0);
     assert.equal(bad([loss({ atMs: 8000 })], window), 1);
+    assert.equal(bad([loss({ atMs: 9600, askedMs: 9500, kind: 'ended-asked', served: 0 })], window), 1);
     assert.equal(bad([loss({ atMs: 9100, connection: 'http2' })], window), 1);
     const refused = loss({ connection: 'http2', kind: 'refused' });
     assert.equal(mixedComplaints([report([refused])], [window]).length, 0);

@@ -175,8 +175,11 @@ export const handOver = (
   name,
   fromMs,
   toMs,
-  spares: ({ connection, kind, atMs, served }, client) =>
-    (cutByDrain.includes(connection) && !neverSpared.includes(kind) && atMs >= cutMs) ||
+  spares: ({ connection, kind, askedMs, atMs, served }, client) =>
+    (cutByDrain.includes(connection) &&
+      !neverSpared.includes(kind) &&
+      atMs >= cutMs &&
+      (served > 0 || atMs - askedMs >= HANDSHAKE_MS)) ||
     (clients.includes(client) &&
       (kind === 'refused' || (connection === 'http1-kept' && kind === 'ended-asked' && served > 0))),
 });
