@@ -55,7 +55,8 @@ describe('access logs', () => {
   it('says in JSON who asked whom for what, from the other node and from the same', async () => {
     for (const [client, version] of [
       ['far', 'HTTP/2.0'],
-      ['near', 'HTTP/2.0'],
+      // In memory, as its client spoke.
+      ['near', 'HTTP/1.1'],
     ] as const) {
       await ask(client, `/from-${client}?q=1`);
       const { timestamp, total_ns, processing_ns, ...line } = JSON.parse(

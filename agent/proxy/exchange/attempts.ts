@@ -8,11 +8,10 @@ import {
   FAILURE_ATTEMPT_TIMEOUT,
   FAILURE_FAILFAST,
   FAILURE_NONE,
-  failures,
+  FAILURE_ROUTE,
   isOfEndpoint,
 } from '../failure.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
-import { grpcStatusOf } from './error-response.ts';
 import type { ExchangeClient } from './exchange-client.ts';
 import { NOT_RESET } from './http2-client.ts';
 import { GRPC_NONE, type HttpTarget } from './types.ts';
@@ -81,22 +80,22 @@ export class Attempts {
   }
 
   /**
-   * Whether another attempt follows a failure. What fails at the endpoint, or `behind` a passage, is told as a response,
-   * and covered as such; `refused`: it did nothing with the request.
+   * Whether another attempt follows a failure, which the client would be told with `status`, or of gRPC `grpcStatus`. What
+   * fails at the endpoint, by a filter of the route, or `behind` a passage, is a response, and covered as such; `refused`:
+   * the endpoint did nothing with the request.
    */
   followsFailure(
     failure: number,
-    grpcAsked: number,
+    status: number,
+    grpcStatus: number,
     reset: number,
     behind: boolean,
     refused: boolean,
   ): boolean {
     if (this.#decided || this.withheld !== null) return false;
-    const grpc = grpcAsked !== GRPC_NONE;
-    const status = failures[failure]?.status ?? 0;
-    const grpcStatus = grpc ? grpcStatusOf(failure) : GRPC_NONE;
+    const grpc = grpcStatus !== GRPC_NONE;
     let covered = refused || failure === FAILURE_FAILFAST || failure === FAILURE_ATTEMPT_TIMEOUT;
-    if (!covered && reset === NOT_RESET && (behind || isOfEndpoint(failure))) {
+    if (!covered && reset === NOT_RESET && (behind || failure === FAILURE_ROUTE || isOfEndpoint(failure))) {
       covered = grpc ? this.#policy.grpcCodes.includes(grpcStatus) : this.#coversStatus(status);
     }
     if (!covered) return false;

@@ -5,7 +5,7 @@ import type { ClientStream } from './http2-client.ts';
 import type { FarSide } from './far-side.ts';
 import { RouteMeter } from './route-meter.ts';
 import type { ServerContext } from './server-context.ts';
-import type { ObservedExchange } from './types.ts';
+import type { ObservedExchange, RouteAnswer } from './types.ts';
 import type { UpstreamConnection } from './upstream-connection.ts';
 
 export abstract class CarriedRequest {
@@ -14,6 +14,8 @@ export abstract class CarriedRequest {
   http2: ClientStream | null = null;
   /** Null as long as nobody listens; set by the client's side after `begin`. */
   observed: ObservedExchange | null = null;
+  /** What the present attempt gets from its route in the place of an endpoint's answer. */
+  routeAnswer: RouteAnswer | null = null;
   protected readonly context: ServerContext;
   protected readonly meter = new RouteMeter();
   /** The server's side of passages; made for the first. */

@@ -61,7 +61,6 @@ import {
   type Passage,
   type Passenger,
   type RequestRouter,
-  type RouteAnswer,
   type Routed,
 } from './types.ts';
 import { UpstreamConnection, type UpstreamHolder } from './upstream-connection.ts';
@@ -145,6 +144,7 @@ export class Exchange
     this.observedBehind = null;
     this.passage = null;
     this.routed = null;
+    this.routeAnswer = null;
     this.meter.begin();
     this.#refusals = 0;
     this.#timeouts = undefined;
@@ -167,11 +167,16 @@ export class Exchange
   /** Whether the request goes on: where a route answers it, `onFailure` was called. */
   route(router: RequestRouter, request: RoutedRequest): boolean {
     this.routed = router.route(request);
-    if (this.routed.answer === null) return true;
-    this.passage = null;
-    this.meter.arrived(this.routed.target.route, this.context.clock.nowMs());
-    this.fail(FAILURE_ROUTE);
+    this.routeAnswer = this.routed.answer;
+    if (this.routeAnswer === null) return true;
+    this.#answerByRoute(this.context.clock.nowMs());
     return false;
+  }
+
+  #answerByRoute(nowMs: number): void {
+    this.passage = null;
+    this.meter.arrived(this.#to.route, nowMs);
+    this.fail(FAILURE_ROUTE);
   }
 
   /** What the route of the present request asks for. */
@@ -186,10 +191,19 @@ export class Exchange
 
   /** Finds an endpoint. PICKED_NONE: `onPicked` or `onFailure` follows, the latter perhaps before this returns. */
   pick(want: number): number {
-    const target = this.#to;
-    const now = this.context.clock.nowMs();
-    this.meter.arrived(target.route, now);
     this.#want = want;
+    const now = this.context.clock.nowMs();
+    this.routeAnswer = this.routed?.inject?.() ?? null;
+    if (this.routeAnswer === null) return this.#pick(now);
+    if (this.#timeouts !== undefined) this.#limit(this.#timeouts, now);
+    this.#answerByRoute(now);
+    return PICKED_NONE;
+  }
+
+  #pick(now: number): number {
+    const want = this.#want;
+    const target = this.#to;
+    this.meter.arrived(target.route, now);
     if (target.endpoints.length === 0) {
       if (target.failfast) {
         this.fail(FAILURE_LOADSHED);
@@ -203,7 +217,7 @@ export class Exchange
           this.fail(failure);
           return;
         }
-        const kind = this.pick(want);
+        const kind = this.#pick(this.context.clock.nowMs());
         if (kind !== PICKED_NONE) this.#client.onPicked(kind);
       });
       return PICKED_NONE;
@@ -766,24 +780,19 @@ export class Exchange
     const attempts = started ? null : this.#attempts;
     const behind = this.#isBehind(failure);
     const refused = this.#refusals >= REFUSALS_MAX;
-    if (attempts !== null && attempts.followsFailure(failure, this.#grpcStatus, passed, behind, refused)) {
+    const answer = failure === FAILURE_ROUTE ? this.routeAnswer : null;
+    const status = answer?.status ?? failures[failure]?.status ?? 500;
+    const grpc = this.#grpcStatus !== GRPC_NONE;
+    const grpcStatus = grpc ? (answer?.grpcStatus ?? grpcStatusOf(failure)) : GRPC_NONE;
+    if (attempts !== null && attempts.followsFailure(failure, status, grpcStatus, passed, behind, refused)) {
       this.#again(attempts, false);
       return;
     }
     if (started || passed !== NOT_RESET) this.abandon(this.status, failure, GRPC_NONE, passed);
-    else if (this.#grpcStatus === GRPC_NONE) this.abandon(this.#statusOf(failure), failure);
-    else this.abandon(GRPC_HTTP_STATUS, failure, this.#answer(failure)?.grpcStatus ?? grpcStatusOf(failure));
+    else this.abandon(grpc ? GRPC_HTTP_STATUS : status, failure, grpcStatus);
     this.started = true;
     if (!started && !this.behind)
       this.#to.failed?.(passed === NOT_RESET ? failure : FAILURE_UPSTREAM_PROTOCOL);
     this.#client.onFailure(failure, started, passed);
-  }
-
-  #answer(failure: number): RouteAnswer | null {
-    return failure === FAILURE_ROUTE && this.routed !== null ? this.routed.answer : null;
-  }
-
-  #statusOf(failure: number): number {
-    return this.#answer(failure)?.status ?? failures[failure]?.status ?? 500;
   }
 }

@@ -537,8 +537,8 @@ class ServerStream extends Stream implements ExchangeClient {
       // Part of the response is out: only an error shows the client that the rest is missing.
       this.cancel(INTERNAL_ERROR);
     } else {
-      const { behind, passage, routed } = this.#exchange;
-      const routeAnswer = failure === FAILURE_ROUTE ? (routed?.answer ?? null) : null;
+      const { behind, passage } = this.#exchange;
+      const routeAnswer = failure === FAILURE_ROUTE ? this.#exchange.routeAnswer : null;
       const answer =
         routeAnswer === null
           ? errorList(failure, this.#grpc, behind ? READER_PROXY : this.#server.reader)

@@ -698,8 +698,8 @@ export class ServerConnection
       this.#connection.source.reset();
       return;
     }
-    const { behind, passage, routed } = this.#exchange;
-    const routeAnswer = failure === FAILURE_ROUTE ? (routed?.answer ?? null) : null;
+    const { behind, passage } = this.#exchange;
+    const routeAnswer = failure === FAILURE_ROUTE ? this.#exchange.routeAnswer : null;
     const answer = routeAnswer ?? failures[failure];
     if (behind || passage === null) this.#logged?.answered(answer?.status ?? 500, 0);
     const closes =

@@ -108,6 +108,8 @@ export interface Routed {
   readonly target: HttpTarget;
   /** It goes nowhere, but gets this. */
   readonly answer: RouteAnswer | null;
+  /** Asked for each attempt: what it gets in the place of an endpoint's answer, or null. Absent: never anything. */
+  readonly inject?: () => RouteAnswer | null;
   readonly requestChanges: readonly FieldChanges[];
   readonly responseChanges: readonly FieldChanges[];
 }

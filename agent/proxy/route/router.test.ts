@@ -379,6 +379,42 @@ describe('requests under routes', () => {
     assert.equal(answer.headers['l5d-proxy-error'], 'Service not found??x: y');
   });
 
+  eachWay('C-442 a retry passes the filters again', async (way) => {
+    const retry = { statuses: [[500, 599]] as const, grpcCodes: [], maxRetries: 4 };
+    const failing = (numerator: number): Partial<RouteRule> => ({
+      filters: [
+        { kind: 'failure', status: 503, grpc: false, message: 'injected', numerator, denominator: 2 },
+      ],
+      policy: { retry },
+    });
+    const send = await sender(
+      way,
+      routesOf([
+        rule([match({ path: { kind: 'exact', value: '/half' } })], [to('web')], failing(1)),
+        rule([], [to('web')], failing(2)),
+      ]),
+    );
+    const counted = async (what: string): Promise<number> => {
+      const text = await registry.render();
+      const line = new RegExp(
+        `^outbound_http_route_retry_${what}_total\\{.*route_name="r".*\\} (\\d+)$`,
+        'm',
+      );
+      return Number(line.exec(text)?.[1] ?? 0);
+    };
+    for (let sent = 0; sent < 6; sent++) {
+      const { status, body } = await send('/half', { method: 'POST', body: 'kept' });
+      assert.deepEqual([status, (JSON.parse(body) as { bytes: number }).bytes], [200, 4]);
+    }
+    const retried = await counted('requests');
+    assert.ok(retried > 0, 'no failure was injected');
+    assert.ok((await counted('successes')) > 0);
+    const answer = await send('/');
+    assert.deepEqual([answer.status, answer.headers['l5d-proxy-error']], [503, 'injected']);
+    assert.equal((await counted('requests')) - retried, 4);
+    assert.equal(await counted('limit_exceeded'), 1);
+  });
+
   eachWay('C-305 a policy that cannot be used refuses everything', async (way) => {
     const send = await sender(way, { ...routesOf([rule([], [to('web')])]), invalid: 'x' });
     const answer = await send('/');

@@ -2,8 +2,8 @@
 // The routes of one service as one client pod uses them: for each request its rule, what the rule's filters do, and the
 // backend that gets it. Everything that does not depend on the request is made once, when the routes come.
 //
-//   request ─► rule ─► filters ─┬─ redirect, failure: answered here
-//                               └─► backend by weight ─► its filters ─► endpoints of its service
+//   request ─► rule ─► redirects ─┬─ answered here
+//                                 └─► backend by weight ─► its redirects ─► each attempt: failures ─► endpoints of its service
 
 import type { Random } from '#lib/core/clock.ts';
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
@@ -11,6 +11,7 @@ import { joinLabels } from '#lib/metrics/model.ts';
 import type { HttpRoute, HttpTarget, RequestRouter, RouteAnswer, Routed } from '../exchange/types.ts';
 import type { BalancerSeries } from '../metrics/balancer-metrics.ts';
 import { routeLabels, serviceLabels } from '../metrics/labels.ts';
+import { RetrySeries } from '../metrics/retry-metrics.ts';
 import {
   outboundBackendFamilies,
   outboundRouteFamilies,
@@ -26,7 +27,7 @@ import type {
   RouteRule,
 } from '../model.ts';
 import { byWeight, firstAvailable, type Weighted } from './distribution.ts';
-import { REDIRECT_INVALID, REDIRECT_NOWHERE, redirectLocation } from './filters.ts';
+import { REDIRECT_INVALID, REDIRECT_NOWHERE, type Redirect, redirectLocation } from './filters.ts';
 import { createRouteIndex, type RouteIndex } from './route-index.ts';
 import type { RoutedRequest } from './routed-request.ts';
 
@@ -76,7 +77,7 @@ export class Router implements RequestRouter {
   readonly #options: RouterOptions;
   readonly #index: RouteIndex<Rule>;
   readonly #targets = new Map<string, BackendTarget>();
-  readonly #series: StreamSeries[] = [];
+  readonly #series: { close(): void }[] = [];
   /** For requests without a rule. */
   readonly #nowhere: HttpTarget;
   readonly #answerAll: RouteAnswer | null;
@@ -88,15 +89,13 @@ export class Router implements RequestRouter {
     this.#answerAll = routes.invalid === undefined ? null : invalidPolicy;
     const rules = routes.routes.map((route) => {
       const labels = joinLabels(serviceLabels('parent', options.parent), routeLabels(route.reference));
-      const metrics = this.#made(
-        new StreamSeries(
-          options.place,
-          routes.protocol,
-          outboundRouteFamilies(routes.protocol),
-          joinLabels(labels, 'hostname=""'),
-        ),
-      );
-      return route.rules.map((rule) => this.#rule(rule, labels, metrics));
+      const shown = joinLabels(labels, 'hostname=""');
+      const { protocol } = routes;
+      const families = outboundRouteFamilies(protocol);
+      const metrics = this.#made(new StreamSeries(options.place, protocol, families, shown));
+      const retries = this.#made(new RetrySeries(options.place, protocol, shown));
+      const silent: HttpRoute = { metrics, retries, backend: nobody };
+      return route.rules.map((rule) => this.#rule(rule, labels, silent));
     });
     this.#index = createRouteIndex(routes, (route, rule) => rules[route]?.[rule] as Rule);
   }
@@ -107,11 +106,11 @@ export class Router implements RequestRouter {
     if (hit === undefined) return answered(this.#nowhere, noRoute);
     const { rule, prefixLength } = hit;
     const { random } = this.#options;
-    const own = answerOf(rule.answers, request, prefixLength, random);
+    const own = redirected(rule.redirects, request, prefixLength);
     if (own !== null) return answered(rule.unavailable.target, own);
     const backend = rule.first ? firstAvailable(rule.backends) : byWeight(rule.backends, random);
     if (backend === undefined) return rule.unavailable;
-    const its = answerOf(backend.answers, request, prefixLength, random);
+    const its = redirected(backend.redirects, request, prefixLength);
     return its === null ? backend.routed : answered(backend.routed.target, its);
   }
 
@@ -120,7 +119,7 @@ export class Router implements RequestRouter {
     for (const series of this.#series) series.close();
   }
 
-  #made(series: StreamSeries): StreamSeries {
+  #made<T extends { close(): void }>(series: T): T {
     this.#series.push(series);
     return series;
   }
@@ -128,26 +127,33 @@ export class Router implements RequestRouter {
   #rule(
     { filters, backends, firstAvailable: first, policy }: RouteRule,
     labels: string,
-    metrics: StreamSeries,
+    route: HttpRoute,
   ): Rule {
     const { authority, failed } = this.#options;
-    const silent: HttpRoute = { metrics, backend: nobody };
-    const target: HttpTarget = { ...unavailable, authority, failed, policy, route: silent };
+    const target: HttpTarget = { ...unavailable, authority, failed, policy, route };
     const requestChanges = changesOf(filters, 'request-fields');
     const responseChanges = changesOf(filters, 'response-fields');
+    const { random } = this.#options;
     return {
-      answers: filters.filter(isAnswer),
+      redirects: filters.filter(isRedirect),
       first: first === true,
-      unavailable: { target, answer: null, requestChanges: noChanges, responseChanges: noChanges },
+      unavailable: {
+        target,
+        answer: null,
+        requestChanges: noChanges,
+        responseChanges: noChanges,
+        ...injecting(filters, random),
+      },
       backends: backends.map((backend) => {
-        const to = this.#backend(backend, labels, metrics, policy);
+        const to = this.#backend(backend, labels, route, policy);
         const routed: Routed = {
           target: to ?? target,
           answer: null,
           requestChanges: [...requestChanges, ...changesOf(backend.filters, 'request-fields')],
           responseChanges: [...changesOf(backend.filters, 'response-fields'), ...responseChanges],
+          ...injecting([...filters, ...backend.filters], random),
         };
-        return new Backend(backend.weight, backend.filters.filter(isAnswer), routed, to !== null);
+        return new Backend(backend.weight, backend.filters.filter(isRedirect), routed, to !== null);
       }),
     };
   }
@@ -156,7 +162,7 @@ export class Router implements RequestRouter {
   #backend(
     { authority, reference }: RouteBackend,
     labels: string,
-    metrics: StreamSeries,
+    route: HttpRoute,
     policy: RequestPolicy,
   ): HttpTarget | null {
     if (authority === undefined) return null;
@@ -175,12 +181,12 @@ export class Router implements RequestRouter {
         service.balancerOf('http'),
       ),
     );
-    return new RoutedTarget(service, policy, { metrics, backend: counts }, failed);
+    return new RoutedTarget(service, policy, { ...route, backend: counts }, failed);
   }
 }
 
 interface Rule {
-  readonly answers: readonly AnsweringFilter[];
+  readonly redirects: readonly Redirect[];
   readonly backends: readonly Backend[];
   readonly first: boolean;
   /** None of its backends takes requests. */
@@ -189,13 +195,13 @@ interface Rule {
 
 class Backend implements Weighted {
   readonly weight: number;
-  readonly answers: readonly AnsweringFilter[];
+  readonly redirects: readonly Redirect[];
   readonly routed: Routed;
   readonly #forwards: boolean;
 
-  constructor(weight: number, answers: readonly AnsweringFilter[], routed: Routed, forwards: boolean) {
+  constructor(weight: number, redirects: readonly Redirect[], routed: Routed, forwards: boolean) {
     this.weight = weight;
-    this.answers = answers;
+    this.redirects = redirects;
     this.routed = routed;
     this.#forwards = forwards;
   }
@@ -261,33 +267,41 @@ const answered = (target: HttpTarget, answer: RouteAnswer): Routed => ({
   responseChanges: noChanges,
 });
 
-type AnsweringFilter = RouteFilter & { readonly kind: 'redirect' | 'failure' };
+type FailureFilter = RouteFilter & { readonly kind: 'failure' };
 
-const isAnswer = (filter: RouteFilter): filter is AnsweringFilter =>
-  filter.kind === 'redirect' || filter.kind === 'failure';
+const isFailure = (filter: RouteFilter): filter is FailureFilter => filter.kind === 'failure';
+const isRedirect = (filter: RouteFilter): filter is Redirect => filter.kind === 'redirect';
 
 const changesOf = (
   filters: readonly RouteFilter[],
   kind: 'request-fields' | 'response-fields',
 ): FieldChanges[] => filters.flatMap((filter) => (filter.kind === kind ? [filter.changes] : []));
 
-function answerOf(
-  filters: readonly AnsweringFilter[],
+function redirected(
+  filters: readonly Redirect[],
   request: RoutedRequest,
   prefixLength: number,
-  random: Random,
 ): RouteAnswer | null {
   for (const filter of filters) {
-    if (filter.kind === 'failure') {
-      if (random() * filter.denominator >= filter.numerator) continue;
-      const { grpc, status, message } = filter;
-      const grpcStatus = grpc ? status : GRPC_FAILED_PRECONDITION;
-      return { status: grpc ? 200 : status, grpcStatus, message, location: '', closes: false };
-    }
     const location = redirectLocation(filter, request, prefixLength);
     if (location === REDIRECT_INVALID) return invalidRedirect;
     if (location === REDIRECT_NOWHERE) continue;
     return { status: filter.status, grpcStatus: GRPC_NOT_FOUND, message: '', location, closes: false };
   }
   return null;
+}
+
+/** Failures are of one attempt, so that what is sent again may pass (linkerd2-proxy: the filter is below the retries). */
+function injecting(filters: readonly RouteFilter[], random: Random): Pick<Routed, 'inject'> {
+  const failures = filters.filter(isFailure);
+  if (failures.length === 0) return {};
+  const inject = (): RouteAnswer | null => {
+    for (const { numerator, denominator, grpc, status, message } of failures) {
+      if (random() * denominator >= numerator) continue;
+      const grpcStatus = grpc ? status : GRPC_FAILED_PRECONDITION;
+      return { status: grpc ? 200 : status, grpcStatus, message, location: '', closes: false };
+    }
+    return null;
+  };
+  return { inject };
 }
