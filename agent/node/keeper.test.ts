@@ -185,6 +185,21 @@ describe("the agent's side of the keeper", () => {
     assert.deepEqual(heard(agent), []);
   });
 
+  it('a keeper that was started anew knows the pods as soon as it has their listeners', () => {
+    const agent = make();
+    agent.hold();
+    agent.put('a/inbound/4/0', 7);
+    clock.advance(1000);
+    assert.equal(keeper.blobs, 1);
+    keeper.up = false;
+    keeper.restart();
+    clock.advance(1000);
+    keeper.up = true;
+    for (let ms = 0; ms < 5000 && keeper.entries.size === 0; ms++) clock.advance(1);
+    assert.equal(keeper.entries.size, 1);
+    assert.ok(keeper.blob);
+  });
+
   it('hands the role over, writes nothing then, and takes it back when the other is gone', () => {
     const old = make();
     old.hold();

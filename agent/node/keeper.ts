@@ -233,7 +233,9 @@ class SelfHealingKeeper implements Keeper {
     client.hold();
     for (const prefix of this.#unsaid.splice(0)) client.remove(prefix);
     for (const [key, fd] of this.#wanted) this.#attempt(() => client.put(key, NO_META, fd));
-    this.#dirty = true;
+    // What was written once is written at once: an agent that is started now would find listeners and know no pod of them.
+    if (this.lastSnapshot.bytes > 0) this.#writeSnapshot(client);
+    else this.#dirty = true;
   }
 
   #beat(): void {
