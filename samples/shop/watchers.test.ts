@@ -56,12 +56,12 @@ describe('live orders', () => {
 
   it('a message that is not as it should be is seen, and so is the end of the server', async () => {
     const stop = new AbortController().signal;
-    const totals = { orders: 0, echoes: 0 };
     // Those that are kept carry another marker.
     await assert.rejects(
-      watchOrders({ ordersUrl: base, marker: 'other', stop }, totals),
+      watchOrders({ ordersUrl: base, marker: 'other', stop }, { orders: 0, echoes: 0 }),
       /without the marker/,
     );
+    const totals = { orders: 0, echoes: 0 };
     const watched = watchOrders({ ordersUrl: base, marker: 'm', stop }, totals);
     while (totals.orders < 2) await Promise.race([watched, turn()]);
     orders.kill('SIGTERM');

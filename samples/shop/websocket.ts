@@ -13,6 +13,8 @@ const PONG = 10;
 const PAYLOAD_BYTES_MAX = 64 * 1024;
 /** What a client that does not read may have waiting, before it is cut off. */
 const UNREAD_BYTES_MAX = 1024 * 1024;
+/** For as long the client may take to agree to a close. */
+const CLOSE_MS = 2_000;
 
 export interface Frame {
   readonly kind: number;
@@ -101,13 +103,15 @@ export class ServerWebSocket {
     this.#write(TEXT, Buffer.from(text));
   }
 
+  /** Says so; the connection ends when the client has said it too (RFC 6455 7.1.1), which else sees a broken one. */
   close(code: number): void {
     if (this.#ended) return;
     const payload = Buffer.alloc(2);
     payload.writeUInt16BE(code);
     this.#write(CLOSE, payload);
     this.#ended = true;
-    this.#socket.end();
+    const limit = setTimeout(() => this.#socket.destroy(), CLOSE_MS);
+    this.#socket.once('close', () => clearTimeout(limit));
   }
 
   #write(kind: number, payload: Buffer): void {
@@ -118,14 +122,19 @@ export class ServerWebSocket {
 
   #read(chunk: Buffer): void {
     this.#rest = Buffer.concat([this.#rest, chunk]);
-    while (!this.#ended) {
+    for (;;) {
       const frame = parseFrame(this.#rest);
       if (frame === undefined) return;
       if (typeof frame === 'number') return this.close(frame);
       this.#rest = this.#rest.subarray(frame.bytes);
+      if (frame.kind === CLOSE) {
+        this.close(1000);
+        this.#socket.end();
+        return;
+      }
+      if (this.#ended) continue;
       if (frame.kind === TEXT) this.#events.onText(frame.payload.toString());
       else if (frame.kind === PING) this.#write(PONG, frame.payload);
-      else if (frame.kind === CLOSE) this.close(1000);
       else if (frame.kind !== PONG) this.close(1003);
     }
   }
