@@ -4,6 +4,7 @@
 
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import { errorMessage } from '#lib/core/errors.ts';
+import { durationOfMs } from '#lib/proto/durations.ts';
 import type { Duration } from '#lib/proto/gen/google/protobuf/duration.ts';
 import type {
   HeaderMatch,
@@ -354,11 +355,8 @@ function policyOf(route: AnyRoute, requestMs: number | undefined, { policy }: Ro
   return { ...policy, ...own, ...timeoutsOf({ requestMs, ...own.timeouts }) };
 }
 
-function duration(ms: number | undefined): Duration | undefined {
-  if (ms === undefined) return undefined;
-  const seconds = Math.floor(ms / 1000);
-  return { seconds: BigInt(seconds), nanos: Math.round((ms - seconds * 1000) * 1e6) };
-}
+const duration = (ms: number | undefined): Duration | undefined =>
+  ms === undefined ? undefined : durationOfMs(ms);
 
 const timeoutsMessage = ({ timeouts }: RequestPolicy): Timeouts | undefined =>
   timeouts && {

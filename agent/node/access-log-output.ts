@@ -6,6 +6,7 @@
 import { write } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { errnoName } from '#lib/core/errors.ts';
 
 const STDOUT = 1;
 /** Somebody has made the pipe one that does not wait: it is full. */
@@ -31,7 +32,7 @@ export function createAccessLogOutput(
       try {
         rest = rest.subarray(await writeSome(rest));
       } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') {
+        if (errnoName(error) !== 'EAGAIN') {
           // Nobody is there to read; nor is there anybody to tell.
           lost++;
           return;

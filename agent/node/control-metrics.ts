@@ -5,6 +5,7 @@
 import type { Interceptor } from '@grpc/grpc-js';
 import type { Clock } from '#lib/core/clock.ts';
 import { countCalls } from '#lib/grpc/count-calls.ts';
+import { grpcFailures } from '#lib/metrics/grpc-failures.ts';
 import { LATENCY_BUCKETS_MS } from '#lib/metrics/latency-buckets.ts';
 import { joinLabels, type MetricFamily, renderLabels } from '#lib/metrics/model.ts';
 import type { MetricRegistry } from '#lib/metrics/registry.ts';
@@ -23,8 +24,6 @@ export const controlFamilies: readonly MetricFamily[] = [
 
 /** Among the threads that count; workers are numbered from 0. */
 const CONTROL_THREAD = -1;
-/** As of requests of pods: what counts as a failure. */
-const failures: ReadonlySet<number> = new Set([2, 4, 7, 13, 14, 15]);
 
 export interface ControlMetrics {
   /** For the client of a server that is reached at `address` and proves `identity`. */
@@ -61,7 +60,7 @@ export function createControlMetrics(
             cell('control_response_latency_ms', 'status_code="200"').observe(clock.nowMs() - begunMs);
           },
           ended(code, reached) {
-            const classification = failures.has(code) ? 'failure' : 'success';
+            const classification = grpcFailures.has(code) ? 'failure' : 'success';
             cell(
               'control_response_total',
               reached

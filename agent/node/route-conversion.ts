@@ -5,6 +5,7 @@
 
 import { errorMessage } from '#lib/core/errors.ts';
 import type { RequestPolicy, RequestTimeouts, RetryPolicy } from '#lib/core/request-policy.ts';
+import { durationToMs } from '#lib/proto/durations.ts';
 import type { Duration } from '#lib/proto/gen/google/protobuf/duration.ts';
 import type {
   HeaderMatch,
@@ -64,7 +65,7 @@ export function clientRoutes(policy: OutboundPolicy): ClientRoutes {
     if (kind === undefined) throw new Error('it names no protocol');
     const routes =
       kind.$case === 'grpc'
-        ? (kind.grpc.routes.map((route) => convert(route, grpcMatch, grpcFilter)) ?? [])
+        ? kind.grpc.routes.map((route) => convert(route, grpcMatch, grpcFilter))
         : (kind.detect.http1?.routes ?? []).map((route) => convert(route, httpMatch, httpFilter));
     return { protocol, routes };
   } catch (error) {
@@ -400,7 +401,7 @@ function retryPolicy({ maxRetries, timeout, conditions }: HttpRoute_Retry | Grpc
 /** None, or nothing, is no limit. */
 function milliseconds(duration: Duration | undefined): number | undefined {
   if (duration === undefined) return undefined;
-  const ms = Number(duration.seconds) * 1000 + duration.nanos / 1e6;
+  const ms = durationToMs(duration);
   if (ms < 0) throw new Error('a time below zero');
   return ms === 0 ? undefined : ms;
 }

@@ -2,7 +2,7 @@
 // Workloads of the node stream as the plain data that enrolment and proxy workers use.
 
 import { networkFromWire } from '#lib/proto/addresses.ts';
-import type { Duration } from '#lib/proto/gen/google/protobuf/duration.ts';
+import { durationToMs } from '#lib/proto/durations.ts';
 import type { Authn, Authz, ProxyProtocol, Server } from '#lib/proto/gen/linkerd/inbound.ts';
 import type { Workload } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import type { Authorization, ServerPolicy } from '../proxy/model.ts';
@@ -76,10 +76,8 @@ export function serverPolicy(server: Server | undefined): ServerPolicy {
 
 const detectTimeoutMs = (kind: NonNullable<ProxyProtocol['kind']>): number =>
   kind.$case === 'detect' && kind.detect.timeout !== undefined
-    ? durationMs(kind.detect.timeout)
+    ? durationToMs(kind.detect.timeout)
     : DETECT_TIMEOUT_MS;
-
-const durationMs = ({ seconds, nanos }: Duration): number => Number(seconds) * 1000 + nanos / 1e6;
 
 /** One that is not understood allows nobody. */
 function authorization(authz: Authz): Authorization | undefined {

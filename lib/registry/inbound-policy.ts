@@ -2,6 +2,7 @@
 // What Linkerd's default policies let in, as messages of linkerd2-proxy-api: one server for the ports that are
 // like all others, one for each port that differs. Policy resources will replace single ports here.
 
+import { durationOfMs } from '#lib/proto/durations.ts';
 import { type PortRange, portsContain } from '#lib/core/addresses.ts';
 import { networkToWire } from '#lib/proto/addresses.ts';
 import type { Authn, Authz, Network, Server } from '#lib/proto/gen/linkerd/inbound.ts';
@@ -66,8 +67,7 @@ function defaultServer(
   detectMs: number,
   settings: MeshSettings,
 ): Server {
-  const seconds = Math.floor(detectMs / 1000);
-  const timeout = { seconds: BigInt(seconds), nanos: Math.round((detectMs - seconds * 1000) * 1e6) };
+  const timeout = durationOfMs(detectMs);
   return {
     protocol: { kind: opaque ? { $case: 'opaque', opaque: {} } : { $case: 'detect', detect: { timeout } } },
     serverIps: [],

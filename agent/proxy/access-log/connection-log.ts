@@ -4,9 +4,10 @@
 // they are not, that question is all it costs.
 
 import { formatSocketAddress } from '#lib/core/addresses.ts';
+import { methodOf } from '../exchange/request-target.ts';
 import type { LoggedRequest, RequestLog } from '../exchange/types.ts';
 import { fieldValue } from '../http1/field-value.ts';
-import { type Head, methodNames } from '../http1/head.ts';
+import type { Head } from '../http1/head.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import type { AccessLog } from './lines.ts';
 import { type AccessLogFormat, type LoggedPod, requestLine } from './request-line.ts';
@@ -43,7 +44,7 @@ export class ConnectionLog implements RequestLog {
     if (this.#options.format() === '') return null;
     return new Logged(
       this.#options,
-      methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd),
+      methodOf(buffer, head),
       buffer.toString('latin1', head.targetStart, head.targetEnd),
       `HTTP/1.${head.minor}`,
       fieldsOf((name) => fieldValue(head, buffer, name)),

@@ -21,8 +21,6 @@ import { WithheldResponse } from './withheld-response.ts';
 const PAUSE_MIN_MS = 25;
 const PAUSE_MAX_MS = 250;
 const DOUBLINGS_MAX = 4;
-/** gRPC tells errors in an answer that is well. */
-const GRPC_HTTP_STATUS = 200;
 
 /** The exchange whose request it is. */
 export interface AttemptHost {
@@ -99,8 +97,7 @@ export class Attempts {
       covered = grpc ? this.#policy.grpcCodes.includes(grpcStatus) : this.#coversStatus(status);
     }
     if (!covered) return false;
-    const answered = reset === NOT_RESET ? (grpc ? GRPC_HTTP_STATUS : status) : 0;
-    return this.#ends(answered, failure, grpcStatus, reset);
+    return this.#ends(reset === NOT_RESET ? status : 0, failure, grpcStatus, reset);
   }
 
   /** Whether a response's head waits for what comes after it: gRPC may tell a status in trailers. */

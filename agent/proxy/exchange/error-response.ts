@@ -40,8 +40,13 @@ function compose(failure: number, minor: number, closes: boolean, reader: number
     reader !== READER_STRANGER && message !== '' ? `l5d-proxy-error: ${message}\r\n` : '',
     asksToClose(failure, reader) ? 'l5d-proxy-connection: close\r\n' : '',
   ].join('');
+  return `HTTP/1.${minor} ${status} ${reasons[status] ?? 'Error'}\r\n${error}${emptyEnd(minor, closes)}`;
+}
+
+/** The end of a head without a body after it. */
+function emptyEnd(minor: number, closes: boolean): string {
   const connection = closes ? 'connection: close\r\n' : minor === 0 ? 'connection: keep-alive\r\n' : '';
-  return `HTTP/1.${minor} ${status} ${reasons[status] ?? 'Error'}\r\n${error}content-length: 0\r\n${connection}\r\n`;
+  return `content-length: 0\r\n${connection}\r\n`;
 }
 
 const asksToClose = (failure: number, reader: number): boolean =>
@@ -49,9 +54,8 @@ const asksToClose = (failure: number, reader: number): boolean =>
 
 /** What a route answers, whose words were checked to stand in a field. */
 export function routeResponse(answer: RouteAnswer, minor: number, closes: boolean): string {
-  const connection = closes ? 'connection: close\r\n' : minor === 0 ? 'connection: keep-alive\r\n' : '';
   const lines = answerFields(answer).map(([name, value]) => `${name}: ${value}\r\n`);
-  return `HTTP/1.${minor} ${answer.status} ${reasons[answer.status] ?? ''}\r\n${lines.join('')}content-length: 0\r\n${connection}\r\n`;
+  return `HTTP/1.${minor} ${answer.status} ${reasons[answer.status] ?? ''}\r\n${lines.join('')}${emptyEnd(minor, closes)}`;
 }
 
 /** As `routeResponse`, for HTTP/2; `grpc` as in `errorList`. */

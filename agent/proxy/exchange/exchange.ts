@@ -781,15 +781,15 @@ export class Exchange
     const behind = this.#isBehind(failure);
     const refused = this.#refusals >= REFUSALS_MAX;
     const answer = failure === FAILURE_ROUTE ? this.routeAnswer : null;
-    const status = answer?.status ?? failures[failure]?.status ?? 500;
     const grpc = this.#grpcStatus !== GRPC_NONE;
+    const status = grpc ? GRPC_HTTP_STATUS : (answer?.status ?? failures[failure]?.status ?? 500);
     const grpcStatus = grpc ? (answer?.grpcStatus ?? grpcStatusOf(failure)) : GRPC_NONE;
     if (attempts !== null && attempts.followsFailure(failure, status, grpcStatus, passed, behind, refused)) {
       this.#again(attempts, false);
       return;
     }
     if (started || passed !== NOT_RESET) this.abandon(this.status, failure, GRPC_NONE, passed);
-    else this.abandon(grpc ? GRPC_HTTP_STATUS : status, failure, grpcStatus);
+    else this.abandon(status, failure, grpcStatus);
     this.started = true;
     if (!started && !this.behind)
       this.#to.failed?.(passed === NOT_RESET ? failure : FAILURE_UPSTREAM_PROTOCOL);

@@ -50,7 +50,7 @@ import {
   trailerLines,
   writeResponseHead,
 } from '../http2/translate.ts';
-import { changeList } from '../route/filters.ts';
+import { changeList, noChanges } from '../route/filters.ts';
 import { Http2RoutedRequest } from '../route/routed-request.ts';
 import { errorList, errorTrailers, READER_PROXY, readerOf, routeList } from './error-response.ts';
 import { Exchange } from './exchange.ts';
@@ -287,7 +287,8 @@ class ServerStream extends Stream implements ExchangeClient {
       this.#list = this.#kept;
       this.#list.copyFrom(list);
       if (this.#server.clientIdField !== null) this.#list.add(this.#server.clientIdField);
-      for (const changes of this.#exchange.routed?.requestChanges ?? []) changeList(this.#list, changes);
+      for (const changes of this.#exchange.routed?.requestChanges ?? noChanges)
+        changeList(this.#list, changes);
     } else {
       this.#chunked = !endStream && list.contentLength < 0;
       if (this.#chunked && (origin & 1) === 0) {
@@ -490,7 +491,7 @@ class ServerStream extends Stream implements ExchangeClient {
     this.#logged?.answered(list.status, list.contentLength);
     this.#grpcAnswer = this.#grpc && isGrpc(list);
     if (this.#server.connection.gate === null) list.drop(FLAG_ORIGIN);
-    for (const changes of this.#exchange.routed?.responseChanges ?? []) changeList(list, changes);
+    for (const changes of this.#exchange.routed?.responseChanges ?? noChanges) changeList(list, changes);
     this.#server.sendList(this, list, endStream);
     if (this.#exchange.clientEnds) this.#server.drain();
     if (endStream) this.headEnded();

@@ -39,10 +39,8 @@ export function takeOverrides(head: Head, buffer: Buffer): Overrides {
     if (head.nameEnd(field) - start <= PREFIX.length || !nameIs(buffer, start, PREFIX)) continue;
     const name = buffer.toString('latin1', start, head.nameEnd(field)).toLowerCase();
     if (!names.has(name)) continue;
-    const valueStart = head.valueStart(buffer, field);
-    const value = buffer.toString('latin1', valueStart, head.valueEnd(buffer, field, valueStart));
     found ??= new Map();
-    if (!found.has(name)) found.set(name, value);
+    if (!found.has(name)) found.set(name, head.value(buffer, field));
     head.dropField(field);
   }
   return found ?? none;

@@ -18,7 +18,5 @@ export function findField(head: Head, buffer: Buffer, name: string): number {
 /** '' if there is none. */
 export function fieldValue(head: Head, buffer: Buffer, name: string): string {
   const field = findField(head, buffer, name);
-  if (field < 0) return '';
-  const start = head.valueStart(buffer, field);
-  return buffer.toString('latin1', start, head.valueEnd(buffer, field, start));
+  return field < 0 ? '' : head.value(buffer, field);
 }

@@ -3,9 +3,8 @@
 // waits for one, which shuts for a while when waiting has been in vain. Each worker has a balancer of its own: levels
 // of endpoints are the same in all, everything else adds up.
 
-import { joinLabels } from '#lib/metrics/model.ts';
 import type { Cell } from '#lib/metrics/store.ts';
-import type { SeriesPlace } from './route-metrics.ts';
+import { cellAt, type SeriesPlace } from './series-place.ts';
 
 export type BalancedProtocol = 'http' | 'tcp';
 
@@ -96,9 +95,7 @@ export class BalancerSeries {
   }
 
   #cell(name: string, own = ''): Cell {
-    const { store, owner, podLabels } = this.#place;
-    const labels = [own, this.#labels, podLabels].reduce(joinLabels);
-    const cell = store.cell(`${this.#prefix}${name}`, labels, owner);
+    const cell = cellAt(this.#place, `${this.#prefix}${name}`, own, this.#labels);
     this.#cells.push(cell);
     return cell;
   }

@@ -2,6 +2,7 @@
 // Request and response counts of one endpoint of one client pod, or of one inbound client. Hot path: a cell is
 // looked up once per status, then counting is an addition.
 
+import { grpcFailures } from '#lib/metrics/grpc-failures.ts';
 import type { Cell, MetricStore } from '#lib/metrics/store.ts';
 import { GRPC_MISSING, GRPC_NONE, type HttpMetrics } from '../exchange/types.ts';
 import { FAILURE_NONE } from '../failure.ts';
@@ -12,8 +13,6 @@ const STATUS_MAX = 999;
 const GRPC_UNKNOWN = 2;
 /** Beyond the codes there are. */
 const GRPC_INDEX_MISSING = 31;
-/** What Linkerd counts as failures: UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, INTERNAL, UNAVAILABLE, DATA_LOSS. */
-const grpcFailures: ReadonlySet<number> = new Set([2, 4, 7, 13, 14, 15]);
 
 export class EndpointHttpMetrics implements HttpMetrics {
   readonly #store: MetricStore;

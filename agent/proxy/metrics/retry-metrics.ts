@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Linkerd's counts of a route's retries. A series exists once there is something to count: most routes never retry.
 
-import { joinLabels } from '#lib/metrics/model.ts';
 import type { Cell } from '#lib/metrics/store.ts';
 import type { RetryMetrics } from '../exchange/types.ts';
-import type { RouteKind, SeriesPlace } from './route-metrics.ts';
+import type { RouteKind } from './route-metrics.ts';
+import { cellAt, type SeriesPlace } from './series-place.ts';
 
 export class RetrySeries implements RetryMetrics {
   readonly #place: SeriesPlace;
@@ -45,10 +45,9 @@ export class RetrySeries implements RetryMetrics {
   #count(what: string): void {
     let cell = this.#cells.get(what);
     if (cell === undefined) {
-      const { store, owner, podLabels } = this.#place;
-      cell = store.cell(`${this.#prefix}_${what}_total`, joinLabels(this.#labels, podLabels), owner);
+      cell = cellAt(this.#place, `${this.#prefix}_${what}_total`, this.#labels);
       this.#cells.set(what, cell);
-      if (this.#closed) store.release(cell);
+      if (this.#closed) this.#place.store.release(cell);
     }
     cell.add(1);
   }

@@ -2,10 +2,10 @@
 // Linkerd's newer families: requests by route and by route and backend outbound, by server and route inbound. Hot path:
 // cells are resolved at their first use and kept.
 
-import { joinLabels } from '#lib/metrics/model.ts';
-import type { Cell, MetricStore } from '#lib/metrics/store.ts';
+import type { Cell } from '#lib/metrics/store.ts';
 import type { BackendCounts, StreamCounts } from '../exchange/types.ts';
 import type { BalancerSeries } from './balancer-metrics.ts';
+import { cellAt, type SeriesPlace } from './series-place.ts';
 
 /** By what a route is: gRPC routes (GRPCRoute, servers said to be gRPC) have families of their own. */
 export type RouteKind = 'http' | 'grpc';
@@ -47,14 +47,6 @@ export const inboundResponseFamilies = (kind: RouteKind): StreamFamilies => ({
   frames: `inbound_${kind}_response_frame_size_bytes`,
   inbound: true,
 });
-
-export interface SeriesPlace {
-  readonly store: MetricStore;
-  /** The pod's uid. */
-  readonly owner: string;
-  /** Of the pod, at the end of each of its series. */
-  readonly podLabels: string;
-}
 
 const grpcNames = [
   'OK',
@@ -175,9 +167,8 @@ export class StreamSeries implements StreamCounts, BackendCounts {
   }
 
   #cell(family: string, outcome: string): Cell {
-    const { store, owner, podLabels } = this.#place;
-    const cell = store.cell(family, [this.#labels, outcome, podLabels].reduce(joinLabels), owner);
-    if (this.#closed) store.release(cell);
+    const cell = cellAt(this.#place, family, this.#labels, outcome);
+    if (this.#closed) this.#place.store.release(cell);
     return cell;
   }
 }

@@ -2,9 +2,8 @@
 // Opaque connections of one route of one client pod: opened, and ended. Counts of connections that outlive their route's
 // series go nowhere.
 
-import { joinLabels } from '#lib/metrics/model.ts';
 import type { Cell } from '#lib/metrics/store.ts';
-import type { SeriesPlace } from './route-metrics.ts';
+import { cellAt, type SeriesPlace } from './series-place.ts';
 
 export class TcpRouteSeries {
   readonly #place: SeriesPlace;
@@ -14,11 +13,9 @@ export class TcpRouteSeries {
 
   constructor(place: SeriesPlace, labels: string) {
     this.#place = place;
-    const cell = (family: string, own: string): Cell =>
-      place.store.cell(family, [labels, own, place.podLabels].reduce(joinLabels), place.owner);
-    this.#opened = cell('outbound_tcp_route_open_total', '');
-    this.#ended = cell('outbound_tcp_route_close_total', 'error=""');
-    this.#failed = cell('outbound_tcp_route_close_total', 'error="unexpected"');
+    this.#opened = cellAt(place, 'outbound_tcp_route_open_total', labels);
+    this.#ended = cellAt(place, 'outbound_tcp_route_close_total', labels, 'error=""');
+    this.#failed = cellAt(place, 'outbound_tcp_route_close_total', labels, 'error="unexpected"');
   }
 
   opened(): void {

@@ -26,12 +26,8 @@ import {
 } from '../metrics/labels.ts';
 import { RetrySeries } from '../metrics/retry-metrics.ts';
 import { TcpRouteSeries } from '../metrics/tcp-route-metrics.ts';
-import {
-  outboundBackendFamilies,
-  outboundRouteFamilies,
-  type SeriesPlace,
-  StreamSeries,
-} from '../metrics/route-metrics.ts';
+import { outboundBackendFamilies, outboundRouteFamilies, StreamSeries } from '../metrics/route-metrics.ts';
+import type { SeriesPlace } from '../metrics/series-place.ts';
 import type { ZoneCost } from '../metrics/transport-metrics.ts';
 import type { ClientRoutes, Destination, Endpoint, FailureAccrual } from '../model.ts';
 import { countOnce, countRefusal, type WorkerContext } from '../pods/context.ts';

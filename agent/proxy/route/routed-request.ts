@@ -2,7 +2,8 @@
 // What routes look at of a request, read from an HTTP/1 head or a header list only where a rule asks for it. Holds
 // until the head's bytes are used up. Made for requests to services with routes only.
 
-import { FORM_ABSOLUTE, FORM_AUTHORITY, type Head, methodNames } from '../http1/head.ts';
+import { methodOf } from '../exchange/request-target.ts';
+import { FORM_ABSOLUTE, FORM_AUTHORITY, type Head } from '../http1/head.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 
 export interface RoutedRequest {
@@ -54,7 +55,7 @@ export class Http1RoutedRequest extends PathAndQuery implements RoutedRequest {
     const target = buffer.toString('latin1', absolute ? hostEnd : targetStart, targetEnd);
     // A query right after the authority has the root before it.
     super(form === FORM_AUTHORITY ? '' : target.startsWith('/') || target === '*' ? target : `/${target}`);
-    this.method = methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd);
+    this.method = methodOf(buffer, head);
     this.scheme = absolute ? buffer.toString('latin1', targetStart, hostStart - 3).toLowerCase() : 'http';
     this.host = buffer.toString('latin1', hostStart, hostEnd);
     this.#head = head;
@@ -70,8 +71,7 @@ export class Http1RoutedRequest extends PathAndQuery implements RoutedRequest {
       const end = head.nameEnd(field);
       if (end - start !== name.length) continue;
       if (buffer.toString('latin1', start, end).toLowerCase() !== name) continue;
-      const valueStart = head.valueStart(buffer, field);
-      values.push(buffer.toString('latin1', valueStart, head.valueEnd(buffer, field, valueStart)));
+      values.push(head.value(buffer, field));
     }
     return values;
   }

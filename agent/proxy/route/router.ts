@@ -12,12 +12,8 @@ import type { HttpRoute, HttpTarget, RequestRouter, RouteAnswer, Routed } from '
 import type { BalancerSeries } from '../metrics/balancer-metrics.ts';
 import { routeLabels, serviceLabels } from '../metrics/labels.ts';
 import { RetrySeries } from '../metrics/retry-metrics.ts';
-import {
-  outboundBackendFamilies,
-  outboundRouteFamilies,
-  type SeriesPlace,
-  StreamSeries,
-} from '../metrics/route-metrics.ts';
+import { outboundBackendFamilies, outboundRouteFamilies, StreamSeries } from '../metrics/route-metrics.ts';
+import type { SeriesPlace } from '../metrics/series-place.ts';
 import type {
   ClientRoutes,
   FieldChanges,
@@ -27,7 +23,7 @@ import type {
   RouteRule,
 } from '../model.ts';
 import { byWeight, firstAvailable, type Weighted } from './distribution.ts';
-import { REDIRECT_INVALID, REDIRECT_NOWHERE, type Redirect, redirectLocation } from './filters.ts';
+import { noChanges, REDIRECT_INVALID, REDIRECT_NOWHERE, type Redirect, redirectLocation } from './filters.ts';
 import { createRouteIndex, type RouteIndex } from './route-index.ts';
 import type { RoutedRequest } from './routed-request.ts';
 
@@ -54,8 +50,6 @@ export interface RouterOptions {
 const GRPC_NOT_FOUND = 5;
 const GRPC_FAILED_PRECONDITION = 9;
 const GRPC_INTERNAL = 13;
-
-const noChanges: readonly FieldChanges[] = [];
 
 const noRoute: RouteAnswer = {
   status: 404,

@@ -11,9 +11,10 @@ import {
   type ObservedExchange,
   type RequestObserver,
 } from '../exchange/types.ts';
+import { methodOf } from '../exchange/request-target.ts';
 import { FAILURE_NONE, failures } from '../failure.ts';
 import { fieldValue, findField } from '../http1/field-value.ts';
-import { type Head, methodNames } from '../http1/head.ts';
+import type { Head } from '../http1/head.ts';
 import { defineField, type Field } from '../http2/hpack/field.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import type { TapFields, TapListener, TapPeer, TapTrace } from './events.ts';
@@ -50,13 +51,12 @@ export class ConnectionTap implements RequestObserver {
     const spanId = this.#spanId(listeners, trace);
     if (trace !== undefined && spanId !== undefined) {
       const field = findField(head, buffer, trace.field);
-      const start = head.valueStart(buffer, field);
-      const text = buffer.toString('latin1', start, head.valueEnd(buffer, field, start));
-      buffer.write(withSpan(trace, text, spanId), start, 'latin1');
+      const changed = withSpan(trace, head.value(buffer, field), spanId);
+      buffer.write(changed, head.valueStart(buffer, field), 'latin1');
     }
     return new Tapped(this.#options, listeners, {
       version: `HTTP/1.${head.minor}`,
-      method: methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd),
+      method: methodOf(buffer, head),
       authority: buffer.toString('latin1', head.hostStart, head.hostEnd),
       path: buffer.toString('latin1', head.targetStart, head.targetEnd).slice(0, TEXT_CHARS_MAX),
       ...traceOf(trace, spanId),
@@ -241,11 +241,8 @@ class FieldTexts {
 function fieldsOfHead(head: Head, buffer: Buffer): TapFields {
   const texts = new FieldTexts();
   for (let field = 0; field < head.fieldCount; field++) {
-    const start = head.valueStart(buffer, field);
-    texts.add(
-      buffer.toString('latin1', head.nameStart(field), head.nameEnd(field)),
-      buffer.toString('latin1', start, head.valueEnd(buffer, field, start)),
-    );
+    const name = buffer.toString('latin1', head.nameStart(field), head.nameEnd(field));
+    texts.add(name, head.value(buffer, field));
   }
   return texts.fields;
 }
