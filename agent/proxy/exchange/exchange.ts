@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One request and its response, between the side of its client and the side of its endpoint, whatever each of them
-// speaks: picks the endpoint, gets a connection or a stream, sends again what was provably not processed, measures,
-// and says what failed. Bytes and heads pass through here only as calls. An HTTP/1 connection keeps one for all its
+// speaks: sends again what was provably not processed, measures, and says what failed. The way to an endpoint is
+// dispatched-request.ts. Bytes and heads pass through here only as calls. An HTTP/1 connection keeps one for all its
 // requests, so everything is a kept field; nothing is allocated per request but what a dial needs.
 //
 //   pick ──► connect ──► onHttp1 / onHttp2 of the client ──► heads, body ──► onEnd
@@ -13,14 +13,9 @@
 // policy, its counts, its connections to the application), and one exchange is both sides'.
 
 import type { RequestPolicy, RequestTimeouts } from '#lib/core/request-policy.ts';
-import type { LoadEstimate } from '../balance/peak-ewma.ts';
-import { chooseEndpoint } from '../balance/choose.ts';
-import { pickEndpoint, pickOther } from '../balance/pick.ts';
 import {
   FAILURE_ATTEMPT_TIMEOUT,
-  FAILURE_IDENTITY_REQUIRED,
   FAILURE_LIMIT,
-  FAILURE_LOADSHED,
   FAILURE_NONE,
   FAILURE_RESPONSE_TIMEOUT,
   FAILURE_ROUTE,
@@ -34,49 +29,26 @@ import { INCOMPLETE } from '../http1/head.ts';
 import { HEAD_BYTES_MAX } from '../http1/limits.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import { FLAG_PROXY_RESPONSE, NAME_GRPC_STATUS } from '../http2/hpack/names.ts';
-import type { RoutedRequest } from '../route/routed-request.ts';
 import { type AttemptHost, Attempts } from './attempts.ts';
-import { CarriedRequest } from './carried-request.ts';
-import { type EndpointSlot, slotOf } from './endpoint-slot.ts';
+import { DispatchedRequest } from './dispatched-request.ts';
 import { grpcStatusOf } from './error-response.ts';
-import {
-  WANT_HTTP1,
-  WANT_EITHER,
-  WANT_HTTP2,
-  PICKED_NONE,
-  PICKED_HTTP1,
-  PICKED_HTTP2,
-  type ExchangeClient,
-} from './exchange-client.ts';
-import { FarSide } from './far-side.ts';
+import type { ExchangeClient } from './exchange-client.ts';
 import { type ClientStream, NOT_RESET, type StreamHolder } from './http2-client.ts';
 import { RequestTimer, type TimedRequest, type TimeLimit } from './request-timer.ts';
 import type { ServerContext } from './server-context.ts';
-import {
-  GRPC_MISSING,
-  GRPC_NONE,
-  type HttpEndpoint,
-  type HttpTarget,
-  type ObservedExchange,
-  type Passage,
-  type Passenger,
-  type RequestRouter,
-  type Routed,
-} from './types.ts';
+import { GRPC_MISSING, GRPC_NONE, type HttpEndpoint, type HttpTarget } from './types.ts';
 import { UpstreamConnection, type UpstreamHolder } from './upstream-connection.ts';
 
 /** How often a request is sent again that no endpoint has processed. */
 const REFUSALS_MAX = 3;
-/** For how long a request that finds no connection goes from endpoint to endpoint: as long as Linkerd's queues wait. */
-const MOVING_MS = 3_000;
 /** gRPC tells errors in an answer that is well. */
 const GRPC_HTTP_STATUS = 200;
 /** Codes above are nobody's. */
 const GRPC_STATUS_MAX = 16;
 
 export class Exchange
-  extends CarriedRequest
-  implements UpstreamHolder, StreamHolder, TimedRequest, Passenger, AttemptHost
+  extends DispatchedRequest
+  implements UpstreamHolder, StreamHolder, TimedRequest, AttemptHost
 {
   status = 0;
   /** Whether the head of a final response was passed on. */
@@ -86,68 +58,31 @@ export class Exchange
   tunnel = false;
   /** The endpoint's proxy asks that the client connects anew. */
   clientEnds = false;
-  /** The identity that the request wants of its endpoint; '': any. */
-  requiredIdentity = '';
-  /** What the routes say of the present request; null: its target has none. */
-  routed: Routed | null = null;
-  /** Whether neither first byte nor end of the response's body came yet. */
-  measuring = false;
-  /** Of the server's side of a passage; set by the client's side before it connects. */
-  observedBehind: ObservedExchange | null = null;
-  /** How the request reaches the endpoint that was picked, if not over a connection. */
-  passage: Passage | null = null;
   /** Of a failure: the server's side of a passage failed, and answers as it would over a connection. */
   behind = false;
 
-  /** Of the connection. */
-  readonly #target: HttpTarget;
-  readonly #client: ExchangeClient;
   /** Drop what only our own side's proxy may say to the client. */
   readonly #strips: boolean;
-  #endpoint: HttpEndpoint | null = null;
-  /** What is connected to: the endpoint, or the application behind a passage. */
-  #via: HttpEndpoint | null = null;
-  #slot: EndpointSlot | null = null;
-  #load: LoadEstimate | null = null;
-  #want = WANT_HTTP1;
-  #kind = PICKED_NONE;
-  #host: string | null = null;
-  #pickedMs = 0;
   /** How often the request was refused unseen. */
   #refusals = 0;
-  #grpcStatus = GRPC_NONE;
-  /** What the request's route asks for. */
-  #timeouts: RequestTimeouts | undefined;
   /** Null: whatever comes of the request is its client's. */
   #attempts: Attempts | null = null;
   /** Made for the first request that has a limit. */
   #timer: RequestTimer | null = null;
-  /** Counts waits, so that what comes too late is recognised. */
-  #serial = 0;
 
   constructor(context: ServerContext, target: HttpTarget, strips: boolean, client: ExchangeClient) {
-    super(context);
-    this.#target = target;
+    super(context, target, client);
     this.#strips = strips;
-    this.#client = client;
   }
 
   /** Before the request is known to be well. */
   begin(grpc = false): void {
-    this.#grpcStatus = grpc ? GRPC_MISSING : GRPC_NONE;
+    this.clear(grpc);
     this.status = 0;
     this.started = false;
     this.tunnel = false;
     this.clientEnds = false;
-    this.requiredIdentity = '';
-    this.observed = null;
-    this.observedBehind = null;
-    this.passage = null;
-    this.routed = null;
-    this.routeAnswer = null;
-    this.meter.begin();
     this.#refusals = 0;
-    this.#timeouts = undefined;
     this.#attempts = null;
   }
 
@@ -157,108 +92,41 @@ export class Exchange
    */
   govern(policy: RequestPolicy, repeatable: boolean): boolean {
     const { timeouts, retry } = policy;
-    this.#timeouts = timeouts;
+    this.timeouts = timeouts;
     if (retry === undefined || !repeatable) return false;
-    this.#attempts = new Attempts(retry, this, this.#client, this.#to);
-    if (retry.timeoutMs !== undefined) this.#timeouts ??= {};
+    this.#attempts = new Attempts(retry, this, this.client, this.to);
+    if (retry.timeoutMs !== undefined) this.timeouts ??= {};
     return true;
   }
 
-  /** Whether the request goes on: where a route answers it, `onFailure` was called. */
-  route(router: RequestRouter, request: RoutedRequest): boolean {
-    this.routed = router.route(request);
-    this.routeAnswer = this.routed.answer;
-    if (this.routeAnswer === null) return true;
-    this.#answerByRoute(this.context.clock.nowMs());
-    return false;
+  // ---- the way there (dispatched-request.ts)
+
+  protected attachStream(stream: ClientStream): void {
+    this.http2 = stream;
+    stream.holder = this;
+    this.client.onHttp2(stream);
   }
 
-  #answerByRoute(nowMs: number): void {
-    this.passage = null;
-    this.meter.arrived(this.#to.route, nowMs);
-    this.fail(FAILURE_ROUTE);
+  protected attach(upstream: UpstreamConnection): void {
+    this.http1 = upstream;
+    upstream.begin(this);
+    this.client.onHttp1(upstream);
   }
 
-  /** What the route of the present request asks for. */
-  get policy(): RequestPolicy | undefined {
-    return this.#to.policy;
-  }
-
-  /** Where the present request goes. */
-  get #to(): HttpTarget {
-    return this.routed === null ? this.#target : this.routed.target;
-  }
-
-  /** Finds an endpoint. PICKED_NONE: `onPicked` or `onFailure` follows, the latter perhaps before this returns. */
-  pick(want: number): number {
-    this.#want = want;
-    const now = this.context.clock.nowMs();
-    this.routeAnswer = this.routed?.inject?.() ?? null;
-    if (this.routeAnswer === null) return this.#pick(now);
-    if (this.#timeouts !== undefined) this.#limit(this.#timeouts, now);
-    this.#answerByRoute(now);
-    return PICKED_NONE;
-  }
-
-  #pick(now: number): number {
-    const want = this.#want;
-    const target = this.#to;
-    this.meter.arrived(target.route, now);
-    if (target.endpoints.length === 0) {
-      if (target.failfast) {
-        this.fail(FAILURE_LOADSHED);
-        return PICKED_NONE;
-      }
-      this.meter.waits(now);
-      const serial = ++this.#serial;
-      target.whenAvailable((failure) => {
-        if (serial !== this.#serial) return;
-        if (failure !== FAILURE_NONE) {
-          this.fail(failure);
-          return;
-        }
-        const kind = this.#pick(this.context.clock.nowMs());
-        if (kind !== PICKED_NONE) this.#client.onPicked(kind);
-      });
-      return PICKED_NONE;
+  cut(): void {
+    if (this.tunnel) {
+      this.leaveTunnel(true);
+      this.client.onTunnelClosed(true);
+      return;
     }
-    this.meter.attempted(now, this.#client.requestDone);
-    this.#pickedMs = now;
-    if (this.#timeouts !== undefined) this.#limit(this.#timeouts, now);
-    const { endpoints } = target;
-    const endpoint =
-      want === WANT_HTTP1
-        ? pickEndpoint(endpoints, now, this.context.random)
-        : chooseEndpoint(endpoints, want === WANT_HTTP2, now, this.context);
-    this.#dispatch(endpoint, now);
-    if (this.#suits(endpoint)) return this.#kind;
-    this.fail(FAILURE_IDENTITY_REQUIRED);
-    return PICKED_NONE;
+    this.far?.abandoned(this.context.clock.nowMs(), this.status, this.started);
+    this.far?.leave(this);
+    this.fail(FAILURE_UPSTREAM_RESET);
   }
 
-  #suits({ identity }: HttpEndpoint): boolean {
-    return this.requiredIdentity === '' || this.requiredIdentity === identity;
-  }
+  // ---- time
 
-  #dispatch(endpoint: HttpEndpoint, nowMs: number): void {
-    const slot = slotOf(endpoint, nowMs);
-    const { passage } = endpoint;
-    this.passage = passage;
-    this.#endpoint = endpoint;
-    this.#via = endpoint;
-    this.#slot = slot;
-    this.#load = slot.load;
-    this.dispatchedMs = nowMs;
-    this.measuring = true;
-    slot.load.started();
-    const over2 =
-      this.#want === WANT_HTTP2 || (this.#want === WANT_EITHER && passage === null && endpoint.multiplexed);
-    this.#kind = over2 ? PICKED_HTTP2 : PICKED_HTTP1;
-    endpoint.metrics.requestStarted();
-    if (this.observed !== null) this.observed.dispatched(endpoint);
-  }
-
-  #limit(timeouts: RequestTimeouts, nowMs: number): void {
+  protected limit(timeouts: RequestTimeouts, nowMs: number): void {
     this.#timer ??= new RequestTimer(this.context.wheel, this.context.clock, this);
     const attempts = this.#attempts;
     if (attempts !== null && attempts.number > 1) this.#timer.attempt(attempts.timeoutMs, nowMs);
@@ -266,7 +134,7 @@ export class Exchange
   }
 
   get answerable(): boolean {
-    return this.started || this.#client.requestDone;
+    return this.started || this.client.requestDone;
   }
 
   get answered(): boolean {
@@ -280,159 +148,6 @@ export class Exchange
 
   attemptExpired(): void {
     this.fail(FAILURE_ATTEMPT_TIMEOUT);
-  }
-
-  /** Gets a connection to the endpoint that was picked; `host` is the pool's key, null: one of its own. */
-  connect(host: string | null): void {
-    this.#host = host;
-    const { passage } = this;
-    if (passage === null) this.#connect();
-    else if (passage.open) this.#enter(passage);
-    else {
-      const serial = ++this.#serial;
-      passage.whenOpen((failure) => {
-        if (serial !== this.#serial) return;
-        if (failure === FAILURE_NONE) this.#enter(passage);
-        else this.fail(failure);
-      });
-    }
-  }
-
-  /** As a connection's other end would take the request. */
-  #enter(passage: Passage): void {
-    this.far ??= new FarSide();
-    this.far.enter(passage, this);
-    const failure = this.#client.judge(passage.gate);
-    if (failure !== FAILURE_NONE) {
-      this.fail(failure);
-      return;
-    }
-    const { application } = passage;
-    this.#via = application;
-    this.#slot = slotOf(application, this.dispatchedMs);
-    this.far.admitted(passage, this.dispatchedMs, this.#client.requestDone, this.observedBehind);
-    this.#connect();
-  }
-
-  cut(): void {
-    if (this.tunnel) {
-      this.leaveTunnel(true);
-      this.#client.onTunnelClosed(true);
-      return;
-    }
-    this.far?.abandoned(this.context.clock.nowMs(), this.status, this.started);
-    this.far?.leave(this);
-    this.fail(FAILURE_UPSTREAM_RESET);
-  }
-
-  #connect(): void {
-    const host = this.#host;
-    const slot = this.#slot as EndpointSlot;
-    if (this.#kind === PICKED_HTTP2) {
-      this.#connectHttp2();
-      return;
-    }
-    const pooled = host === null ? null : this.context.pool.take(slot, host);
-    if (pooled !== null) this.#attach(pooled);
-    else this.#dial();
-  }
-
-  #connectHttp2(): void {
-    const { streams } = this.context;
-    const slot = this.#slot as EndpointSlot;
-    const serial = ++this.#serial;
-    const stream = streams.take(slot);
-    if (stream !== null) {
-      this.#attachStream(stream);
-      return;
-    }
-    streams.wait(this.#via as HttpEndpoint, slot, {
-      ready: (failure, given) => {
-        if (serial !== this.#serial) return;
-        if (given !== null) this.#attachStream(given);
-        else if (failure === FAILURE_LIMIT || !this.#move()) this.fail(failure);
-      },
-      leaves: () => serial !== this.#serial || this.#move(),
-    });
-  }
-
-  #attachStream(stream: ClientStream): void {
-    this.http2 = stream;
-    stream.holder = this;
-    this.#client.onHttp2(stream);
-  }
-
-  /** Another endpoint for a request that got no stream, or whose stream did nothing; null if there is none. */
-  #other(nowMs: number): HttpEndpoint | null {
-    const { endpoints } = this.#to;
-    const http2 = this.#want === WANT_HTTP2;
-    // What was prepared for HTTP/2 stays with it.
-    const able = endpoints.filter(
-      (endpoint) => (http2 || (endpoint.multiplexed && endpoint.passage === null)) && this.#suits(endpoint),
-    );
-    return pickOther(able, this.#endpoint as HttpEndpoint, http2, nowMs, this.context.random);
-  }
-
-  /** Gives up waiting for a connection to the present endpoint, if there is another one. */
-  #move(): boolean {
-    // There is one application behind a passage.
-    if (this.far?.inside === true) return false;
-    const now = this.context.clock.nowMs();
-    const other = now - this.#pickedMs < MOVING_MS ? this.#other(now) : null;
-    if (other === null) return false;
-    this.#return(now, NOT_RESET);
-    this.#goOn(other, now);
-    return true;
-  }
-
-  #goOn(endpoint: HttpEndpoint, nowMs: number): void {
-    this.#dispatch(endpoint, nowMs);
-    if (this.passage === null) this.#connectHttp2();
-    else this.#client.onPicked(this.#kind);
-  }
-
-  /** The present endpoint did nothing with the request. */
-  #return(nowMs: number, reset: number): void {
-    const { metrics } = this.#endpoint as HttpEndpoint;
-    if (this.measuring) {
-      this.measuring = false;
-      (this.#load as LoadEstimate).finished(nowMs, nowMs - this.dispatchedMs);
-    }
-    if (reset === NOT_RESET) {
-      metrics.requestReturned();
-      return;
-    }
-    metrics.responseReset(0, reset);
-    this.meter.attemptEnded(nowMs, 0, FAILURE_UPSTREAM_RESET, this.#grpcStatus, reset, false);
-    this.meter.attempted(nowMs, this.#client.requestDone);
-  }
-
-  #dial(): void {
-    const serial = ++this.#serial;
-    const host = this.#host;
-    const context = this.context;
-    const endpoint = this.#via as HttpEndpoint;
-    const slot = this.#slot as EndpointSlot;
-    endpoint.connect(false, (failure, source) => {
-      if (source === null) {
-        if (serial === this.#serial) this.fail(failure);
-        return;
-      }
-      if (serial === this.#serial) {
-        this.#attach(new UpstreamConnection(context, slot, host, source));
-      } else if (host === null) {
-        source.socket.destroy();
-      } else {
-        // The client left meanwhile: the next request will be glad of the connection.
-        new UpstreamConnection(context, slot, host, source).release(true);
-      }
-    });
-  }
-
-  #attach(upstream: UpstreamConnection): void {
-    this.http1 = upstream;
-    upstream.begin(this);
-    this.#client.onHttp1(upstream);
   }
 
   // ---- an HTTP/1 endpoint
@@ -460,25 +175,25 @@ export class Exchange
           this.#again(this.#attempts, head.keepAlive && head.contentLength === end - next);
           return;
         }
-        this.#client.onHead1(upstream, head, buffer, next, end);
+        this.client.onHead1(upstream, head, buffer, next, end);
         return;
       }
       // Interim responses (RFC 9110 15.2) travel on, so that `100 Continue` comes from who will read the body.
       head.dropContentLength();
       head.dropTransferEncoding();
-      this.#client.onInterim1(head, buffer, next);
+      this.client.onInterim1(head, buffer, next);
       at = next;
     }
   }
 
   /** What another proxy tells this one stays here; people find it in the log. */
   #peerError(error: string): void {
-    const endpoint = this.#endpoint?.name;
+    const endpoint = this.endpoint?.name;
     this.context.log.info({ endpoint, error }, 'the proxy of an endpoint answered in its place');
   }
 
   #peerCloses(value: string): void {
-    this.clientEnds = value === 'close' && this.#endpoint?.endsClients === true;
+    this.clientEnds = value === 'close' && this.endpoint?.endsClients === true;
   }
 
   onResponseBody(buffer: Buffer, start: number, end: number): void {
@@ -487,13 +202,13 @@ export class Exchange
     this.#timer?.moved();
     this.responsePart(end - start);
     if (this.#attempts?.keeps(buffer, start, end, this.#passesOn) === true) return;
-    this.#client.onResponsePart(buffer, start, end);
+    this.client.onResponsePart(buffer, start, end);
   }
 
   onResponseTrailer(buffer: Buffer, start: number, end: number): void {
     if (this.observed !== null) this.observed.trailer(buffer, start, end);
     this.far?.observed?.trailer(buffer, start, end);
-    this.#client.onTrailerLine(buffer, start, end);
+    this.client.onTrailerLine(buffer, start, end);
   }
 
   /** The response is complete; `clean`: nothing came after it. */
@@ -501,8 +216,8 @@ export class Exchange
     this.#answered();
     const upstream = this.http1;
     this.http1 = null;
-    upstream?.release(clean && this.reusable && this.#client.requestDone);
-    this.#client.onEnd();
+    upstream?.release(clean && this.reusable && this.client.requestDone);
+    this.client.onEnd();
   }
 
   onResponseInvalid(): void {
@@ -510,13 +225,13 @@ export class Exchange
   }
 
   onTunnelBytes(buffer: Buffer, end: number): void {
-    this.#client.onTunnelBytes(buffer, end);
+    this.client.onTunnelBytes(buffer, end);
   }
 
   onUpstreamEnd(): void {
     const upstream = this.http1;
     if (upstream === null) return;
-    if (this.tunnel) this.#client.onTunnelEnd();
+    if (this.tunnel) this.client.onTunnelEnd();
     else if (this.started && upstream.body.untilClose) this.onResponseEnd(false);
     else this.#onLost(upstream);
   }
@@ -527,7 +242,7 @@ export class Exchange
     if (this.tunnel) {
       this.http1 = null;
       this.far?.leave(this);
-      this.#client.onTunnelClosed(upstream.failed);
+      this.client.onTunnelClosed(upstream.failed);
     } else {
       this.#onLost(upstream);
     }
@@ -542,16 +257,16 @@ export class Exchange
     // Nothing of the request was written: it cannot have been processed.
     this.http1 = null;
     upstream.release(false);
-    this.#client.onTakenBack(unwritten);
-    this.#dial();
+    this.client.onTakenBack(unwritten);
+    this.dial();
   }
 
   onUpstreamBlocked(): void {
-    this.#client.onUpstreamBlocked();
+    this.client.onUpstreamBlocked();
   }
 
   onUpstreamDrain(): void {
-    this.#client.onUpstreamDrain();
+    this.client.onUpstreamDrain();
   }
 
   /** A 101 or a 2xx to CONNECT was passed on: this was the response. */
@@ -579,7 +294,7 @@ export class Exchange
       list.drop(FLAG_PROXY_RESPONSE);
     }
     if (list.status < 200) {
-      this.#client.onInterim2(list);
+      this.client.onInterim2(list);
       return;
     }
     this.#classify(list);
@@ -588,13 +303,13 @@ export class Exchange
     this.far?.observed?.answeredHttp2(list);
     if (this.#attempts !== null && this.#holdsBack(this.#attempts, list, endStream)) return;
     this.started = true;
-    this.#client.onHead2(list, endStream);
+    this.client.onHead2(list, endStream);
   }
 
   #classify(list: HeaderList): void {
-    if (this.#grpcStatus === GRPC_NONE) return;
+    if (this.grpcStatus === GRPC_NONE) return;
     const status = Number(list.find(NAME_GRPC_STATUS)?.value ?? Number.NaN);
-    if (Number.isInteger(status) && status >= 0 && status <= GRPC_STATUS_MAX) this.#grpcStatus = status;
+    if (Number.isInteger(status) && status >= 0 && status <= GRPC_STATUS_MAX) this.grpcStatus = status;
   }
 
   onStreamTrailers(list: HeaderList): void {
@@ -602,12 +317,12 @@ export class Exchange
     if (this.observed !== null) this.observed.trailers(list);
     this.far?.observed?.trailers(list);
     const attempts = this.#attempts;
-    if (attempts !== null && attempts.withheld !== null && attempts.follows(this.status, this.#grpcStatus)) {
+    if (attempts !== null && attempts.withheld !== null && attempts.follows(this.status, this.grpcStatus)) {
       this.#again(attempts, false);
       return;
     }
     // Before the part that was kept, which otherwise would be the end.
-    this.#client.onTrailers(list);
+    this.client.onTrailers(list);
     if (this.#attempts !== null) this.#passesOn();
   }
 
@@ -617,13 +332,13 @@ export class Exchange
     const stream = this.http2;
     this.http2 = null;
     stream?.release();
-    this.#client.onEnd();
+    this.client.onEnd();
   }
 
   /** `unprocessed`: the endpoint did nothing with the request. */
   onStreamFailed(failure: number, unprocessed: boolean, reset: number): void {
     if (this.#attempts !== null) this.#passesOn();
-    if (!unprocessed || this.started || !this.#client.repeatable) {
+    if (!unprocessed || this.started || !this.client.repeatable) {
       this.fail(failure, reset);
     } else if (++this.#refusals >= REFUSALS_MAX) {
       this.fail(FAILURE_LIMIT, reset);
@@ -631,21 +346,20 @@ export class Exchange
       const now = this.context.clock.nowMs();
       this.http2 = null;
       // Until there is a stream again.
-      this.#client.onUpstreamBlocked();
+      this.client.onUpstreamBlocked();
       if (this.far?.inside === true) {
         this.far.again(reset);
-        this.#connectHttp2();
+        this.connectHttp2();
         return;
       }
-      this.#return(now, reset);
-      this.#goOn(this.#other(now) ?? (this.#endpoint as HttpEndpoint), now);
+      this.goElsewhere(now, reset);
     }
   }
 
   // ---- attempts
 
   get sent(): boolean {
-    return this.#client.requestDone && (this.http2 === null || this.http2.localEnded);
+    return this.client.requestDone && (this.http2 === null || this.http2.localEnded);
   }
 
   endAttempt(status: number, failure: number, grpcStatus: number, reset: number): void {
@@ -656,22 +370,19 @@ export class Exchange
 
   /** `reusable`: the HTTP/1 connection has nothing left of the answer that is dropped. */
   #again(attempts: Attempts, reusable: boolean): void {
-    this.#release(reusable);
+    this.release(reusable);
     this.#timer?.pause();
-    this.#client.onAgain(this.status);
+    this.client.onAgain(this.status);
     this.status = 0;
     this.#refusals = 0;
-    if (this.#grpcStatus !== GRPC_NONE) this.#grpcStatus = GRPC_MISSING;
-    attempts.pause(this.context.clock, this.context.random, () => {
-      const kind = this.pick(this.#want);
-      if (kind !== PICKED_NONE) this.#client.onPicked(kind);
-    });
+    if (this.grpcStatus !== GRPC_NONE) this.grpcStatus = GRPC_MISSING;
+    attempts.pause(this.context.clock, this.context.random, () => this.pickAgain());
   }
 
   /** Whether the client sees nothing of this head: never, or not yet. */
   #holdsBack(attempts: Attempts, list: HeaderList, endStream: boolean): boolean {
-    if (!endStream && this.#grpcStatus !== GRPC_NONE && attempts.withholds(list)) return true;
-    if (!attempts.follows(list.status, this.#grpcStatus)) return false;
+    if (!endStream && this.grpcStatus !== GRPC_NONE && attempts.withholds(list)) return true;
+    if (!attempts.follows(list.status, this.grpcStatus)) return false;
     this.#again(attempts, false);
     return true;
   }
@@ -682,8 +393,8 @@ export class Exchange
     if (withheld === null) return;
     const { head, part } = withheld;
     this.started = true;
-    this.#client.onHead2(head, false);
-    if (part !== null) this.#client.onResponsePart(part, 0, part.length);
+    this.client.onHead2(head, false);
+    if (part !== null) this.client.onResponsePart(part, 0, part.length);
   };
 
   // ---- ends
@@ -693,15 +404,15 @@ export class Exchange
     this.#timer?.stop();
     const now = this.context.clock.nowMs();
     this.measured(now);
-    this.meter.ended(now, this.status, FAILURE_NONE, this.#grpcStatus, NOT_RESET, true);
-    const endpoint = this.#endpoint;
+    this.meter.ended(now, this.status, FAILURE_NONE, this.grpcStatus, NOT_RESET, true);
+    const endpoint = this.endpoint;
     // Counted already, if there was nobody for another attempt.
     if (endpoint === null) return;
-    this.#endpoint = null;
-    endpoint.metrics.responseEnded(this.status, FAILURE_NONE, this.#grpcStatus);
-    if (this.observed !== null) this.observed.ended(this.status, FAILURE_NONE, this.#grpcStatus, NOT_RESET);
+    this.endpoint = null;
+    endpoint.metrics.responseEnded(this.status, FAILURE_NONE, this.grpcStatus);
+    if (this.observed !== null) this.observed.ended(this.status, FAILURE_NONE, this.grpcStatus, NOT_RESET);
     if (this.far === null) return;
-    this.far.answered(now, this.status, this.#grpcStatus);
+    this.far.answered(now, this.status, this.grpcStatus);
     // A tunnel goes on.
     if (!this.tunnel) this.far.leave(this);
   }
@@ -709,10 +420,8 @@ export class Exchange
   /** First byte of the body, or its end: the load estimate's and the histogram's instant. */
   measured(now: number = this.context.clock.nowMs()): void {
     if (!this.measuring) return;
-    this.measuring = false;
-    const latency = now - this.dispatchedMs;
-    (this.#load as LoadEstimate).finished(now, latency);
-    (this.#endpoint as HttpEndpoint).metrics.firstBody(this.status, latency);
+    const latency = this.unload(now);
+    (this.endpoint as HttpEndpoint).metrics.firstBody(this.status, latency);
     this.far?.firstBody(this.status, latency);
   }
 
@@ -725,13 +434,11 @@ export class Exchange
     this.far?.leave(this);
     // An answer of the server's side is one from the endpoint for the client's.
     const seen = behind && !this.started ? FAILURE_NONE : failure;
-    const endpoint = this.#endpoint;
-    this.#endpoint = null;
+    const endpoint = this.endpoint;
+    this.endpoint = null;
     if (endpoint === null) return seen;
     if (this.measuring) {
-      this.measuring = false;
-      const latency = now - this.dispatchedMs;
-      (this.#load as LoadEstimate).finished(now, latency);
+      const latency = this.unload(now);
       if (behind && reset === NOT_RESET) endpoint.metrics.firstBody(status, latency);
     }
     if (this.observed !== null) this.observed.ended(status, seen, grpcStatus, reset);
@@ -745,23 +452,12 @@ export class Exchange
     return this.far?.inside === true && isBehind(failure);
   }
 
-  /** Lets go of the connection, and of whatever is waited for. */
-  #release(reusable: boolean): void {
-    this.#serial++;
-    const upstream = this.http1;
-    this.http1 = null;
-    upstream?.release(reusable);
-    const stream = this.http2;
-    this.http2 = null;
-    stream?.release();
-  }
-
   /** Releases everything of a request that ended otherwise than by its response. */
   abandon(status: number, failure: number, grpcStatus: number = GRPC_NONE, reset: number = NOT_RESET): void {
     this.#timer?.stop();
     this.#attempts?.cancel();
     this.#attempts = null;
-    this.#release(false);
+    this.release(false);
     this.behind = this.#isBehind(failure);
     if (this.behind && !this.started) {
       const { message, closes } = failures[failure] as Failure;
@@ -776,12 +472,12 @@ export class Exchange
   fail(failure: number, reset: number = NOT_RESET): void {
     const started = this.started;
     // An HTTP/2 client sees the reset itself.
-    const passed = this.#client.http2 ? reset : NOT_RESET;
+    const passed = this.client.http2 ? reset : NOT_RESET;
     const attempts = started ? null : this.#attempts;
     const behind = this.#isBehind(failure);
     const refused = this.#refusals >= REFUSALS_MAX;
     const answer = failure === FAILURE_ROUTE ? this.routeAnswer : null;
-    const grpc = this.#grpcStatus !== GRPC_NONE;
+    const grpc = this.grpcStatus !== GRPC_NONE;
     const status = grpc ? GRPC_HTTP_STATUS : (answer?.status ?? failures[failure]?.status ?? 500);
     const grpcStatus = grpc ? (answer?.grpcStatus ?? grpcStatusOf(failure)) : GRPC_NONE;
     if (attempts !== null && attempts.followsFailure(failure, status, grpcStatus, passed, behind, refused)) {
@@ -792,7 +488,7 @@ export class Exchange
     else this.abandon(status, failure, grpcStatus);
     this.started = true;
     if (!started && !this.behind)
-      this.#to.failed?.(passed === NOT_RESET ? failure : FAILURE_UPSTREAM_PROTOCOL);
-    this.#client.onFailure(failure, started, passed);
+      this.to.failed?.(passed === NOT_RESET ? failure : FAILURE_UPSTREAM_PROTOCOL);
+    this.client.onFailure(failure, started, passed);
   }
 }

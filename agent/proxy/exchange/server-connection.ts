@@ -19,15 +19,16 @@ import {
   failures,
 } from '../failure.ts';
 import { BodyDecoder, type BodySink } from '../http1/body.ts';
-import { type Head, INCOMPLETE, METHOD_CONNECT, METHOD_HEAD } from '../http1/head.ts';
+import { type Head, INCOMPLETE, METHOD_CONNECT } from '../http1/head.ts';
 import { HEAD_BYTES_MAX } from '../http1/limits.ts';
 import { HeaderList } from '../http2/hpack/header-list.ts';
-import { responseText, trailerField, trailerLines } from '../http2/translate.ts';
+import { trailerField, trailerLines } from '../http2/translate.ts';
 import { PartialHead } from '../http1/partial-head.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';
-import { changedText, changeList, noChanges } from '../route/filters.ts';
+import { changedText, noChanges } from '../route/filters.ts';
 import { Http1RoutedRequest } from '../route/routed-request.ts';
 import { Approach } from './approach.ts';
+import { ClientResponse } from './client-response.ts';
 import { errorResponse, READER_STRANGER, readerOf, routeResponse } from './error-response.ts';
 import { Exchange } from './exchange.ts';
 import {
@@ -44,7 +45,6 @@ import { KeptRequest } from './kept-request.ts';
 import { Outbox, type OutboxOwner, sendChunk } from './outbox.ts';
 import { overridden, parseAgain, takeOverrides } from './request-overrides.ts';
 import { failureOf, hostLine, methodOf, PoolKey, pathOf } from './request-target.ts';
-import { FRAMED_BY_CLOSE, FRAMED_IN_CHUNKS, frameResponse } from './response-framing.ts';
 import type { ServedConnection, ServerContext } from './server-context.ts';
 import type { HttpConnection, LoggedRequest, Passage, RequestGate } from './types.ts';
 import type { UpstreamConnection } from './upstream-connection.ts';
@@ -64,8 +64,6 @@ const LINGER_MS = 2000;
 /** From the first byte of a request's head to its last. */
 const HEAD_MS = 60_000;
 const LINGER_BYTES_MAX = 1_048_576;
-
-const DIGIT_0 = 48;
 
 export class ServerConnection
   implements BodySink, OutboxOwner, TimeoutNode, ExchangeClient, ServedConnection
@@ -94,9 +92,6 @@ export class ServerConnection
 
   // The request.
   readonly #body: BodyDecoder;
-  #method = 0;
-  #minor = 1;
-  #keepAlive = true;
   #upgrade = false;
   /** Key of the pool; null sends the request over a connection of its own. */
   #host: string | null = null;
@@ -116,12 +111,7 @@ export class ServerConnection
   #trailers: HeaderList | null = null;
   readonly #approaching = new Approach();
 
-  // The response.
-  /** Whether the connection closes after this response. */
-  #closes = false;
-  /** The endpoint tells no length; the client gets chunks, so that a cut is seen. */
-  #chunking = false;
-  #trailerText = '';
+  readonly #response: ClientResponse;
   /** The request's entry in the access log, if there is to be one. */
   #logged: LoggedRequest | null = null;
 
@@ -136,6 +126,7 @@ export class ServerConnection
     const { source, gate } = connection;
     this.#socket = source.socket;
     this.#out = new Outbox(source.socket, source.encrypted, context.flusher, this);
+    this.#response = new ClientResponse(this.#out);
     this.#body = new BodyDecoder(context.requestHead);
     this.#exchange = new Exchange(context, connection.target, gate === null, this);
     this.#clientIdField = gate === null || gate.clientId === '' ? '' : `l5d-client-id: ${gate.clientId}\r\n`;
@@ -272,9 +263,7 @@ export class ServerConnection
   #refuse(verdict: number): void {
     this.#logged = null;
     // As far as the head was read; an answer of HTTP/1.0 is understood by all.
-    this.#minor = this.#context.requestHead.minor === 0 ? 0 : 1;
-    this.#method = 0;
-    this.#keepAlive = false;
+    this.#response.begin(0, this.#context.requestHead.minor === 0 ? 0 : 1, false);
     this.#state = WAITING;
     this.#body.startUntilClose();
     const exchange = this.#exchange;
@@ -285,12 +274,8 @@ export class ServerConnection
   /** Takes a request whose head ends at `bodyStart`; returns the position up to which bytes were used. */
   #onRequestHead(buffer: Buffer, head: Head, bodyStart: number, end: number): number {
     this.#state = WAITING;
-    this.#method = head.method;
-    this.#minor = head.minor;
-    this.#keepAlive = head.keepAlive;
+    this.#response.begin(head.method, head.minor, head.keepAlive);
     this.#upgrade = head.upgrade;
-    this.#closes = false;
-    this.#chunking = false;
     this.#bodySent = false;
     this.#trailers = null;
     const exchange = this.#exchange;
@@ -533,57 +518,24 @@ export class ServerConnection
   // ---- endpoint side
 
   onInterim1(head: Head, buffer: Buffer, end: number): void {
-    if (this.#minor === 1) this.#out.bytes(buffer, head.compact(buffer, false), end);
+    this.#response.interim1(head, buffer, end);
   }
 
   onHead1(upstream: UpstreamConnection, head: Head, buffer: Buffer, bodyStart: number, end: number): void {
     if (this.#body.done) this.#kept = null;
-    const status = head.status;
-    const exchange = this.#exchange;
-    const connects = this.#method === METHOD_CONNECT && status < 300;
+    const { status } = head;
+    const connects = this.#response.method === METHOD_CONNECT && status < 300;
     if (status === 101 || connects) {
       this.#onTunnelHead(upstream, buffer, head, bodyStart, end, connects);
       return;
     }
-    const body = upstream.body;
-    const bodiless = this.#method === METHOD_HEAD || status === 204 || status === 304;
-    exchange.status = status;
-    exchange.started = true;
     this.#logged?.answered(status, head.contentLength);
-    this.#closes = !this.#keepAlive || !this.#body.done || this.#draining || exchange.clientEnds;
-    let added = '';
-    const framing = frameResponse(body, head, this.#minor, bodiless);
-    if (framing === FRAMED_BY_CLOSE) {
-      this.#closes = true;
-    } else if (framing === FRAMED_IN_CHUNKS) {
-      this.#chunking = true;
-      added = 'transfer-encoding: chunked\r\n';
-    }
-    exchange.reusable = head.keepAlive && !body.untilClose;
-    if (this.#closes) added += 'connection: close\r\n';
-    else if (this.#minor === 0) added += 'connection: keep-alive\r\n';
-    buffer[head.start + 7] = DIGIT_0 + this.#minor;
-    const start = head.compact(buffer, false);
-    const changes = exchange.routed?.responseChanges ?? noChanges;
-    upstream.headDone(false);
-    if (added === '' && changes.length === 0) {
-      const used = bodyStart + body.take(end - bodyStart);
-      this.#out.bytes(buffer, start, used);
-      if (used > bodyStart) exchange.responsePart(used - bodyStart);
-      if (used > bodyStart || body.done) exchange.measured();
-      if (body.done) exchange.onResponseEnd(used === end);
-      else if (used < end) upstream.pushBody(buffer, used, end);
-    } else {
-      this.#out.string(
-        `${changedText(buffer.toString('latin1', start, bodyStart - 2) + added, changes)}\r\n`,
-      );
-      if (body.done) {
-        exchange.measured();
-        exchange.onResponseEnd(bodyStart === end);
-      } else if (bodyStart < end) {
-        upstream.pushBody(buffer, bodyStart, end);
-      }
-    }
+    this.#response.head1(this.#exchange, upstream, head, buffer, bodyStart, end, this.#isLast);
+  }
+
+  /** Whatever the client has asked for. */
+  get #isLast(): boolean {
+    return !this.#body.done || this.#draining || this.#exchange.clientEnds;
   }
 
   /** 101, or 2xx to CONNECT: from here on bytes pass as they are. */
@@ -599,7 +551,7 @@ export class ServerConnection
       !this.#upgrade ||
       !this.#body.done ||
       head.minor === 0 ||
-      connects !== (this.#method === METHOD_CONNECT)
+      connects !== (this.#response.method === METHOD_CONNECT)
     ) {
       this.#exchange.fail(FAILURE_UPSTREAM_PROTOCOL);
       return;
@@ -639,43 +591,26 @@ export class ServerConnection
   onTrailerLine(): void {}
 
   onInterim2(list: HeaderList): void {
-    if (this.#minor === 1) this.#out.string(`${responseText(list, 1, false)}\r\n`);
+    this.#response.interim2(list);
   }
 
   onHead2(list: HeaderList, endStream: boolean): void {
-    for (const changes of this.#exchange.routed?.responseChanges ?? noChanges) changeList(list, changes);
     if (this.#body.done) this.#kept = null;
-    const { status } = list;
-    this.#logged?.answered(status, list.contentLength);
-    const bodiless = this.#method === METHOD_HEAD || status === 204 || status === 304;
-    this.#closes = !this.#keepAlive || !this.#body.done || this.#draining || this.#exchange.clientEnds;
-    let added = '';
-    if (status === 204) list.dropLength();
-    if (!bodiless && list.contentLength < 0) {
-      if (endStream) added = 'content-length: 0\r\n';
-      else if (this.#minor === 1) this.#chunking = true;
-      else this.#closes = true;
-    }
-    if (this.#closes) added += 'connection: close\r\n';
-    else if (this.#minor === 0) added += 'connection: keep-alive\r\n';
-    this.#out.string(`${responseText(list, this.#minor, this.#chunking)}${added}\r\n`);
+    this.#logged?.answered(list.status, list.contentLength);
+    this.#response.head2(this.#exchange, list, endStream, this.#isLast);
   }
 
   onTrailers(list: HeaderList): void {
-    if (this.#chunking) this.#trailerText = trailerLines(list);
+    this.#response.trailers(list);
   }
 
   onResponsePart(buffer: Buffer, start: number, end: number): void {
-    if (this.#chunking) sendChunk(this.#out, buffer, start, end);
-    else this.#out.bytes(buffer, start, end);
+    this.#response.part(buffer, start, end);
   }
 
   onEnd(): void {
-    if (this.#chunking) {
-      this.#out.string(`0\r\n${this.#trailerText}\r\n`);
-      this.#trailerText = '';
-    }
-    this.#requestOver(this.#closes);
+    this.#response.end();
+    this.#requestOver(this.#response.closes);
   }
 
   onUpstreamBlocked(): void {
@@ -704,13 +639,13 @@ export class ServerConnection
     if (behind || passage === null) this.#logged?.answered(answer?.status ?? 500, 0);
     const closes =
       (behind ? this.#exchange.clientEnds : answer?.closes !== false) ||
-      !this.#keepAlive ||
+      !this.#response.keepAlive ||
       !this.#body.done ||
       this.#draining;
     this.#out.string(
       routeAnswer === null
-        ? errorResponse(failure, this.#minor, closes, behind ? READER_STRANGER : this.#reader)
-        : routeResponse(routeAnswer, this.#minor, closes),
+        ? errorResponse(failure, this.#response.minor, closes, behind ? READER_STRANGER : this.#reader)
+        : routeResponse(routeAnswer, this.#response.minor, closes),
     );
     this.#requestOver(closes);
   }
