@@ -23,7 +23,8 @@ export interface LoadOptions {
 }
 
 export interface Engine {
-  everyKindAnswered(): boolean;
+  /** Whether each kind of request was answered, and on each of the connections that are kept. */
+  everyConnectionAnswered(): boolean;
   /** Lets what is under way end, then reports. */
   stop(): Promise<Report>;
 }
@@ -120,7 +121,7 @@ export function startEngine(options: LoadOptions): Engine {
   class Connection {
     readonly kind: ConnectionKind;
     readonly socket: Socket;
-    #served = 0;
+    served = 0;
     #received = '';
     #asked: Asked | undefined;
     #timer: NodeJS.Timeout | undefined;
@@ -166,7 +167,7 @@ export function startEngine(options: LoadOptions): Engine {
       if (parsed.answer.nonce !== asked.nonce) {
         return this.#end('wrong-nonce', `${parsed.answer.nonce} instead of ${asked.nonce}`);
       }
-      this.#served++;
+      this.served++;
       this.#asked = undefined;
       clearTimeout(this.#timer);
       succeed(asked, parsed.answer.server);
@@ -181,7 +182,7 @@ export function startEngine(options: LoadOptions): Engine {
       if (how === 'ECONNREFUSED') return this.#end('refused', how);
       if (how === 'ETIMEDOUT') return this.#end('timeout', how);
       const reset = how === 'ECONNRESET' || how === 'EPIPE';
-      if (isKept(this.kind) && this.#served > 0) {
+      if (isKept(this.kind) && this.served > 0) {
         return this.#end(this.#received === '' ? 'reset-kept-before' : 'reset-kept-amid', how);
       }
       if (reset) return this.#end('reset-new', how);
@@ -288,8 +289,12 @@ export function startEngine(options: LoadOptions): Engine {
   };
   for (let index = 0; index < (options.streams ?? 0); index++) openStream();
 
+  const answered = (all: ReadonlySet<Connection>): boolean => [...all].every(({ served }) => served > 0);
   return {
-    everyKindAnswered: () => kinds.every((kind) => byConnection[kind] > 0),
+    everyConnectionAnswered: () =>
+      kinds.every((kind) => byConnection[kind] > 0) &&
+      [...pools.values()].every(({ open }) => open.size === connections && answered(open)) &&
+      answered(streams),
     async stop() {
       stopping = true;
       const endedMs = Date.now();

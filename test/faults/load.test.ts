@@ -7,6 +7,7 @@ import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { describe, it } from 'node:test';
 import { type LoadOptions, parseAnswer, startEngine } from './load-engine.ts';
 import { complaints, type Failure, type Report, summary } from './report.ts';
+import { until } from './until.ts';
 
 /** Loads a server that treats each line or request head as `behave` says, until enough has been seen. */
 async function loadOn(
@@ -73,6 +74,33 @@ describe('load', () => {
     });
     assert.deepEqual(complaints(report, { minRate: 70 }), []);
     assert.ok(report.byConnection.stream >= 4, String(report.byConnection.stream));
+  });
+
+  it('is said to run when each kept connection and stream was answered, not when the first was', async () => {
+    const answered = new Set<Socket>();
+    const server = createServer((socket) => {
+      socket.on('error', () => socket.destroy());
+      socket.on('data', (line) => {
+        answered.add(socket);
+        socket.write(`${line.toString().trim()} me\n`);
+      });
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    const engine = startEngine({
+      host: '127.0.0.1',
+      httpPort: port,
+      tcpPort: port,
+      rate: 5,
+      connections: 4,
+      kinds: ['tcp-kept'],
+      streams: 2,
+    });
+    await until('it is said to run', 20_000, () => engine.everyConnectionAnswered() || undefined);
+    const kept = answered.size;
+    await engine.stop();
+    server.close();
+    assert.equal(kept, 6);
   });
 
   const faults: readonly {

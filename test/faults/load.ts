@@ -59,7 +59,7 @@ export interface Load {
 
 let loads = 0;
 
-/** Starts the load, and resolves when it is being answered; it runs until `stop`. */
+/** Starts the load, and resolves when every connection that it keeps was answered; it runs until `stop`. */
 export async function startLoad(mesh: LocalMesh, options: StartLoad): Promise<Load> {
   const { from, to, rate, ...rest } = options;
   const stopFile = `/run/load-${process.pid}-${++loads}.stop`;
@@ -83,7 +83,7 @@ export async function startLoad(mesh: LocalMesh, options: StartLoad): Promise<Lo
     .finally(() => (over = true));
   // Whoever waits for `stop` hears of it; until then it is no unhandled rejection.
   run.catch(() => undefined);
-  await until('every kind of request is answered', BEGUN_MS, async () => {
+  await until('each kind of request, and each kept connection, is answered', BEGUN_MS, async () => {
     if (over) await run;
     return (await mesh.exec(from.pod, ['rm', begunFile], { ns: from.ns })).code === 0 ? true : undefined;
   });

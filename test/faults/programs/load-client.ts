@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The client of the load, run inside a pod: load until the stop file is there, then one JSON document on stdout.
-// Makes the file BEGUN as soon as the first request of each kind was answered.
+// Makes the file BEGUN as soon as requests of each kind, and on each kept connection, were answered.
 //   node load-client.ts OPTIONS_AS_JSON STOP_FILE BEGUN_FILE
 
 import { existsSync, writeFileSync } from 'node:fs';
@@ -11,7 +11,7 @@ const options = JSON.parse(text) as LoadOptions;
 const engine = startEngine(options);
 let begun = false;
 const poll = setInterval(() => {
-  if (!begun && engine.everyKindAnswered()) {
+  if (!begun && engine.everyConnectionAnswered()) {
     begun = true;
     writeFileSync(begunFile, '');
   }
