@@ -58,6 +58,38 @@ describe('lists on disk', () => {
     assert.deepEqual(entries(), ['ns shop']);
   });
 
+  it('has written everything when it gives the role up: the other agent reads it then', async () => {
+    const ours = lists();
+    ours.setSandboxes([]);
+    ours.setNamespaces(['old']);
+    await new Promise(setImmediate); // the writes have begun
+    ours.setSandboxes([sandbox]);
+    ours.setNamespaces(['shop']);
+    ours.setActive(false);
+    for (let turn = 0; turn < 200; turn++) {
+      assert.deepEqual(lists().readSandboxes(), [sandbox]);
+      assert.deepEqual(entries(), ['ns shop']);
+      await new Promise(setImmediate);
+    }
+  });
+
+  it('holds up nobody with a busy disk: no list is written on this thread', async () => {
+    const ours = lists();
+    ours.setSandboxes([sandbox]);
+    ours.setNamespaces(['shop']);
+    await new Promise(setImmediate); // the writes have begun
+    assert.deepEqual(
+      readdirSync(dir).filter((name) => !name.endsWith('.new')),
+      [],
+    );
+    const deadline = Date.now() + 20_000;
+    while (readdirSync(dir).sort().join() !== 'enrolled,sandboxes.json') {
+      assert.ok(Date.now() < deadline, 'the lists were not written');
+      await new Promise(setImmediate);
+    }
+    assert.deepEqual(lists().readSandboxes(), [sandbox]);
+  });
+
   it('writes the enrolled list for the plugin, readable by root only, whole or not at all', () => {
     const first = lists();
     assert.equal(first.earlier.state, 'missing');
@@ -148,10 +180,12 @@ describe('lists on disk', () => {
   });
 
   it('removes what a killed agent left half-written, not what another one is writing', () => {
-    for (const name of ['enrolled.1-0-1.new', 'enrolled.2-0-1.new']) writeFileSync(join(dir, name), 'half');
-    utimesSync(join(dir, 'enrolled.1-0-1.new'), 1, 1);
+    for (const list of ['enrolled', 'sandboxes.json']) {
+      for (const agent of ['1', '2']) writeFileSync(join(dir, `${list}.${agent}-0-1.new`), 'half');
+      utimesSync(join(dir, `${list}.1-0-1.new`), 1, 1);
+    }
     lists();
-    assert.deepEqual(readdirSync(dir), ['enrolled.2-0-1.new']);
+    assert.deepEqual(readdirSync(dir).sort(), ['enrolled.2-0-1.new', 'sandboxes.json.2-0-1.new']);
   });
 
   it('starts empty from a damaged list of sandboxes and says so', () => {

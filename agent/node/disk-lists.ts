@@ -1,27 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Two small files, neither with secrets: the sandboxes that the runtime has announced (a restarted agent takes
-// them over), and the enrolled namespaces and pods (the CNI plugin reads them while the agent is away). Both are
-// replaced atomically and written at most once per turn. The second must outlive a power cut, so it is synced; that
-// happens off this thread, and what could not be written is tried again.
+// them over), and the enrolled namespaces and pods (the CNI plugin reads them while the agent is away). The second must
+// outlive a power cut. What could not be written is tried again.
 
-import {
-  closeSync,
-  fsyncSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
-import { open } from 'node:fs/promises';
+import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Clock, systemClock, type Timer } from '#lib/core/clock.ts';
 import { errnoName, errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { encodeEnrolledList, type ReadList, readEnrolledList } from '../../cni-plugin/logic/enrolled-list.ts';
 import type { Sandbox } from './enrolment-model.ts';
+import { ListFile } from './list-file.ts';
 
 export interface DiskLists {
   /** Undefined if there is no list, or none that can be read. */
@@ -34,7 +23,10 @@ export interface DiskLists {
   podsChanged(wanted: () => readonly string[]): void;
   /** Destination has told every pod of the node: those that only the earlier list names are gone. */
   forgetEarlierPods(): void;
-  /** Of two agents of one node, one writes; true at first. What was set meanwhile is written once it is true again. */
+  /**
+   * Of two agents of one node, one writes; true at first. What is outstanding is written before it is false, what is set
+   * afterwards once it is true again.
+   */
   setActive(active: boolean): void;
   /** Writes what is outstanding. */
   flush(): void;
@@ -62,9 +54,9 @@ let instances = 0;
 export function createDiskLists({ runDir, stateDir, log, clock = systemClock }: DiskListsOptions): DiskLists {
   const enrolledPath = join(stateDir, ENROLLED_LIST);
   const sandboxPath = join(runDir, SANDBOX_LIST);
-  // Two agents may write beside each other for a moment.
-  const beside = `${enrolledPath}.${process.pid}-${instances++}-${clock.wallMs()}.new`;
-  removeStale(stateDir, clock);
+  const unique = `${process.pid}-${instances++}-${clock.wallMs()}`;
+  removeStale(stateDir, ENROLLED_LIST, clock);
+  removeStale(runDir, SANDBOX_LIST, clock);
   const earlier = readEnrolledList(enrolledPath);
   if (earlier.state === 'damaged') {
     log.error(
@@ -72,16 +64,14 @@ export function createDiskLists({ runDir, stateDir, log, clock = systemClock }: 
       'the list of the mesh cannot be read; unknown pods wait until destination has told the namespaces',
     );
   }
-  let sandboxes: readonly Sandbox[] | undefined;
+  let sandboxes: readonly Sandbox[] = [];
   // What an earlier agent knew stays in force until destination has spoken. A damaged list stays as it is until
   // then: so the plugin goes on holding back what might be of the mesh.
   let namespaces: readonly string[] | undefined = earlier.state === 'whole' ? earlier.namespaces : undefined;
   let earlierPods: readonly string[] = earlier.state === 'whole' ? earlier.pods : [];
   let wantedPods: () => readonly string[] = () => [];
-  let enrolledDirty = false;
   let scheduled = false;
   let active = true;
-  let writing = false;
   let failures = 0;
   let retry: Timer | undefined;
 
@@ -97,54 +87,26 @@ export function createDiskLists({ runDir, stateDir, log, clock = systemClock }: 
     });
   };
 
-  const enrolledText = (): string =>
-    encodeEnrolledList({
-      namespaces: namespaces ?? [],
-      pods: [...new Set([...earlierPods, ...wantedPods()])],
-    });
-  const nothingToSay = (): boolean => earlier.state === 'damaged' && namespaces === undefined;
-
-  const writeEnrolled = async (): Promise<void> => {
-    if (writing || !enrolledDirty || nothingToSay()) return;
-    writing = true;
-    enrolledDirty = false;
-    try {
-      const file = await open(beside, 'w', 0o600);
-      try {
-        await file.writeFile(enrolledText());
-        await file.sync();
-      } finally {
-        await file.close();
-      }
-      // `flush` may have written a newer one meanwhile.
-      if (writing) renameSync(beside, enrolledPath);
-      else rmSync(beside, { force: true });
-      const folder = await open(stateDir);
-      try {
-        await folder.sync();
-      } finally {
-        await folder.close();
-      }
-    } catch (error) {
-      enrolledDirty = true;
-      failed(enrolledPath, error);
-      return;
-    } finally {
-      writing = false;
-    }
-    if (enrolledDirty) schedule();
-  };
-
-  const writeSandboxes = (): void => {
-    if (sandboxes === undefined) return;
-    try {
-      writeFileSync(`${sandboxPath}.new`, `${JSON.stringify(sandboxes)}\n`, { mode: 0o600 });
-      renameSync(`${sandboxPath}.new`, sandboxPath);
-      sandboxes = undefined;
-    } catch (error) {
-      failed(sandboxPath, error);
-    }
-  };
+  const enrolledFile = new ListFile({
+    path: enrolledPath,
+    synced: true,
+    unique,
+    text: () =>
+      earlier.state === 'damaged' && namespaces === undefined
+        ? undefined
+        : encodeEnrolledList({
+            namespaces: namespaces ?? [],
+            pods: [...new Set([...earlierPods, ...wantedPods()])],
+          }),
+    failed: (error) => failed(enrolledPath, error),
+  });
+  const sandboxFile = new ListFile({
+    path: sandboxPath,
+    synced: false,
+    unique,
+    text: () => `${JSON.stringify(sandboxes)}\n`,
+    failed: (error) => failed(sandboxPath, error),
+  });
 
   const schedule = (): void => {
     if (scheduled || !active) return;
@@ -152,13 +114,20 @@ export function createDiskLists({ runDir, stateDir, log, clock = systemClock }: 
     setImmediate(() => {
       scheduled = false;
       if (!active) return;
-      writeSandboxes();
-      void writeEnrolled();
+      void sandboxFile.write();
+      void enrolledFile.write();
     });
   };
   const enrolledChanged = (): void => {
-    enrolledDirty = true;
+    enrolledFile.changed();
     schedule();
+  };
+  const flush = (): void => {
+    if (!active) return;
+    sandboxFile.flush();
+    enrolledFile.flush();
+    retry?.cancel();
+    retry = undefined;
   };
 
   return {
@@ -180,6 +149,7 @@ export function createDiskLists({ runDir, stateDir, log, clock = systemClock }: 
     },
     setSandboxes(next) {
       sandboxes = next;
+      sandboxFile.changed();
       schedule();
     },
     setNamespaces(next) {
@@ -195,41 +165,21 @@ export function createDiskLists({ runDir, stateDir, log, clock = systemClock }: 
       enrolledChanged();
     },
     setActive(next) {
+      if (!next) flush();
       active = next;
       schedule();
     },
-    flush() {
-      if (!active) return;
-      writeSandboxes();
-      retry?.cancel();
-      if ((!enrolledDirty && !writing) || nothingToSay()) return;
-      writing = false;
-      enrolledDirty = false;
-      try {
-        const path = `${beside}.last`;
-        const fd = openSync(path, 'w', 0o600);
-        try {
-          writeFileSync(fd, enrolledText());
-          fsyncSync(fd);
-        } finally {
-          closeSync(fd);
-        }
-        renameSync(path, enrolledPath);
-      } catch (error) {
-        failed(enrolledPath, error);
-        retry?.cancel();
-      }
-    },
+    flush,
     get failures() {
       return failures;
     },
   };
 }
 
-function removeStale(stateDir: string, clock: Clock): void {
-  for (const name of readdirSync(stateDir)) {
-    if (!name.startsWith(`${ENROLLED_LIST}.`)) continue;
-    const path = join(stateDir, name);
+function removeStale(folder: string, list: string, clock: Clock): void {
+  for (const name of readdirSync(folder)) {
+    if (!name.startsWith(`${list}.`)) continue;
+    const path = join(folder, name);
     const age = clock.wallMs() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0);
     if (age > STALE_MS) rmSync(path, { force: true });
   }
