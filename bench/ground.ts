@@ -125,11 +125,12 @@ export async function onGround<T>(
   use: (ground: Ground) => Promise<T>,
 ): Promise<T> {
   const name = `bench${process.pid}`;
+  const preloads = [profileEnv, agentEnv].flatMap(({ NODE_OPTIONS }) => NODE_OPTIONS ?? []);
   const mesh = await startMesh({
     name,
     nodes: 2,
     objects: [namespaceObject],
-    agentEnv: { ...profileEnv, ...agentEnv },
+    agentEnv: { ...profileEnv, ...agentEnv, NODE_OPTIONS: preloads.join(' ') },
     logLevel: 'warn',
     readyMs: 120_000,
   });
