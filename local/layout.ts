@@ -113,8 +113,9 @@ function nodeLayout(mesh: string, dir: string, cgroup: string, index: number): N
     index,
     netns: `nm-${mesh}-${name}`,
     address: { v4: `172.18.0.${10 + index}`, v6: `fd00:172:18::${(10 + index).toString(16)}` },
-    podNetwork: { v4: `10.244.${index}.0/24`, v6: `fd00:10:244:${index.toString(16)}::/64` },
-    gateway: { v4: `10.244.${index}.1`, v6: `fd00:10:244:${index.toString(16)}::1` },
+    // Room for a thousand pods, about as many as a bridge has ports for.
+    podNetwork: { v4: `10.244.${4 * index}.0/22`, v6: `fd00:10:244:${index.toString(16)}::/64` },
+    gateway: { v4: `10.244.${4 * index}.1`, v6: `fd00:10:244:${index.toString(16)}::1` },
     bridgeMac: `0a:58:0a:f4:${hexIndex}:01`,
     dir: nodeDir,
     bpffs: join(nodeDir, 'bpf'),

@@ -81,7 +81,7 @@ export async function makeNodeNetwork(layout: MeshLayout, node: NodeLayout): Pro
   await batch(node.netns, [
     `link add ${POD_BRIDGE} mtu ${WIRE_MTU} address ${node.bridgeMac} type bridge`,
     `link set ${POD_BRIDGE} up`,
-    `address add ${node.gateway.v4}/24 dev ${POD_BRIDGE}`,
+    `address add ${node.gateway.v4}/22 dev ${POD_BRIDGE}`,
     `address add ${node.gateway.v6}/64 dev ${POD_BRIDGE} nodad`,
     `address add ${DNS_ADDRESS.v4}/32 dev lo`,
     `address add ${DNS_ADDRESS.v6}/128 dev lo nodad`,
