@@ -14,6 +14,7 @@ import {
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import type { ExchangeClient } from './exchange-client.ts';
 import { NOT_RESET } from './http2-client.ts';
+import type { RequestEnd } from './request-end.ts';
 import { GRPC_NONE, type HttpTarget } from './types.ts';
 import { WithheldResponse } from './withheld-response.ts';
 
@@ -78,15 +79,12 @@ export class Attempts {
   }
 
   /**
-   * Whether another attempt follows a failure, which the client would be told with `status`, or of gRPC `grpcStatus`. What
-   * fails at the endpoint, by a filter of the route, or `behind` a passage, is a response, and covered as such; `refused`:
-   * the endpoint did nothing with the request.
+   * Whether another attempt follows a failure, which the client would be told with the end's `status`, or of gRPC
+   * `grpcStatus`. What fails at the endpoint, by a filter of the route, or `behind` a passage, is a response, and covered as
+   * such; `refused`: the endpoint did nothing with the request.
    */
   followsFailure(
-    failure: number,
-    status: number,
-    grpcStatus: number,
-    reset: number,
+    { failure, status, grpcStatus, reset }: Omit<RequestEnd, 'atMs' | 'started'>,
     behind: boolean,
     refused: boolean,
   ): boolean {

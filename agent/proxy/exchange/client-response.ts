@@ -77,19 +77,18 @@ export class ClientResponse {
       const used = bodyStart + body.take(end - bodyStart);
       this.#out.bytes(buffer, start, used);
       if (used > bodyStart) exchange.responsePart(used - bodyStart);
-      if (used > bodyStart || body.done) exchange.measured();
-      if (body.done) exchange.onResponseEnd(used === end);
-      else if (used < end) upstream.pushBody(buffer, used, end);
+      if (body.done) {
+        exchange.onResponseEnd(used === end);
+      } else {
+        if (used > bodyStart) exchange.measured();
+        if (used < end) upstream.pushBody(buffer, used, end);
+      }
     } else {
       this.#out.string(
         `${changedText(buffer.toString('latin1', start, bodyStart - 2) + added, changes)}\r\n`,
       );
-      if (body.done) {
-        exchange.measured();
-        exchange.onResponseEnd(bodyStart === end);
-      } else if (bodyStart < end) {
-        upstream.pushBody(buffer, bodyStart, end);
-      }
+      if (body.done) exchange.onResponseEnd(bodyStart === end);
+      else if (bodyStart < end) upstream.pushBody(buffer, bodyStart, end);
     }
   }
 

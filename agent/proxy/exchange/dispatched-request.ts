@@ -297,7 +297,9 @@ export abstract class DispatchedRequest extends CarriedRequest implements Passen
       return;
     }
     metrics.responseReset(0, reset);
-    this.meter.attemptEnded(nowMs, 0, FAILURE_UPSTREAM_RESET, this.grpcStatus, reset, false);
+    const { grpcStatus } = this;
+    const failure = FAILURE_UPSTREAM_RESET;
+    this.meter.attemptEnded({ atMs: nowMs, status: 0, failure, grpcStatus, reset, started: false });
     this.meter.attempted(nowMs, this.client.requestDone);
   }
 

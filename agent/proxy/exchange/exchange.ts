@@ -34,6 +34,7 @@ import { DispatchedRequest } from './dispatched-request.ts';
 import { grpcStatusOf } from './error-response.ts';
 import type { ExchangeClient } from './exchange-client.ts';
 import { type ClientStream, NOT_RESET, type StreamHolder } from './http2-client.ts';
+import type { RequestEnd } from './request-end.ts';
 import { RequestTimer, type TimedRequest, type TimeLimit } from './request-timer.ts';
 import type { ServerContext } from './server-context.ts';
 import { GRPC_MISSING, GRPC_NONE, type HttpEndpoint, type HttpTarget } from './types.ts';
@@ -198,7 +199,8 @@ export class Exchange
 
   onResponseBody(buffer: Buffer, start: number, end: number): void {
     if (end === start) return;
-    if (this.measuring) this.measured();
+    // Of a last part the end takes the time.
+    if (this.measuring && this.http2?.remoteEnded !== true) this.measured();
     this.#timer?.moved();
     this.responsePart(end - start);
     if (this.#attempts?.keeps(buffer, start, end, this.#passesOn) === true) return;
@@ -213,10 +215,10 @@ export class Exchange
 
   /** The response is complete; `clean`: nothing came after it. */
   onResponseEnd(clean: boolean): void {
-    this.#answered();
+    const now = this.#answered();
     const upstream = this.http1;
     this.http1 = null;
-    upstream?.release(clean && this.reusable && this.client.requestDone);
+    upstream?.release(clean && this.reusable && this.client.requestDone, now);
     this.client.onEnd();
   }
 
@@ -363,9 +365,9 @@ export class Exchange
   }
 
   endAttempt(status: number, failure: number, grpcStatus: number, reset: number): void {
-    const now = this.context.clock.nowMs();
-    const seen = this.#count(now, status, failure, grpcStatus, reset);
-    this.meter.attemptEnded(now, status, seen, grpcStatus, reset, failure === FAILURE_NONE);
+    const atMs = this.context.clock.nowMs();
+    const started = failure === FAILURE_NONE;
+    this.meter.attemptEnded(this.#count({ atMs, status, failure, grpcStatus, reset, started }));
   }
 
   /** `reusable`: the HTTP/1 connection has nothing left of the answer that is dropped. */
@@ -399,22 +401,26 @@ export class Exchange
 
   // ---- ends
 
-  /** The response came to its end, or became a tunnel. */
-  #answered(): void {
+  /** The response came to its end, or became a tunnel; when. */
+  #answered(): number {
     this.#timer?.stop();
     const now = this.context.clock.nowMs();
     this.measured(now);
-    this.meter.ended(now, this.status, FAILURE_NONE, this.grpcStatus, NOT_RESET, true);
+    const { status, grpcStatus } = this;
+    const failure = FAILURE_NONE;
+    const end: RequestEnd = { atMs: now, status, failure, grpcStatus, reset: NOT_RESET, started: true };
+    this.meter.ended(end);
     const endpoint = this.endpoint;
     // Counted already, if there was nobody for another attempt.
-    if (endpoint === null) return;
+    if (endpoint === null) return now;
     this.endpoint = null;
-    endpoint.metrics.responseEnded(this.status, FAILURE_NONE, this.grpcStatus);
-    if (this.observed !== null) this.observed.ended(this.status, FAILURE_NONE, this.grpcStatus, NOT_RESET);
-    if (this.far === null) return;
-    this.far.answered(now, this.status, this.grpcStatus);
+    endpoint.metrics.responseEnded(status, failure, grpcStatus);
+    if (this.observed !== null) this.observed.ended(status, failure, grpcStatus, NOT_RESET);
+    if (this.far === null) return now;
+    this.far.ended(end);
     // A tunnel goes on.
     if (!this.tunnel) this.far.leave(this);
+    return now;
   }
 
   /** First byte of the body, or its end: the load estimate's and the histogram's instant. */
@@ -426,23 +432,24 @@ export class Exchange
   }
 
   /** Counts the end of what was sent to the endpoint, on both sides of a passage; what the client's side sees of it. */
-  #count(now: number, status: number, failure: number, grpcStatus: number, reset: number): number {
+  #count(end: RequestEnd): RequestEnd {
+    const { atMs, status, failure, grpcStatus, reset } = end;
     const behind = this.#isBehind(failure);
     if (behind ? !this.started : failure === FAILURE_NONE) this.status = status;
-    if (failure === FAILURE_NONE) this.measured(now);
-    this.far?.over(now, behind, this.status, failure, grpcStatus, reset, this.started);
+    if (failure === FAILURE_NONE) this.measured(atMs);
+    this.far?.over({ ...end, status: this.status, started: this.started }, behind);
     this.far?.leave(this);
     // An answer of the server's side is one from the endpoint for the client's.
-    const seen = behind && !this.started ? FAILURE_NONE : failure;
+    const seen = behind && !this.started ? { ...end, failure: FAILURE_NONE } : end;
     const endpoint = this.endpoint;
     this.endpoint = null;
     if (endpoint === null) return seen;
     if (this.measuring) {
-      const latency = this.unload(now);
+      const latency = this.unload(atMs);
       if (behind && reset === NOT_RESET) endpoint.metrics.firstBody(status, latency);
     }
-    if (this.observed !== null) this.observed.ended(status, seen, grpcStatus, reset);
-    if (reset === NOT_RESET) endpoint.metrics.responseEnded(status, seen, grpcStatus);
+    if (this.observed !== null) this.observed.ended(status, seen.failure, grpcStatus, reset);
+    if (reset === NOT_RESET) endpoint.metrics.responseEnded(status, seen.failure, grpcStatus);
     else endpoint.metrics.responseReset(status, reset);
     return seen;
   }
@@ -464,9 +471,8 @@ export class Exchange
       this.#peerError(message);
       this.#peerCloses(closes ? 'close' : '');
     }
-    const now = this.context.clock.nowMs();
-    const seen = this.#count(now, status, failure, grpcStatus, reset);
-    this.meter.ended(now, status, seen, grpcStatus, reset, this.started);
+    const atMs = this.context.clock.nowMs();
+    this.meter.ended(this.#count({ atMs, status, failure, grpcStatus, reset, started: this.started }));
   }
 
   fail(failure: number, reset: number = NOT_RESET): void {
@@ -480,7 +486,10 @@ export class Exchange
     const grpc = this.grpcStatus !== GRPC_NONE;
     const status = grpc ? GRPC_HTTP_STATUS : (answer?.status ?? failures[failure]?.status ?? 500);
     const grpcStatus = grpc ? (answer?.grpcStatus ?? grpcStatusOf(failure)) : GRPC_NONE;
-    if (attempts !== null && attempts.followsFailure(failure, status, grpcStatus, passed, behind, refused)) {
+    if (
+      attempts !== null &&
+      attempts.followsFailure({ failure, status, grpcStatus, reset: passed }, behind, refused)
+    ) {
       this.#again(attempts, false);
       return;
     }

@@ -4,6 +4,7 @@
 
 import { FAILURE_CLIENT_GONE, FAILURE_NONE } from '../failure.ts';
 import { NOT_RESET } from './http2-client.ts';
+import type { RequestEnd } from './request-end.ts';
 import { RouteMeter } from './route-meter.ts';
 import { GRPC_NONE, type HttpMetrics, type ObservedExchange, type Passage, type Passenger } from './types.ts';
 
@@ -72,51 +73,34 @@ export class FarSide {
   }
 
   /** As the counts of the exchange's own side. */
-  ended(
-    nowMs: number,
-    status: number,
-    failure: number,
-    grpcStatus: number,
-    reset: number,
-    started: boolean,
-  ): void {
+  ended(end: RequestEnd): void {
     const metrics = this.#metrics;
     if (metrics === null) return;
     this.#metrics = null;
+    const { status, failure, grpcStatus, reset } = end;
     this.observed?.ended(status, failure, grpcStatus, reset);
     this.observed = null;
     if (reset === NOT_RESET) metrics.responseEnded(status, failure, grpcStatus);
     else metrics.responseReset(status, reset);
-    this.#meter.ended(nowMs, status, failure, grpcStatus, reset, started);
+    this.#meter.ended(end);
   }
 
   /** The request is over; `behind`: by a failure of this side, if by any. */
-  over(
-    nowMs: number,
-    behind: boolean,
-    status: number,
-    failure: number,
-    grpcStatus: number,
-    reset: number,
-    started: boolean,
-  ): void {
-    if (failure === FAILURE_NONE) {
-      this.answered(nowMs, status, grpcStatus);
+  over(end: RequestEnd, behind: boolean): void {
+    if (end.failure === FAILURE_NONE) {
+      this.ended({ ...end, reset: NOT_RESET, started: true });
     } else if (behind) {
-      this.ended(nowMs, status, failure, grpcStatus, reset, started);
-      if (!started) this.failed(failure);
+      this.ended(end);
+      if (!end.started) this.failed(end.failure);
     } else {
-      this.abandoned(nowMs, status, started);
+      this.abandoned(end.atMs, end.status, end.started);
     }
   }
 
   /** The client's side went away, whatever the reason. */
-  abandoned(nowMs: number, status: number, started: boolean): void {
-    this.ended(nowMs, status, FAILURE_CLIENT_GONE, GRPC_NONE, NOT_RESET, started);
-  }
-
-  answered(nowMs: number, status: number, grpcStatus: number): void {
-    this.ended(nowMs, status, FAILURE_NONE, grpcStatus, NOT_RESET, true);
+  abandoned(atMs: number, status: number, started: boolean): void {
+    const failure = FAILURE_CLIENT_GONE;
+    this.ended({ atMs, status, failure, grpcStatus: GRPC_NONE, reset: NOT_RESET, started });
   }
 
   /** The request was answered in the application's place. */

@@ -18,6 +18,7 @@ import {
 } from '../failure.ts';
 import { CANCEL, ENHANCE_YOUR_CALM, REFUSED_STREAM } from '../http2/codes.ts';
 import { NOT_RESET } from './http2-client.ts';
+import type { RequestEnd } from './request-end.ts';
 import type { TimeLimit } from './request-timer.ts';
 import type { HttpRoute } from './types.ts';
 
@@ -83,50 +84,31 @@ export class RouteMeter {
     this.#route?.backend.frame(bytes);
   }
 
-  /**
-   * An attempt ended; the request goes on, or `ended` follows. `status` is that of the answer, also of one that the proxy
-   * wrote in the endpoint's place; `reset` the code with which the endpoint reset it; `started`: the answer's head was
-   * passed on.
-   */
-  attemptEnded(
-    nowMs: number,
-    status: number,
-    failure: number,
-    grpcStatus: number,
-    reset: number,
-    started: boolean,
-  ): void {
+  /** An attempt ended; the request goes on, or `ended` follows. */
+  attemptEnded(end: RequestEnd): void {
     const route = this.#route;
     if (route === null || !this.#attempting) return;
-    this.#leaveQueue(route, nowMs);
+    this.#leaveQueue(route, end.atMs);
     this.#attempting = false;
-    if (isSilent(failure, started)) return;
-    const seconds = Number.isNaN(this.#flushedMs) ? 0 : (nowMs - this.#flushedMs) / 1000;
-    const error = this.#errorOf(failure, reset, started);
-    route.backend.ended(seconds, shownStatus(status, error, started), grpcStatus, error);
+    if (isSilent(end)) return;
+    const seconds = Number.isNaN(this.#flushedMs) ? 0 : (end.atMs - this.#flushedMs) / 1000;
+    const error = this.#errorOf(end);
+    route.backend.ended(seconds, shownStatus(end, error), end.grpcStatus, error);
   }
 
-  /** The request ended; as `attemptEnded`. */
-  ended(
-    nowMs: number,
-    status: number,
-    failure: number,
-    grpcStatus: number,
-    reset: number,
-    started: boolean,
-  ): void {
+  ended(end: RequestEnd): void {
     const route = this.#route;
     if (route === null) return;
-    this.attemptEnded(nowMs, status, failure, grpcStatus, reset, started);
+    this.attemptEnded(end);
     this.#route = null;
-    if (isSilent(failure, started)) return;
-    const seconds = (nowMs - this.#receivedMs) / 1000;
-    const error = this.#errorOf(failure, reset, started);
-    route.metrics.ended(seconds, shownStatus(status, error, started), grpcStatus, error);
+    if (isSilent(end)) return;
+    const error = this.#errorOf(end);
+    const seconds = (end.atMs - this.#receivedMs) / 1000;
+    route.metrics.ended(seconds, shownStatus(end, error), end.grpcStatus, error);
   }
 
   /** Linkerd's names. What is answered in the endpoint's place (502, 504) counts as its answer, not as an error. */
-  #errorOf(failure: number, reset: number, started: boolean): string {
+  #errorOf({ failure, reset, started }: RequestEnd): string {
     if (reset !== NOT_RESET) {
       if (reset === CANCEL) return 'CANCEL';
       if (reset === REFUSED_STREAM) return 'REFUSED';
@@ -153,8 +135,8 @@ export class RouteMeter {
 }
 
 /** As Linkerd: a client that leaves before there is an answer is not counted. */
-const isSilent = (failure: number, started: boolean): boolean => failure === FAILURE_CLIENT_GONE && !started;
+const isSilent = ({ failure, started }: RequestEnd): boolean => failure === FAILURE_CLIENT_GONE && !started;
 
 /** An error in the place of an answer has no status; one in its middle keeps it. */
-const shownStatus = (status: number, error: string, started: boolean): number =>
+const shownStatus = ({ status, started }: RequestEnd, error: string): number =>
   error === '' || started ? status : 0;

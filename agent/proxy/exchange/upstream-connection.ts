@@ -116,7 +116,7 @@ export class UpstreamConnection implements BodySink, IdleNode, TimeoutNode, Outb
   }
 
   /** Takes the connection from its holder: to the pool, or closed. */
-  release(reusable: boolean): void {
+  release(reusable: boolean, nowMs: number = this.#context.clock.nowMs()): void {
     this.#holder = null;
     if (this.#state === CLOSED) return;
     this.#state = IDLE;
@@ -124,7 +124,7 @@ export class UpstreamConnection implements BodySink, IdleNode, TimeoutNode, Outb
     if (reusable && this.#list !== null && this.usable) {
       this.reused = true;
       this.resume();
-      this.#context.pool.put(this, this.#list, this.#context.clock.nowMs());
+      this.#context.pool.put(this, this.#list, nowMs);
     } else {
       this.destroy();
     }

@@ -7,6 +7,7 @@ import { VirtualClock } from '#lib/core/clock.ts';
 import { MetricRegistry } from '#lib/metrics/registry.ts';
 import { MetricStore } from '#lib/metrics/store.ts';
 import { NOT_RESET } from '../exchange/http2-client.ts';
+import type { RequestEnd } from '../exchange/request-end.ts';
 import { RouteMeter } from '../exchange/route-meter.ts';
 import { GRPC_MISSING, GRPC_NONE, type HttpRoute } from '../exchange/types.ts';
 import {
@@ -30,6 +31,15 @@ import {
   type RouteKind,
   StreamSeries,
 } from './route-metrics.ts';
+
+const end = (
+  atMs: number,
+  status: number,
+  failure = FAILURE_NONE,
+  grpcStatus = GRPC_NONE,
+  reset = NOT_RESET,
+  started = true,
+): RequestEnd => ({ atMs, status, failure, grpcStatus, reset, started });
 
 const PARENT =
   'parent_group="core",parent_kind="Service",parent_namespace="shop",parent_name="cart",parent_port="80",parent_section_name=""';
@@ -102,7 +112,7 @@ describe('route metrics', () => {
     meter.requestPart(2000);
     meter.flushed(1400);
     meter.responsePart(20_000);
-    meter.ended(1600, 204, FAILURE_NONE, GRPC_NONE, NOT_RESET, true);
+    meter.ended(end(1600, 204));
     assert.equal(await value(`${NAME}_request_duration_seconds_sum`, `${LABELS},hostname=""`), 0.6);
     assert.equal(
       await value(`${NAME}_request_statuses_total`, `${LABELS},hostname="",http_status="204",error=""`),
@@ -139,10 +149,10 @@ describe('route metrics', () => {
     meter.begin();
     meter.arrived(route, 0);
     meter.attempted(0, true);
-    meter.attemptEnded(10, 503, FAILURE_NONE, GRPC_NONE, NOT_RESET, true);
+    meter.attemptEnded(end(10, 503));
     meter.arrived(route, 20);
     meter.attempted(20, true);
-    meter.ended(30, 200, FAILURE_NONE, GRPC_NONE, NOT_RESET, true);
+    meter.ended(end(30, 200));
     assert.equal(await value(`${NAME}_backend_requests_total`, `${LABELS},${BACKEND}`), 2);
     assert.equal(
       await value(
@@ -171,7 +181,7 @@ describe('route metrics', () => {
       meter.begin();
       meter.arrived(route, 0);
       meter.attempted(0, true);
-      meter.ended(1, status, failure, GRPC_NONE, reset, started);
+      meter.ended(end(1, status, failure, GRPC_NONE, reset, started));
     };
     ends(504, FAILURE_FAILFAST, NOT_RESET, false);
     ends(0, FAILURE_UPSTREAM_RESET, CANCEL, false);
@@ -206,7 +216,7 @@ describe('route metrics', () => {
       meter.begin();
       meter.arrived(route, 0);
       meter.attempted(0, true);
-      meter.ended(1, 200, FAILURE_NONE, grpcStatus, NOT_RESET, true);
+      meter.ended(end(1, 200, FAILURE_NONE, grpcStatus));
     }
     for (const name of ['OK', 'NOT_FOUND', 'UNKNOWN']) {
       const labels = `${LABELS},hostname="",grpc_status="${name}",error=""`;
@@ -224,7 +234,7 @@ describe('route metrics', () => {
       meter.begin();
       meter.arrived(route, 0);
       meter.attempted(0, true);
-      meter.ended(100, 200, FAILURE_NONE, 13, NOT_RESET, true);
+      meter.ended(end(100, 200, FAILURE_NONE, 13));
       const status = kind === 'http' ? 200 : 13;
       assert.equal(await value(`inbound_${kind}_requests_total`, labels), 1);
       assert.equal(await value(`inbound_${kind}_statuses_total`, `${labels},status="${status}"`), 1);
@@ -259,15 +269,15 @@ describe('route metrics', () => {
     meter.attempted(700, true);
     assert.equal(await value(`${name}_queue_length`, PARENT), 0);
     assert.equal(await value(`${name}_queue_latency_seconds_sum`, PARENT), 0.7);
-    meter.ended(800, 200, FAILURE_NONE, GRPC_NONE, NOT_RESET, true);
+    meter.ended(end(800, 200));
     meter.begin();
     meter.arrived(route, 0);
     meter.waits(0);
-    meter.ended(3000, 504, FAILURE_FAILFAST, GRPC_NONE, NOT_RESET, false);
+    meter.ended(end(3000, 504, FAILURE_FAILFAST, GRPC_NONE, NOT_RESET, false));
     assert.equal(await value(`${name}_queue_length`, PARENT), 0, 'nobody waits who has failed');
     meter.begin();
     meter.arrived(route, 0);
-    meter.ended(0, 503, FAILURE_LOADSHED, GRPC_NONE, NOT_RESET, false);
+    meter.ended(end(0, 503, FAILURE_LOADSHED, GRPC_NONE, NOT_RESET, false));
     assert.equal(
       await value(`${name}_queue_requests_total`, PARENT),
       2,
@@ -287,7 +297,7 @@ describe('route metrics', () => {
     meter.begin();
     meter.arrived(route, 0);
     meter.attempted(0, true);
-    meter.ended(1, 200, FAILURE_NONE, GRPC_NONE, NOT_RESET, true);
+    meter.ended(end(1, 200));
     balancer.close();
     for (const series of [route.metrics, route.backend]) (series as StreamSeries).close();
     clock.advance(601_000);
