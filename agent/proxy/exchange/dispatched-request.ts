@@ -128,9 +128,8 @@ export abstract class DispatchedRequest extends CarriedRequest implements Passen
   }
 
   /** Finds an endpoint. PICKED_NONE: `onPicked` or `onFailure` follows, the latter perhaps before this returns. */
-  pick(want: number): number {
+  pick(want: number, now: number = this.context.clock.nowMs()): number {
     this.#want = want;
-    const now = this.context.clock.nowMs();
     this.routeAnswer = this.routed?.inject?.() ?? null;
     if (this.routeAnswer === null) return this.#pick(now);
     if (this.timeouts !== undefined) this.limit(this.timeouts, now);

@@ -330,8 +330,8 @@ export class Exchange
 
   onStreamEnd(): void {
     if (this.#attempts !== null) this.#passesOn();
-    this.#answered();
     const stream = this.http2;
+    this.#answered(stream?.connection.receivedMs);
     this.http2 = null;
     stream?.release();
     this.client.onEnd();
@@ -402,9 +402,8 @@ export class Exchange
   // ---- ends
 
   /** The response came to its end, or became a tunnel; when. */
-  #answered(): number {
+  #answered(now: number = this.context.clock.nowMs()): number {
     this.#timer?.stop();
-    const now = this.context.clock.nowMs();
     this.measured(now);
     const { status, grpcStatus } = this;
     const failure = FAILURE_NONE;

@@ -169,7 +169,7 @@ export class ClientConnection extends Http2Connection {
   register(stream: ClientStream): void {
     stream.id = this.#next;
     this.#next += 2;
-    this.streams.set(stream.id, stream);
+    this.streams.add(stream);
   }
 
   sendRequest(stream: ClientStream, head: Head, buffer: Buffer, bodyStart: number, endStream: boolean): void {
@@ -184,7 +184,7 @@ export class ClientConnection extends Http2Connection {
     // First: what is sent again shall not come here again.
     this.#leaveSlot();
     this.leave();
-    for (const stream of this.streams.values()) {
+    for (const stream of this.streams.list()) {
       if (stream.id <= lastStream) continue;
       this.forget(stream);
       stream.onLost(REFUSED_STREAM, true);

@@ -58,6 +58,7 @@ import { FrameOutbox } from './frame-outbox.ts';
 import type { Stream } from './http2-stream.ts';
 import type { ServerContext } from './server-context.ts';
 import type { SpareStreams } from './spare-streams.ts';
+import { StreamTable } from './stream-table.ts';
 
 /** As Linkerd's. */
 const CONNECTION_WINDOW = 1_048_576;
@@ -115,7 +116,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
   timeoutPrevious: TimeoutNode | null = null;
   timeoutNext: TimeoutNode | null = null;
   timeoutTick = 0;
-  readonly streams = new Map<number, Stream>();
+  readonly streams = new StreamTable<Stream>();
   /** A new stream's send window. */
   peerWindow = INITIAL_WINDOW_DEFAULT;
   protected readonly context: ServerContext;
@@ -126,7 +127,8 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
   protected peerStreamsMax = Number.MAX_SAFE_INTEGER;
   /** Highest number of a stream that the peer opened, or we. */
   protected lastStream = 0;
-  protected receivedMs: number;
+  /** When the bytes came that are read now, or were last: what their frames begin and end has this time. */
+  receivedMs: number;
   protected abstract readonly spares: SpareStreams<Stream>;
   readonly #decoder = new Decoder();
   readonly #reader: FrameReader;
@@ -290,7 +292,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
 
   /** The stream has ended in every respect. */
   forget(stream: Stream): void {
-    if (!this.streams.delete(stream.id)) return;
+    if (!this.streams.delete(stream)) return;
     if (stream.starved) this.#starved.delete(stream);
     stream.dropped();
     this.onStreamGone();
@@ -341,7 +343,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
   }
 
   #loseAll(code: number): void {
-    for (const stream of this.streams.values()) {
+    for (const stream of this.streams.list()) {
       this.forget(stream);
       stream.onLost(code, false);
     }
@@ -443,11 +445,11 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
       case SETTINGS_INITIAL_WINDOW_SIZE: {
         const change = value - this.peerWindow;
         this.peerWindow = value;
-        for (const stream of this.streams.values()) {
+        for (const stream of this.streams.list()) {
           stream.sendWindow += change;
           if (stream.sendWindow > WINDOW_MAX) return FLOW_CONTROL_ERROR;
         }
-        if (change > 0) for (const stream of this.streams.values()) stream.proceed();
+        if (change > 0) for (const stream of this.streams.list()) stream.proceed();
         break;
       }
       default:
@@ -558,7 +560,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
       this.onIdle(now);
       return;
     }
-    for (const stream of this.streams.values()) {
+    for (const stream of this.streams.list()) {
       if (!stream.blocked || now - stream.movedMs < STALL_MS) continue;
       this.limited('stalled');
       this.streamError(stream, ENHANCE_YOUR_CALM);

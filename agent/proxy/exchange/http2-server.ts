@@ -150,7 +150,7 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     stream.id = id;
     stream.remaining = requestBody(list, endStream);
     if (stream.remaining === BODY_MISMATCH) return this.refuse(id, PROTOCOL_ERROR);
-    this.streams.set(id, stream);
+    this.streams.add(stream);
     // Not earlier: many a client gives up what it has not sent yet when it is told to leave.
     if (this.context.draining && !this.#noticed) this.notice();
     stream.begin(list, endStream, verdict);
@@ -299,7 +299,7 @@ class ServerStream extends Stream implements ExchangeClient {
       this.#held = `${requestText(list, this.#chunked)}${this.#server.clientIdField?.line ?? ''}\r\n`;
     }
     this.pause();
-    if (this.#exchange.pick(want) !== PICKED_NONE) this.onPicked();
+    if (this.#exchange.pick(want, this.#server.receivedMs) !== PICKED_NONE) this.onPicked();
     this.#logged?.waits();
   }
 

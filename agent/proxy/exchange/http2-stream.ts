@@ -149,7 +149,7 @@ export abstract class Stream {
 
   /** Ends it now, both ways, if it has not ended. Nobody hears of it here. */
   cancel(code: number): void {
-    if (this.id === 0 || !this.connection.streams.has(this.id)) return;
+    if (this.id === 0 || this.connection.streams.get(this.id) !== this) return;
     if (!(this.localEnded && this.remoteEnded)) this.connection.sendReset(this, code);
     this.connection.forget(this);
   }
