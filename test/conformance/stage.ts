@@ -6,6 +6,8 @@
 //   in    an unmeshed client ─▶ the server pod's agent ─▶ application
 //   both  client pod ─▶ its agent ═ mTLS, HTTP/1.1 carried in HTTP/2 ═▶ the server pod's agent ─▶ application
 //   both1 the same, HTTP/1.1 inside mTLS
+//
+// On one node (NODEMESH_TEST_SAME_NODE) one agent has both pods, and "both" goes over a carrier or in memory.
 
 import { test as nodeTest } from 'node:test';
 import { listen } from '#lib/net/native.ts';
@@ -22,6 +24,10 @@ import { CLIENT, createScene, PEER, type Scene, SERVER } from '../proxy/scene.ts
 
 /** Whoever waits for what never comes shall not hold up the others for long. */
 const SCENARIO_MS = 15_000;
+
+/** test/conformance/same-node.test.ts plays everything again with both pods on one node. */
+const asked = process.env['NODEMESH_TEST_SAME_NODE'];
+const sameNode = asked === 'memory' || asked === 'carrier' ? asked : undefined;
 
 export function test(name: string, run: () => Promise<void> | void): void {
   void nodeTest(name, { timeout: SCENARIO_MS }, run);
@@ -92,10 +98,20 @@ export interface Exchanged {
 }
 
 export const meshedEndpoint = (port: number, changes: Partial<Endpoint> = {}): Endpoint =>
-  endpoint(SERVER, port, { identity: identityOf('api'), inboundPort: 4143, http2: true, ...changes });
+  endpoint(SERVER, port, {
+    identity: identityOf('api'),
+    inboundPort: 4143,
+    http2: true,
+    ...(sameNode === undefined ? {} : { localPodUid: 'uid-api' }),
+    ...changes,
+  });
 
 export async function createStage(options: Parameters<typeof createScene>[0] = {}): Promise<Stage> {
-  const scene = await createScene({ failfastMs: 300, ...options });
+  const scene = await createScene({
+    failfastMs: 300,
+    ...(sameNode === undefined ? {} : { sameNode }),
+    ...options,
+  });
   const { home, serverNs, client, server, serverPod } = scene;
   let clientPod = scene.clientPod;
   listen(listenIn(serverNs, SERVER, FULL_PORT), 0);

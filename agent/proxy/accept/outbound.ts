@@ -19,7 +19,7 @@ import {
 } from '../failure.ts';
 import {
   adoptSocket,
-  countHttp2Limit,
+  countHttpLimit,
   countRefusal,
   refusedForRoom,
   type WorkerContext,
@@ -133,7 +133,7 @@ function serveHttp(
     gate: null,
     observer: connectionTap(context, pod, source),
     owner: pod,
-    onLimit: (limit) => countHttp2Limit(context, pod, limit),
+    onLimit: (version, limit) => countHttpLimit(context, pod, version, limit),
     onClosed: () => undefined,
   });
 }

@@ -5,7 +5,7 @@
 import { inboundLog } from '../access-log/inbound-log.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import { errorLabel } from '../metrics/error-labels.ts';
-import { countHttp2Limit, type WorkerContext } from '../pods/context.ts';
+import { countHttpLimit, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { type InboundClient, type InboundServer, inboundTransportLabels } from '../policy/client.ts';
 import { InboundGate, permitTcp } from '../policy/gate.ts';
@@ -45,7 +45,7 @@ export function serveHttp(
     log: inboundLog(context, pod, client, gate.clientId),
     observer: inboundTap(context, pod, server, client),
     owner: pod,
-    onLimit: (limit) => countHttp2Limit(context, pod, limit),
+    onLimit: (version, limit) => countHttpLimit(context, pod, version, limit),
     onClosed: () => {
       if (closed) return;
       closed = true;

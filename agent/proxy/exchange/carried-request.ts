@@ -22,6 +22,8 @@ export abstract class CarriedRequest {
   protected far: FarSide | null = null;
   /** When it went to the present endpoint. */
   protected dispatchedMs = 0;
+  /** Of the request's body, so far. */
+  protected requestBytes = 0;
 
   constructor(context: ServerContext) {
     this.context = context;
@@ -39,6 +41,7 @@ export abstract class CarriedRequest {
 
   /** Part of the request's body passes. */
   requestPart(bytes: number): void {
+    this.requestBytes += bytes;
     this.meter.requestPart(bytes);
     this.far?.requestPart(bytes);
   }

@@ -93,6 +93,7 @@ export abstract class DispatchedRequest extends CarriedRequest implements Passen
     this.routeAnswer = null;
     this.timeouts = undefined;
     this.meter.begin();
+    this.requestBytes = 0;
   }
 
   abstract fail(failure: number, reset?: number): void;
@@ -224,6 +225,7 @@ export abstract class DispatchedRequest extends CarriedRequest implements Passen
     this.#via = application;
     this.#slot = slotOf(application, this.dispatchedMs);
     this.far.admitted(passage, this.dispatchedMs, this.client.requestDone, this.observedBehind);
+    if (this.requestBytes > 0) this.far.requestPart(this.requestBytes);
     this.#connect();
   }
 

@@ -201,7 +201,7 @@ async function setUp(t: TestContext): Promise<Setting> {
       http2: true,
       target,
       gate: null,
-      onLimit: (limit) => limits.push(limit),
+      onLimit: (_version, limit) => limits.push(limit),
       onClosed: () => undefined,
     });
   });

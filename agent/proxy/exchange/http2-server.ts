@@ -169,7 +169,7 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
   protected onIdle(): void {}
 
   protected limited(limit: Http2Limit): void {
-    this.connection.onLimit?.(limit);
+    this.connection.onLimit?.(2, limit);
   }
 
   protected onClosed(): void {

@@ -27,6 +27,11 @@ export function failureOf(verdict: number): number {
   return verdict === BAD_MESSAGE ? FAILURE_BAD_REQUEST : FAILURE_HEAD_TOO_LARGE;
 }
 
+/** Whether a client ran into a limit with such a failure. */
+export function isLimit(failure: number): boolean {
+  return failure === FAILURE_URI_TOO_LONG || failure === FAILURE_HEAD_TOO_LARGE;
+}
+
 export function methodOf(buffer: Buffer, head: Head): string {
   return methodNames[head.method] || buffer.toString('latin1', head.start, head.methodEnd);
 }

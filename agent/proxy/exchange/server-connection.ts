@@ -16,11 +16,12 @@ import {
   FAILURE_NONE,
   FAILURE_ROUTE,
   FAILURE_UPSTREAM_PROTOCOL,
+  FAILURE_URI_TOO_LONG,
   failures,
 } from '../failure.ts';
 import { BodyDecoder, type BodySink } from '../http1/body.ts';
 import { type Head, INCOMPLETE, METHOD_CONNECT } from '../http1/head.ts';
-import { HEAD_BYTES_MAX } from '../http1/limits.ts';
+import { HEAD_BYTES_MAX, HEAD_MS, type Http1Limit, LINGER_BYTES_MAX, LINGER_MS } from '../http1/limits.ts';
 import { HeaderList } from '../http2/hpack/header-list.ts';
 import { trailerField, trailerLines } from '../http2/translate.ts';
 import { PartialHead } from '../http1/partial-head.ts';
@@ -44,7 +45,7 @@ import { KEPT_BODY_BYTES_MAX } from './kept-body.ts';
 import { KeptRequest } from './kept-request.ts';
 import { Outbox, type OutboxOwner, sendChunk } from './outbox.ts';
 import { overridden, parseAgain, takeOverrides } from './request-overrides.ts';
-import { failureOf, hostLine, methodOf, PoolKey, pathOf } from './request-target.ts';
+import { failureOf, hostLine, isLimit, methodOf, PoolKey, pathOf } from './request-target.ts';
 import type { ServedConnection, ServerContext } from './server-context.ts';
 import type { HttpConnection, LoggedRequest, Passage, RequestGate } from './types.ts';
 import type { UpstreamConnection } from './upstream-connection.ts';
@@ -58,12 +59,6 @@ const TUNNEL = 3;
 /** The last response is on its way; input is discarded. */
 const CLOSING = 4;
 const CLOSED = 5;
-
-/** How long a client may take to close after our FIN, and how much it may still send. */
-const LINGER_MS = 2000;
-/** From the first byte of a request's head to its last. */
-const HEAD_MS = 60_000;
-const LINGER_BYTES_MAX = 1_048_576;
 
 export class ServerConnection
   implements BodySink, OutboxOwner, TimeoutNode, ExchangeClient, ServedConnection
@@ -213,7 +208,7 @@ export class ServerConnection
           at = this.#body.push(buffer, at, end, this);
           if (this.#body.done) this.#exchange.requestEnded();
           if (at < 0) {
-            this.#exchange.fail(failureOf(at));
+            this.#fail(at, 'body_framing');
             return;
           }
           if (this.#body.done) this.#endRequest();
@@ -223,7 +218,7 @@ export class ServerConnection
           return;
         case CLOSING:
           this.#lingered += end - at;
-          if (this.#lingered > LINGER_BYTES_MAX) this.#socket.destroy();
+          if (this.#lingered > LINGER_BYTES_MAX) this.#endAt('discarded');
           return;
         default:
           return;
@@ -237,7 +232,9 @@ export class ServerConnection
     const piece = buffer.subarray(start, end);
     if (this.#backlog !== null) this.#backlog = Buffer.concat([this.#backlog, piece]);
     else this.#backlog = owned ? piece : Buffer.from(piece);
-    if (this.#backlog.length >= this.#context.pipelinedBytesMax) this.#pause();
+    if (this.#backlog.length < this.#context.pipelinedBytesMax || this.#paused) return;
+    this.#connection.onLimit?.(1, 'pipelined');
+    this.#pause();
   }
 
   /** Serves what was stashed and reads on. */
@@ -266,9 +263,20 @@ export class ServerConnection
     this.#response.begin(0, this.#context.requestHead.minor === 0 ? 0 : 1, false);
     this.#state = WAITING;
     this.#body.startUntilClose();
-    const exchange = this.#exchange;
-    exchange.begin();
-    exchange.fail(failureOf(verdict));
+    this.#exchange.begin();
+    this.#fail(verdict, 'head');
+  }
+
+  #fail(verdict: number, tooLarge: Http1Limit): void {
+    const failure = failureOf(verdict);
+    if (isLimit(failure))
+      this.#connection.onLimit?.(1, failure === FAILURE_URI_TOO_LONG ? 'target' : tooLarge);
+    this.#exchange.fail(failure);
+  }
+
+  #endAt(limit: Http1Limit): void {
+    this.#connection.onLimit?.(1, limit);
+    this.#socket.destroy();
   }
 
   /** Takes a request whose head ends at `bodyStart`; returns the position up to which bytes were used. */
@@ -673,7 +681,8 @@ export class ServerConnection
 
   /** The client does not close, or does not end the head that it began. */
   onTimeout(): void {
-    if (this.#state === READING || this.#socket.writableLength === 0) this.#socket.destroy();
+    if (this.#state === READING) this.#endAt('head_time');
+    else if (this.#socket.writableLength === 0) this.#socket.destroy();
     else this.#context.wheel.schedule(this, this.#context.clock.nowMs(), LINGER_MS);
   }
 

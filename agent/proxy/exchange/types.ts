@@ -7,6 +7,7 @@ import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import type { Head } from '../http1/head.ts';
 import type { Field } from '../http2/hpack/field.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
+import type { Http1Limit } from '../http1/limits.ts';
 import type { Http2Limit } from '../http2/limits.ts';
 import type { ByteSource } from './byte-source.ts';
 import type { FieldChanges } from '../model.ts';
@@ -257,8 +258,8 @@ export interface HttpConnection {
   readonly observer?: RequestObserver;
   /** The pod whose connection it is. Once it leaves the mesh, each answer says that the connection ends. */
   readonly owner?: { readonly leaving: boolean };
-  /** The client has come to a limit of HTTP/2. */
-  readonly onLimit?: (limit: Http2Limit) => void;
+  /** The client has come to a limit of this version of HTTP. */
+  readonly onLimit?: (version: 1 | 2, limit: Http1Limit | Http2Limit) => void;
   /** After the socket is closed and nothing refers to the connection. */
   readonly onClosed: () => void;
 }

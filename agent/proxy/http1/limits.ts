@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Limits of the HTTP/1 codec. Exceeding one is an error of the message, never a silent cut.
+// Limits of HTTP/1: of its codec, where exceeding one is an error of the message, never a silent cut, and of a client's
+// connection.
 
 /**
  * Request or status line with all fields. The longest target that Linkerd takes (65534) plus 64 KiB of fields: twice
@@ -21,3 +22,21 @@ export const CHUNK_SIZE_DIGITS_MAX = 16;
 export const CHUNK_EXTENSION_BYTES_MAX = 16_384;
 export const TRAILER_BYTES_MAX = 16_384;
 export const TRAILER_FIELDS_MAX = 100;
+/** From the first byte of a request's head to its last. */
+export const HEAD_MS = 60_000;
+/** How long a client may take to close after our FIN, and how much it may still send. */
+export const LINGER_MS = 2000;
+export const LINGER_BYTES_MAX = 1_048_576;
+
+/** What a client may run into, as metrics name it. */
+export type Http1Limit =
+  /** Bytes or fields of a head. */
+  | 'head'
+  | 'target'
+  /** Extensions of chunks, trailers. */
+  | 'body_framing'
+  | 'head_time'
+  /** It is not read on until an answer is complete. */
+  | 'pipelined'
+  /** What came after the last answer. */
+  | 'discarded';

@@ -187,6 +187,10 @@ export const proxyFamilies: readonly MetricFamily[] = [
   },
   counter(REFUSED_FAMILY, 'Series that are not counted because a pod or the worker has too many.'),
   counter(
+    'nodemesh_http1_limits_total',
+    'How often clients ran into a limit of HTTP/1, by limit; `pipelined`: read no further until an answer is complete.',
+  ),
+  counter(
     'nodemesh_http2_limits_total',
     'How often clients ran into a limit of HTTP/2, by limit: floods end the connection, others an exchange.',
   ),

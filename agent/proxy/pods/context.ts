@@ -14,6 +14,7 @@ import type { WorkerKernel } from '../accept/kernel.ts';
 import type { WorkerLoads } from '../accept/spread.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import type { HttpMetrics, HttpServer } from '../exchange/types.ts';
+import type { Http1Limit } from '../http1/limits.ts';
 import type { Http2Limit } from '../http2/limits.ts';
 import type { HandedConnection, SameNode } from '../model.ts';
 import type { TransportMetrics } from '../metrics/transport-metrics.ts';
@@ -85,8 +86,13 @@ export function countRefusal(context: WorkerContext, pod: PodState, reason: Refu
   countOnce(context, 'nodemesh_connections_refused_total', `reason="${reason}"`, pod);
 }
 
-export function countHttp2Limit(context: WorkerContext, pod: PodState, limit: Http2Limit): void {
-  countOnce(context, 'nodemesh_http2_limits_total', `limit="${limit}"`, pod);
+export function countHttpLimit(
+  context: WorkerContext,
+  pod: PodState,
+  version: 1 | 2,
+  limit: Http1Limit | Http2Limit,
+): void {
+  countOnce(context, `nodemesh_http${version}_limits_total`, `limit="${limit}"`, pod);
 }
 
 /** Resets an accepted connection for which the pod or the process has no room; true: it did. */
