@@ -21,7 +21,15 @@ function setUp() {
     deadListeners: 0,
     astray: '',
     gone: false,
+    others: 0,
+    listed: 0,
   };
+  const others = () =>
+    Array.from({ length: now.others }, (_, at) => ({
+      uid: `o${at}`,
+      name: `shop/other-${at}`,
+      netnsPath: '/run/netns/other',
+    }));
   const check = createSelfCheck({
     redirection: {
       checkNode: () => {
@@ -35,9 +43,18 @@ function setUp() {
       unsound: () => now.unsound,
       podChecks: () => [
         { uid: 'u1', inode: () => 7n, testable: () => ({ netnsFd: 5, family: 4 }), check: () => now.pod },
+        ...others().map(({ uid }) => ({
+          uid,
+          inode: () => 7n,
+          testable: () => undefined,
+          check: () => [],
+        })),
       ],
     },
-    pods: () => (now.gone ? [] : [{ uid: 'u1', name: 'shop/web', netnsPath: '/run/netns/web' }]),
+    pods: () => {
+      now.listed++;
+      return now.gone ? [] : [{ uid: 'u1', name: 'shop/web', netnsPath: '/run/netns/web' }, ...others()];
+    },
     testConnects: async (pods) => {
       assert.deepEqual(pods, [{ uid: 'u1', netnsFd: 5, family: 4 }]);
       return new Map(now.astray === '' ? [] : [['u1', now.astray]]);
@@ -104,6 +121,20 @@ describe('self-check', () => {
     await until(() => now.nodeChecks === 6);
     check.close();
     assert.equal(clock.pendingTimers, 0);
+  });
+
+  it('asks for the list of pods as often with a thousand pods as with one: it is made anew each time', async () => {
+    const { now, check } = setUp();
+    await check.run();
+    const withOne = now.listed;
+    now.others = 999;
+    now.listed = 0;
+    const { pods } = await check.run();
+    assert.equal(pods.size, 1_000);
+    assert.equal(now.listed, withOne);
+    now.others = 0;
+    assert.equal((await check.run()).pods.size, 1);
+    check.close();
   });
 
   it('puts new listeners in the place of dead ones, or says that it cannot', async () => {

@@ -212,12 +212,10 @@ export function createSelfCheck(options: SelfCheckOptions): SelfCheck {
       judged.push({ uid, name: pod.name, differences });
     }
     const astray = await connectFrom(checks.filter(({ uid }) => pods.has(uid)));
-    for (const { uid, name, differences } of judged) {
-      /** It may have left meanwhile: nobody wants to hear of it then. */
-      if (!isClosed() && options.pods().some((other) => other.uid === uid))
-        judge(uid, name, [...differences, ...(astray.get(uid) ?? [])]);
-    }
+    /** Some may have left meanwhile: nobody wants to hear of them. */
     const present = new Set(options.pods().map(({ uid }) => uid));
+    for (const { uid, name, differences } of judged)
+      if (!isClosed() && present.has(uid)) judge(uid, name, [...differences, ...(astray.get(uid) ?? [])]);
     for (const uid of subjects.keys()) if (uid !== NODE && !present.has(uid)) subjects.delete(uid);
     lastRunAtMs = clock.wallMs();
     durationMs = clock.nowMs() - startMs;
