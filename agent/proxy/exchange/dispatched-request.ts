@@ -207,7 +207,7 @@ export abstract class DispatchedRequest extends CarriedRequest implements Passen
       passage.whenOpen((failure) => {
         if (serial !== this.#serial) return;
         if (failure === FAILURE_NONE) this.#enter(passage);
-        else this.fail(failure);
+        else if (failure === FAILURE_LIMIT || !this.client.movable || !this.#move()) this.fail(failure);
       });
     }
   }
@@ -264,9 +264,10 @@ export abstract class DispatchedRequest extends CarriedRequest implements Passen
   #other(nowMs: number): HttpEndpoint | null {
     const { endpoints } = this.to;
     const http2 = this.#want === WANT_HTTP2;
-    // What was prepared for HTTP/2 stays with it.
+    // What was prepared for HTTP/2 stays with it; what did not get into a passage may be prepared anew.
+    const anyhow = http2 || this.passage !== null;
     const able = endpoints.filter(
-      (endpoint) => (http2 || (endpoint.multiplexed && endpoint.passage === null)) && this.#suits(endpoint),
+      (endpoint) => (anyhow || (endpoint.multiplexed && endpoint.passage === null)) && this.#suits(endpoint),
     );
     return pickOther(able, this.endpoint as HttpEndpoint, http2, nowMs, this.context.random);
   }
@@ -284,8 +285,9 @@ export abstract class DispatchedRequest extends CarriedRequest implements Passen
   }
 
   #goOn(endpoint: HttpEndpoint, nowMs: number): void {
+    const before = this.passage;
     this.#dispatch(endpoint, nowMs);
-    if (this.passage === null) this.connectHttp2();
+    if (before === null && this.passage === null) this.connectHttp2();
     else this.client.onPicked(this.#kind);
   }
 

@@ -33,6 +33,8 @@ export interface ExchangeClient {
   onHttp2(stream: ClientStream): void;
   /** Whether the request can be sent again from its beginning. */
   readonly repeatable: boolean;
+  /** Whether a request that was not sent yet can be made ready for another kind of endpoint. */
+  readonly movable: boolean;
   /** Whether the request is HTTP/2 from its client on. */
   readonly http2: boolean;
   /** Whether all of the request has come. */

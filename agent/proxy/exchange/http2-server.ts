@@ -247,6 +247,10 @@ class ServerStream extends Stream implements ExchangeClient {
     return this.#keptBody === null ? !this.#bodySent : !this.#keptBody.over;
   }
 
+  get movable(): boolean {
+    return this.#list !== null;
+  }
+
   get requestDone(): boolean {
     return this.remoteEnded;
   }
@@ -314,6 +318,8 @@ class ServerStream extends Stream implements ExchangeClient {
   onPicked(): void {
     const { passage } = this.#exchange;
     const list = this.#list;
+    // What an earlier attempt noted is of another pod.
+    if (this.#passing !== null) this.#logged = null;
     this.#passing = null;
     if (passage !== null && list !== null) {
       this.#logged = passage.log.http2(list);

@@ -2,9 +2,14 @@
 // A request of an HTTP/1 client that may be sent several times: its head as it came, its body without framing.
 
 import type { Head } from '../http1/head.ts';
-import { KeptBody } from './kept-body.ts';
+import { KEPT_BODY_BYTES_MAX, KeptBody } from './kept-body.ts';
 import { type Outbox, sendChunk } from './outbox.ts';
 import { hostLine } from './request-target.ts';
+
+/** Whether a request may be kept, as far as its head tells. */
+export function isShort(head: Head): boolean {
+  return !head.upgrade && head.contentLength <= KEPT_BODY_BYTES_MAX;
+}
 
 export class KeptRequest {
   head = '';

@@ -324,6 +324,129 @@ test(
   },
 );
 
+/** What an HTTP/2 application got of a request, and answers it with. */
+async function mirror(t: TestContext): Promise<number> {
+  const server = createHttp2Server();
+  const sessions = new Set<Http2Session>();
+  server.on('session', (session) => sessions.add(session));
+  server.on('stream', (stream: ServerHttp2Stream, headers) => {
+    let body = '';
+    stream.on('data', (chunk: Buffer) => {
+      body += chunk.toString();
+    });
+    stream.on('end', () => {
+      const { ':path': path, 'l5d-client-id': id, 'x-set': set } = headers;
+      stream.respond({ ':status': 200 });
+      stream.end(`${String(path)} ${String(id)} ${String(set)} ${body}!`);
+    });
+  });
+  server.listen(0, '127.0.0.1');
+  await new Promise((resolve) => server.once('listening', resolve));
+  t.after(() => {
+    for (const session of sessions) session.destroy();
+    server.close();
+  });
+  return (server.address() as AddressInfo).port;
+}
+
+test(
+  'a passage that does not open: another endpoint gets the request, whole and without what was meant for this one',
+  timeout,
+  async (t) => {
+    const port = await mirror(t);
+    const plain = await RawServer.listen();
+    t.after(() => plain.close());
+    const counts = new RecordedMetrics();
+    const others = {
+      http2: new LoopbackEndpoint(port, counts, true, true),
+      http1: new LoopbackEndpoint(plain.port, counts, true),
+    } as const;
+    const changes = [{ add: [], set: [['x-set', 'yes']], remove: [] }] as const;
+    for (const [other, changed] of [
+      ['http2', false],
+      ['http1', false],
+      ['http2', true],
+      ['http1', true],
+    ] as const) {
+      const endpoints: LoopbackEndpoint[] = [];
+      const { client, passage, outer } = await scene(t, {
+        target: (endpoint) => {
+          endpoints.push(endpoint);
+          const target = fixedTarget(endpoints);
+          const route = { target, answer: null, requestChanges: changes, responseChanges: [] };
+          return changed ? { ...target, router: { route: () => route } } : target;
+        },
+      });
+      passage.open = false;
+      const peer = await client();
+      const set = changed ? 'yes' : 'undefined';
+      for (const [head, body] of [
+        ['Content-Length: 6\r\n\r\nabc', 'def'],
+        ['Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n', '3\r\ndef\r\n0\r\n\r\n'],
+      ] as const) {
+        endpoints.length = 1;
+        peer.write(`POST /moved HTTP/1.1\r\nHost: shop\r\n${head}`);
+        await until(() => passage.waiting.length === 1);
+        peer.write(body);
+        endpoints.push(others[other]);
+        passage.answer(FAILURE_CONNECT_TIMEOUT);
+        if (other === 'http1') {
+          const server = plain.connections.at(-1) ?? (await plain.accept());
+          const got = await server.head();
+          assert.ok(!/l5d-client-id/i.test(got), got);
+          assert.equal(/x-set: yes/.test(got), changed);
+          if (head.startsWith('C')) await server.take('abcdef');
+          else
+            assert.match(
+              await server.take('0\r\n\r\n'),
+              /^3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n$|^6\r\nabcdef\r\n0\r\n\r\n$/,
+            );
+          server.write(OK);
+          assert.equal(await peer.take('ok'), OK);
+        } else {
+          assert.match(await peer.take('!'), new RegExp(`/moved undefined ${set} abcdef!$`));
+          await peer.take('0\r\n\r\n');
+        }
+        assert.equal(passage.passengers.size, 0);
+        assert.deepEqual(passage.lines, []);
+      }
+      // It got nothing: nothing is counted as its answer.
+      assert.deepEqual([outer.started, outer.returned, outer.ended.length], [2, 2, 0]);
+    }
+    assert.equal(counts.ended.filter(({ status }) => status === 200).length, 8);
+  },
+);
+
+test('so does a request of HTTP/2', timeout, async (t) => {
+  const port = await mirror(t);
+  const counts = new RecordedMetrics();
+  const endpoints: LoopbackEndpoint[] = [];
+  const { proxyPort, passage } = await scene(t, {
+    http2: true,
+    target: (endpoint) => {
+      endpoints.push(endpoint);
+      return fixedTarget(endpoints);
+    },
+  });
+  passage.open = false;
+  const session = connectHttp2(`http://127.0.0.1:${proxyPort}`);
+  t.after(() => session.destroy());
+  const stream = session.request({ ':path': '/moved', ':method': 'POST', 'l5d-client-id': 'forged' });
+  let text = '';
+  stream.on('data', (chunk: Buffer) => {
+    text += chunk.toString();
+  });
+  const closed = new Promise((resolve) => stream.once('close', resolve));
+  stream.write('abc');
+  await until(() => passage.waiting.length === 1);
+  stream.end('def');
+  endpoints.push(new LoopbackEndpoint(port, counts, true, true));
+  passage.answer(FAILURE_CONNECT_TIMEOUT);
+  await closed;
+  assert.equal(text, '/moved undefined undefined abcdef!');
+  assert.deepEqual(passage.lines, []);
+});
+
 test(
   'a request that waited for an endpoint at all is made ready for the passage then',
   timeout,

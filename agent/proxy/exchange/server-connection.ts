@@ -41,8 +41,7 @@ import {
   WANT_HTTP1,
 } from './exchange-client.ts';
 import type { ClientStream } from './http2-client.ts';
-import { KEPT_BODY_BYTES_MAX } from './kept-body.ts';
-import { KeptRequest } from './kept-request.ts';
+import { isShort, KeptRequest } from './kept-request.ts';
 import { Outbox, type OutboxOwner, sendChunk } from './outbox.ts';
 import { overridden, parseAgain, takeOverrides } from './request-overrides.ts';
 import { failureOf, hostLine, isLimit, methodOf, PoolKey, pathOf } from './request-target.ts';
@@ -307,7 +306,7 @@ export class ServerConnection
     const changes = exchange.routed?.requestChanges ?? noChanges;
     const { policy } = exchange;
     this.#overrides = false;
-    const kept = policy === undefined ? null : this.#govern(policy, buffer, head);
+    let kept = policy === undefined ? null : this.#govern(policy, buffer, head);
     this.#kept = kept;
     const host = this.#poolKey.of(buffer, head);
     this.#host = host;
@@ -318,11 +317,17 @@ export class ServerConnection
     const kind = exchange.pick(host === null ? WANT_HTTP1 : WANT_EITHER);
     if (this.#state !== WAITING) return bodyStart;
     this.#kind = kind;
+    if (kept === null && host !== null && exchange.passage?.open === false && isShort(head)) {
+      // Where it does not open another endpoint gets the request, perhaps in another form.
+      kept = this.#keep(head);
+      this.#kept = kept;
+    }
     if (kept !== null) {
       kept.head = buffer.toString('latin1', head.start, bodyStart);
       if (changes.length > 0) kept.head = `${changedText(kept.head.slice(0, -2), changes)}\r\n`;
       if (kind === PICKED_HTTP1) this.#writeKept(kept);
       if (kind !== PICKED_NONE) exchange.connect(host);
+      this.#logged?.waits();
       return bodyStart;
     }
     if (kind === PICKED_HTTP2) {
@@ -382,8 +387,10 @@ export class ServerConnection
   #govern(policy: RequestPolicy, buffer: Buffer, head: Head): KeptRequest | null {
     this.#overrides = policy.allowL5dRequestHeaders === true;
     const own = this.#overrides ? overridden(policy, takeOverrides(head, buffer)) : policy;
-    const repeatable = !head.upgrade && head.contentLength <= KEPT_BODY_BYTES_MAX;
-    if (!this.#exchange.govern(own, repeatable)) return null;
+    return this.#exchange.govern(own, isShort(head)) ? this.#keep(head) : null;
+  }
+
+  #keep(head: Head): KeptRequest {
     if (head.chunked) this.#body.leaveOutFraming();
     return new KeptRequest(head.chunked);
   }
@@ -442,6 +449,10 @@ export class ServerConnection
     return this.#kept === null ? !this.#bodySent : !this.#kept.body.over;
   }
 
+  get movable(): boolean {
+    return this.#kept !== null;
+  }
+
   get requestDone(): boolean {
     return this.#body.done;
   }
@@ -454,6 +465,8 @@ export class ServerConnection
     if (kind === PICKED_HTTP2 && !this.#body.done) this.#body.leaveOutFraming();
     const { passage } = this.#exchange;
     if (this.#kept !== null) {
+      // What an earlier attempt noted is of another pod.
+      if (this.#connection.log === undefined) this.#logged = null;
       if (kind === PICKED_HTTP1) this.#writeKept(this.#kept);
     } else if (passage !== null && !this.#approachHeld(passage)) return;
     this.#exchange.connect(this.#host);
