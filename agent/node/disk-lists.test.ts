@@ -172,6 +172,11 @@ describe('lists on disk', () => {
     while (later.failures === 0) await new Promise(setImmediate);
     assert.equal(log.lines[0]?.level, 'error');
     mkdirSync(stateDir);
+    mkdirSync(join(stateDir, 'enrolled'));
+    clock.advance(5_000);
+    while (later.failures === 1) await new Promise(setImmediate);
+    assert.deepEqual(readdirSync(stateDir), ['enrolled'], 'nothing half-written stays behind');
+    rmSync(join(stateDir, 'enrolled'), { recursive: true });
     clock.advance(5_000);
     const deadline = Date.now() + 20_000;
     while (!readdirSync(stateDir).includes('enrolled') && Date.now() < deadline)

@@ -71,6 +71,7 @@ export class ListFile {
       }
       return this.#beside === beside;
     } catch (error) {
+      this.#discard(beside);
       // Else `flush` has taken the file away, having written something newer.
       if (this.#beside !== beside) return false;
       this.#dirty = true;
@@ -103,8 +104,17 @@ export class ListFile {
       }
       renameSync(beside, path);
     } catch (error) {
+      this.#discard(beside);
       this.#dirty = true;
       failed(error);
+    }
+  }
+
+  #discard(beside: string): void {
+    try {
+      rmSync(beside, { force: true });
+    } catch (error) {
+      this.#options.failed(error);
     }
   }
 
