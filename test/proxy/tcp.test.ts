@@ -30,6 +30,24 @@ describe('TCP through the mesh', () => {
     assert.equal(await readAll(client), '');
   });
 
+  test('many connections at once make their TLS handshakes in turns, and each is served', async () => {
+    const clients = await Promise.all(Array.from({ length: 40 }, () => dial('tcp')));
+    clients.forEach((client, at) => client.end(String(at)));
+    const said = await Promise.all(
+      clients.map(async () => {
+        const server = await scene.nextAccepted();
+        server.end();
+        return Number(await readAll(server));
+      }),
+    );
+    assert.deepEqual(
+      said.sort((a, b) => a - b),
+      clients.map((_client, at) => at),
+    );
+    for (const client of clients) assert.equal(await readAll(client), '');
+    await untilMetric(scene.client, /^nodemesh_handshakes_held_total\{.*pod="web".*\} [1-9]/m);
+  });
+
   test('the client half-closes, the server answers and closes', async () => {
     const [client, server] = await pair();
     client.end('question');

@@ -7,6 +7,7 @@ import { CLIENT_HELLO_BYTES_MAX, type ClientHello, parseClientHello } from '../d
 import { type Collected, collectBytes, lookAhead } from '../detect/collect.ts';
 import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
 import {
+  acceptTls,
   adoptSocket,
   awaitClient,
   countOnce,
@@ -102,7 +103,7 @@ function endTls(
   client: InboundClient,
   hello: Buffer | null,
 ): void {
-  context.meshServer.accept('direct', source.socket, hello, (secured, reason, presented) => {
+  acceptTls(context, pod, 'direct', source.socket, hello, (secured, reason, presented) => {
     pod.waiting.remove(source.socket);
     if (secured === null) {
       refuse(context, pod, source, server, client, presented, reason);

@@ -13,6 +13,7 @@ import { judgeProtocol } from '../detect/protocol.ts';
 import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
 import type { ServerPolicy } from '../model.ts';
 import {
+  acceptTls,
   adoptSocket,
   awaitClient,
   countRefusal,
@@ -113,7 +114,7 @@ function acceptAdmin(
     // Nobody tells the admin server of an end that is past already.
     if (outcome === 'timeout' || outcome === 'end') source.socket.destroy();
     else if (hello.kind === 'hello') {
-      context.meshServer.accept('transparent', source.socket, first, (secured, reason, presented) => {
+      acceptTls(context, pod, 'transparent', source.socket, first, (secured, reason, presented) => {
         pod.waiting.remove(source.socket);
         if (secured === null) {
           refuseTls(context, pod, source, server, client, presented, reason);
@@ -228,7 +229,7 @@ function endTls(
   client: InboundClient,
   hello: Buffer,
 ): void {
-  context.meshServer.accept('transparent', source.socket, hello, (secured, reason, presented) => {
+  acceptTls(context, pod, 'transparent', source.socket, hello, (secured, reason, presented) => {
     pod.waiting.remove(source.socket);
     if (secured === null) {
       refuseTls(context, pod, source, server, client, presented, reason);

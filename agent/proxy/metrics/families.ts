@@ -211,6 +211,10 @@ export const proxyFamilies: readonly MetricFamily[] = [
     'How often a connection waited because its pod had read its share of a turn of the worker.',
   ),
   counter(
+    'nodemesh_handshakes_held_total',
+    'How often a TLS handshake waited for a later turn of the worker, since several were to start at once.',
+  ),
+  counter(
     'nodemesh_connections_refused_total',
     'Connections closed by the agent before they were served, by reason.',
   ),

@@ -7,6 +7,7 @@ import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import { descriptorOf } from '#lib/net/descriptor.ts';
+import type { FairStarts } from '#lib/net/fair-starts.ts';
 import { peekOnce } from '#lib/net/peek.ts';
 import type { MetricStore } from '#lib/metrics/store.ts';
 import type { AccessLog } from '../access-log/lines.ts';
@@ -20,7 +21,7 @@ import type { HandedConnection, SameNode } from '../model.ts';
 import type { TransportMetrics } from '../metrics/transport-metrics.ts';
 import type { Destinations } from '../route/destinations.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
-import type { MeshTlsServer } from '../tls/mesh-server.ts';
+import type { MeshServerMode, MeshTlsServer, SecuredCallback } from '../tls/mesh-server.ts';
 import type { LateKeepAlive } from './late-keep-alive.ts';
 import type { PodState } from './pod-state.ts';
 
@@ -41,6 +42,8 @@ export interface WorkerContext {
   readonly keepAlive: LateKeepAlive;
   readonly contexts: TlsContexts;
   readonly meshServer: MeshTlsServer;
+  /** Turns of all pods' TLS handshakes, both sides. */
+  readonly handshakes: FairStarts;
   readonly http: HttpServer;
   readonly accessLog: AccessLog;
   /** Null: there is one worker only. */
@@ -133,6 +136,22 @@ export function awaitClient(context: WorkerContext, pod: PodState, socket: Socke
     );
     oldest.destroy();
   }
+}
+
+/** Ends TLS of an accepted connection when it is the pod's turn. */
+export function acceptTls(
+  context: WorkerContext,
+  pod: PodState,
+  mode: MeshServerMode,
+  raw: Socket,
+  first: Buffer | null,
+  done: SecuredCallback,
+): void {
+  context.handshakes.start(pod.handshakes, () => {
+    // Whoever destroyed it has counted why.
+    if (raw.destroyed) pod.waiting.remove(raw);
+    else context.meshServer.accept(mode, raw, first, done);
+  });
 }
 
 /** As `countOnce`, for a histogram. */

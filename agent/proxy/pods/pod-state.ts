@@ -5,6 +5,7 @@
 import type { Server, Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { canonicalIp, portsContain } from '#lib/core/addresses.ts';
+import { StartQueue } from '#lib/net/fair-starts.ts';
 import { ReadBudget } from '#lib/net/read-budget.ts';
 import { resetSocket } from '#lib/net/reset.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
@@ -38,6 +39,8 @@ export class PodState {
   readonly #budget = new ReadBudget(() => this.onHeld());
   /** One of its connections has to wait for a turn. */
   onHeld: () => void = () => undefined;
+  /** TLS handshakes of this pod that wait for a turn. */
+  readonly handshakes = new StartQueue();
   readonly inboundTargets = new Map<string, InboundTarget>();
   readonly outboundTargets = new Map<string, OutboundTarget>();
   /** The pod's own labels, at the end of each of its series. */

@@ -9,6 +9,7 @@ import type { Log } from '#lib/core/log.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import { MetricStore } from '#lib/metrics/store.ts';
 import { onAccepted } from '#lib/net/accept.ts';
+import { FairStarts } from '#lib/net/fair-starts.ts';
 import { setAcceptedOptions } from '#lib/net/sockets.ts';
 import { AccessLog } from '../access-log/lines.ts';
 import { acceptInbound, joinInbound } from '../accept/inbound.ts';
@@ -117,6 +118,7 @@ class Worker implements ProxyWorker {
       keepAlive: new LateKeepAlive(),
       contexts,
       meshServer: new MeshTlsServer((identity) => contexts.contextOf(identity)),
+      handshakes: new FairStarts(),
       http: createHttpServer({ clock, random, log }),
       accessLog: new AccessLog({ send: (pieces) => post({ type: 'access-log', pieces }), clock }),
       loads: options.loads ?? null,
@@ -275,6 +277,8 @@ class Worker implements ProxyWorker {
         .set(pod.startedAtSeconds);
       const held = store.cell('nodemesh_reads_held_total', joinLabels('', state.labels), pod.uid);
       state.onHeld = () => held.add(1);
+      const late = store.cell('nodemesh_handshakes_held_total', joinLabels('', state.labels), pod.uid);
+      state.handshakes.onHeld = () => late.add(1);
     } else state.update(pod);
     for (const listener of listeners) this.#listen(state, listener);
   }

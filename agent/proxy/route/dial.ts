@@ -2,7 +2,7 @@
 // Connections out of a pod's namespace: plain, and in the mesh's wire form (TLS with the pod's certificate, or the
 // kernel's voucher on the same node; then the transport header). A meshed endpoint is never dialled in plain text.
 
-import type { SecureContext } from 'node:tls';
+import type { SecureContext, TLSSocket } from 'node:tls';
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import { errnoName, errorMessage } from '#lib/core/errors.ts';
 import { SharedSource } from '#lib/net/accept.ts';
@@ -14,6 +14,7 @@ import {
   FAILURE_LIMIT,
   FAILURE_NO_CERTIFICATE,
   FAILURE_NONE,
+  FAILURE_TLS_HANDSHAKE,
 } from '../failure.ts';
 import type { Endpoint } from '../model.ts';
 import { adoptSocket, isScarce, refuseForDescriptors, type WorkerContext } from '../pods/context.ts';
@@ -144,7 +145,7 @@ export function dialEndpoint(
       timeoutMs: HANDSHAKE_TIMEOUT_MS,
       clock: context.clock,
     };
-    startMeshTls(raw.socket, options, (tlsFailure, secure, reason) => {
+    const secured = (tlsFailure: number, secure: TLSSocket | null, reason: string): void => {
       if (secure === null) {
         context.log.warn(
           {
@@ -162,6 +163,10 @@ export function dialEndpoint(
       adoptSocket(context, pod, secure);
       if (inboundPort !== undefined) secure.write(encodeTransportHeader(endpoint.port, protocol));
       done(FAILURE_NONE, pod.budgeted(attachDataSource(secure, raw.socket)));
+    };
+    context.handshakes.start(pod.handshakes, () => {
+      if (raw.socket.destroyed) done(FAILURE_TLS_HANDSHAKE, null);
+      else startMeshTls(raw.socket, options, secured);
     });
   });
 }

@@ -95,6 +95,12 @@ const attacks: Readonly<Record<string, (host: string, http: number, http2: numbe
     }),
   /** More connections than there may be. */
   connections: (host, http) => keep(1_500, host, http, (socket) => socket.resume()),
+  /** Connections that end as soon as they are there: a TLS handshake between the nodes for each. */
+  handshakes: (host, _http, _http2, tcp) =>
+    keep(200, host, tcp, (socket) => {
+      socket.resume();
+      setTimeout(() => socket.destroy(), 50);
+    }),
   streams: (host, _http, http2) => {
     const open = (): void => {
       const session = connectHttp2(`http://${host}:${http2}`);

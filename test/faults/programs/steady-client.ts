@@ -12,7 +12,8 @@ const NEW_EACH = 10;
 const TELL_MS = 250;
 const TIMEOUT_MS = 20_000;
 
-const kept = new Agent({ keepAlive: true, maxSockets: 4 });
+/** More than are needed: a request that waits for another one here would say nothing about the mesh. */
+const kept = new Agent({ keepAlive: true, maxSockets: 64 });
 let lines = '';
 let asked = 0;
 
