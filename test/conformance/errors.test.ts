@@ -172,12 +172,14 @@ describe('errors', () => {
       server.write(OK);
       assert.equal(statusOf(await client.take('ok')), 200);
     }
-    const { client, server } = await stage.exchange(
-      'in',
-      'POST / HTTP/1.1\r\nHost: @\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n',
-    );
-    server.write('HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n');
-    assert.equal(statusOf(await client.head()), 417, 'the first thing that it hears');
+    for (const way of everyWay) {
+      const { client, server } = await stage.exchange(
+        way,
+        'POST / HTTP/1.1\r\nHost: @\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n',
+      );
+      server.write('HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n');
+      assert.equal(statusOf(await client.head()), 417, `${way}: the first thing that it hears`);
+    }
   });
   test('C-439 an endpoint that is said to be meshed and is not: 502, and not a byte in plain text', async () => {
     stage.lead('other', stage.service('other', [endpoint(PEER, APP_PORT, { identity: identityOf('api') })]));

@@ -13,22 +13,17 @@ export const proxyVerdicts: readonly ProxyVerdict[] = [
   {
     id: 'C-006',
     verdict: 'different',
-    why: 'The original destination comes from the record that the kernel keeps of the connect. Nobody dialled what reaches the outbound listener without one, so it is closed instead of answered with 502.',
+    why: '"Outbound listener without a recorded destination: close": nobody dialled what reaches it without the record that the kernel keeps of a connect, so there is nobody to answer with 502.',
   },
   {
     id: 'C-007',
     verdict: 'different',
-    why: 'Connections from inside the pod are never steered to the inbound side. What finds its listener all the same is closed instead of answered with 403.',
+    why: '"Inbound listener with a loopback local address: close": connections from inside the pod are never steered there; what finds the listener all the same is closed instead of answered with 403.',
   },
   {
     id: 'C-289',
     verdict: 'different',
-    why: '"Anything else as TCP; client half-close before and after detection": a client that ends its side first is passed on, not dropped, and what is no request line is not taken for one because it is long.',
-  },
-  {
-    id: 'C-437',
-    verdict: 'different',
-    why: 'The interim answer comes from who reads the body, the application, and passes as it is: a proxy that writes its own promises for somebody else.',
+    why: '"anything else as TCP"; "client half-close before and after detection": a client that ends its side first is passed on, not dropped, and what is no request line is not taken for one because it is long.',
   },
   {
     id: 'C-180',
