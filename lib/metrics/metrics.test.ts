@@ -63,6 +63,23 @@ describe('metrics', () => {
     ]);
   });
 
+  test('a value is counted where it belongs, wherever the last one fell', () => {
+    const { first } = setUp();
+    const values = [0, 1, 1.1, 5, 5.1, 10, 10.1, 99];
+    const bucketOf = (value: number): number =>
+      [1, 5, 10, Number.POSITIVE_INFINITY].findIndex((bound) => value <= bound);
+    for (const last of values) {
+      for (const value of values) {
+        const cell = first.cell('latency_ms', `a="${last} ${value}"`, '');
+        cell.observe(last);
+        cell.observe(value);
+        const expected = [0, 0, 0, 0];
+        for (const one of [last, value]) expected[bucketOf(one)] = (expected[bucketOf(one)] ?? 0) + 1;
+        assert.deepEqual([...cell.values.subarray(cell.at, cell.at + 4)], expected, `${last}, ${value}`);
+      }
+    }
+  });
+
   test('an owner leaves as a whole: no sum goes back while one thread is ahead of another', async () => {
     const { registry, stores } = setUp(2);
     const [ahead, behind] = stores as [MetricStore, MetricStore];

@@ -31,6 +31,8 @@ export class Cell {
   holders = 0;
   idleSinceMs = 0;
   readonly #bounds: readonly number[];
+  /** Into which bucket the last value fell: most likely the next one falls there, too. */
+  #bucket = 0;
 
   constructor(family: MetricFamily, labels: string, owner: string, values: Float64Array, at: number) {
     this.family = family;
@@ -53,12 +55,16 @@ export class Cell {
   /** Histograms. */
   observe(value: number): void {
     const bounds = this.#bounds;
-    let low = 0;
-    let high = bounds.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (value <= (bounds[middle] ?? 0)) high = middle;
-      else low = middle + 1;
+    let low = this.#bucket;
+    if (!(value <= (bounds[low] ?? Infinity)) || (low > 0 && value <= (bounds[low - 1] as number))) {
+      low = 0;
+      let high = bounds.length;
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (value <= (bounds[middle] ?? 0)) high = middle;
+        else low = middle + 1;
+      }
+      this.#bucket = low;
     }
     const bucket = this.at + low;
     const sum = this.at + bounds.length + 1;

@@ -7,6 +7,7 @@
 // anew is memory outside the heap, which makes V8 collect all of its heap again and again.
 
 import type { Socket } from 'node:net';
+import { writeDirect } from '#lib/net/direct-write.ts';
 import type { Flushed, Flusher } from './outbox.ts';
 
 const none = Buffer.alloc(0);
@@ -99,7 +100,9 @@ export class FrameOutbox implements Flushed {
       return;
     }
     const idle = this.#socket.writableLength === 0;
-    this.#socket.write(at === buffer.length ? buffer : buffer.subarray(0, at));
+    const bytes = at === buffer.length ? buffer : buffer.subarray(0, at);
+    if (this.#encrypted) this.#socket.write(bytes);
+    else writeDirect(this.#socket, bytes);
     // TLS has encrypted or copied what it was given at once; TCP refers to it until it left.
     if (this.#encrypted ? idle : this.#socket.writableLength === 0) give(buffer);
   }

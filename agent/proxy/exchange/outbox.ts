@@ -5,6 +5,7 @@
 // socket, and the owner is told to stop its source.
 
 import type { Socket } from 'node:net';
+import { writeDirect } from '#lib/net/direct-write.ts';
 
 /** Up to this size Node.js writes a latin1 string from the stack. */
 const TEXT_BYTES_MAX = 16_384;
@@ -161,7 +162,8 @@ export class Outbox implements Flushed {
     if (text.length === 0 || socket.destroyed) return;
     this.#text = '';
     this.#flushed = true;
-    socket.write(text, 'latin1');
+    if (this.#encrypted) socket.write(text, 'latin1');
+    else writeDirect(socket, text);
     if (this.blocked) this.#owner.onBlocked();
   }
 }

@@ -105,10 +105,8 @@ export class Decoder {
     }
     at = this.#string(buffer, at, end);
     if (at < 0) return -1;
-    const nameBytes = name.bytes.length;
-    const valueBytes = this.#end - this.#start;
-    const kept = (list.flags & FLAG_TOO_LARGE) === 0 && list.take(nameBytes, valueBytes);
-    const fieldBytes = nameBytes + valueBytes + FIELD_OVERHEAD_BYTES;
+    const fieldBytes = name.bytes.length + this.#end - this.#start + FIELD_OVERHEAD_BYTES;
+    const kept = (list.flags & FLAG_TOO_LARGE) === 0 && list.take(fieldBytes);
     const enters = indexes && fieldBytes <= this.#bytesMax;
     if (indexes) this.#evict(fieldBytes);
     if (!kept && !enters) return at;

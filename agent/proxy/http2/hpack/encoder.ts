@@ -34,6 +34,9 @@ const END = -1;
 /** Up to here a loop is quicker than the call that copies. */
 const LOOP_BYTES_MAX = 40;
 
+/** Given out. */
+let likes = 0;
+
 export class Encoder {
   readonly #fields: Field[];
   readonly #values: Uint8Array[];
@@ -112,6 +115,9 @@ export class Encoder {
     const { info, value } = field;
     if ((field.flags & FLAG_NEVER_INDEXED) !== 0)
       return writeText(out, this.#writeName(out, at, 0x10, 0x0f, info), value);
+    const guess = this.#fields[field.slot & this.#mask] as Field;
+    if (guess.like === field.like && field.like !== 0)
+      return this.#writeIndex(out, at, field.slot & this.#mask);
     const hash = hashField(field);
     for (
       let slot = this.#buckets[hash & this.#mask] as number;
@@ -121,6 +127,8 @@ export class Encoder {
       if (this.#hashes[slot] !== hash) continue;
       const entry = this.#fields[slot] as Field;
       if (entry !== field && (entry.value !== value || entry.info.text !== info.text)) continue;
+      field.like = entry.like;
+      field.slot = slot;
       return this.#writeIndex(out, at, slot);
     }
     if (!this.#enters(hash, field.bytes))
@@ -203,6 +211,8 @@ export class Encoder {
     const slot = (this.#newest + 1) & this.#mask;
     this.#newest = slot;
     this.#fields[slot] = field;
+    if (field.like === 0) field.like = ++likes;
+    field.slot = slot;
     this.#values[slot] = value;
     this.#hashes[slot] = hash;
     const bucket = hash & this.#mask;

@@ -46,8 +46,14 @@ export class Field {
   readonly number: number;
   /** In the static table, name and value; or 0. */
   readonly staticIndex: number;
+  /** RFC 7541 4.1. */
+  readonly bytes: number;
   /** Of name and value, for the encoder's table; 0: not computed yet. */
   hash: number;
+  /** Where an encoder's table had its like last: most likely it is still there, and there in others' tables. */
+  slot: number;
+  /** Fields with the same number have the same name and value; 0: none yet. */
+  like: number;
   #line: string;
 
   constructor(info: FieldName, value: string, flags: number, number: number, staticIndex: number) {
@@ -56,17 +62,15 @@ export class Field {
     this.flags = flags;
     this.number = number;
     this.staticIndex = staticIndex;
+    this.bytes = info.bytes.length + value.length + FIELD_OVERHEAD_BYTES;
     this.hash = 0;
+    this.slot = 0;
+    this.like = 0;
     this.#line = '';
   }
 
   get name(): string {
     return this.info.text;
-  }
-
-  /** RFC 7541 4.1. */
-  get bytes(): number {
-    return this.info.bytes.length + this.value.length + FIELD_OVERHEAD_BYTES;
   }
 
   /** As HTTP/1 writes it, with CRLF. */

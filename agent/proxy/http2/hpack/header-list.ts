@@ -5,7 +5,7 @@
 
 import { METHOD_OTHER } from '../../http1/head.ts';
 import { LIST_BYTES_MAX, LIST_FIELDS_MAX } from '../limits.ts';
-import { FIELD_OVERHEAD_BYTES, type Field, staticFields } from './field.ts';
+import { type Field, staticFields } from './field.ts';
 import {
   FLAG_ORIGIN,
   FLAG_PROXY_REQUEST,
@@ -90,15 +90,15 @@ export class HeaderList {
   }
 
   /** Counts a field before it is made; false when there is no room, and then never again in this list. */
-  take(nameBytes: number, valueBytes: number): boolean {
-    this.bytes += nameBytes + valueBytes + FIELD_OVERHEAD_BYTES;
+  take(fieldBytes: number): boolean {
+    this.bytes += fieldBytes;
     if (this.bytes > this.#bytesMax || this.length >= this.#fieldsMax) this.flags |= FLAG_TOO_LARGE;
     return (this.flags & FLAG_TOO_LARGE) === 0;
   }
 
   /** Adds a field if there is room. */
   add(field: Field): void {
-    if (this.take(field.info.bytes.length, field.value.length)) this.put(field);
+    if (this.take(field.bytes)) this.put(field);
   }
 
   /** Adds a field for which `take` said that there is room. */

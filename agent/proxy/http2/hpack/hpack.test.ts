@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import * as fc from 'fast-check';
+import { seededRandom } from '#lib/core/clock.ts';
 import { COMPRESSION_ERROR, NO_ERROR } from '../codes.ts';
 import { LIST_BYTES_MAX, LIST_FIELDS_MAX, TABLE_BYTES_MAX } from '../limits.ts';
 import { Decoder } from './decoder.ts';
@@ -445,6 +446,33 @@ test('what is encoded is decoded, through random tables and size updates; as fie
     }),
     { numRuns: 1500 },
   );
+});
+
+test('fields that several encoders share, and their likes, are each found in its own table', () => {
+  const random = seededRandom(3);
+  const pool = Array.from({ length: 60 }, (_, index) => defineField(`x-${index % 5}`, `value ${index % 15}`));
+  const ends = [120, 300, 4096].map((bytes) => {
+    const encoder = new Encoder();
+    encoder.setTableBytesMax(bytes);
+    return { encoder, decoder: new Decoder(), blocks: 0, bytes: 0 };
+  });
+  for (let step = 0; step < 5_000; step++) {
+    const end = ends[Math.floor(random() * ends.length)];
+    assert.ok(end !== undefined);
+    // Now from the beginning of the pool, now from its end.
+    const far = (step >> 8) & 1 ? 0 : 40;
+    const fields = Array.from({ length: 6 }, () => pool[far + Math.floor(random() * 20)] as Field);
+    let at = end.encoder.begin(out, 0);
+    for (const field of fields) at = end.encoder.writeField(out, at, field);
+    assert.deepEqual(
+      decode(end.decoder, out.toString('hex', 0, at)),
+      fields.map(({ name, value }) => [name, value]),
+    );
+    end.blocks++;
+    end.bytes += at;
+  }
+  const [, , large] = ends;
+  assert.ok(large !== undefined && large.bytes / large.blocks < 8, 'found, as a rule');
 });
 
 test('a field that was decoded is encoded again from the same object', () => {
