@@ -69,7 +69,8 @@ export class RawPeer {
 
   async close(): Promise<void> {
     if (!this.closed) {
-      const closed = once(this.socket, 'close');
+      // Not `once` of node:events: a write that fails on the way out is no error of who closes.
+      const closed = new Promise((resolve) => this.socket.once('close', resolve));
       this.socket.destroy();
       await closed;
     }
