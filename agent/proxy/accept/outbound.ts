@@ -37,6 +37,8 @@ import { detectHttp } from './detect-http.ts';
 import type { AcceptedRecord } from './kernel.ts';
 import { type Arrived, handedOn } from './spread.ts';
 
+const nothing = (): void => undefined;
+
 /** Endpoints that one TCP connection tries. */
 const TCP_ATTEMPTS = 2;
 
@@ -66,7 +68,7 @@ export function acceptOutbound(
   if (arrived === null) context.transports.track(socket, target.clientLabels, pod.uid);
   else context.transports.trackArrived(socket, target.clientLabels, pod.uid);
   target.hold();
-  socket.once('close', () => target.release());
+  socket.on('close', target.onClientClosed);
   target.whenKnown((failure) => {
     if (socket.destroyed) return;
     if (failure === FAILURE_NONE) serve(context, pod, source, target, arrived);
@@ -134,7 +136,7 @@ function serveHttp(
     observer: connectionTap(context, pod, source),
     owner: pod,
     onLimit: (version, limit) => countHttpLimit(context, pod, version, limit),
-    onClosed: () => undefined,
+    onClosed: nothing,
   });
 }
 
@@ -235,12 +237,12 @@ function forward(
         else fail(failure);
         return;
       }
-      relay(source, upstream, first, { clock: context.clock, onClosed: () => undefined });
+      relay(source, upstream, first, { clock: context.clock, onClosed: nothing });
     });
   };
   if (source.socket.destroyed) return;
   tcpRoute.opened();
-  source.socket.once('close', () => tcpRoute.closed(failed));
+  source.socket.on('close', () => tcpRoute.closed(failed));
   attempt(TCP_ATTEMPTS, undefined);
 }
 

@@ -55,6 +55,8 @@ export class WorkerLoads {
     Atomics.sub(this.#loads, worker, 1);
   }
 
+  readonly onClosed = (): void => this.ended();
+
   get own(): number {
     return this.#own;
   }
@@ -75,7 +77,7 @@ export function handedOn(
   if (fd === undefined) return false;
   const to = loads.assign(connection.protocol === 'opaque' ? OPAQUE_SLACK : 0);
   if (to === loads.own) {
-    socket.once('close', () => loads.ended());
+    socket.on('close', loads.onClosed);
     return false;
   }
   let copy: number;
@@ -100,7 +102,7 @@ export function handedOn(
 export function arrivedConnection({ fd, protocol, first }: HandedConnection, loads: WorkerLoads): Arrived {
   const source = new SharedSource({ fd });
   const { socket } = source;
-  socket.once('close', () => loads.ended());
+  socket.on('close', loads.onClosed);
   // It came as a view of plain bytes.
   const bytes = first === null ? null : Buffer.from(first.buffer, first.byteOffset, first.byteLength);
   return { source, protocol, first: bytes };

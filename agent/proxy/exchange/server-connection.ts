@@ -127,8 +127,8 @@ export class ServerConnection
     this.#reader = readerOf(gate?.clientId);
   }
 
-  start(): void {
-    const { source, first } = this.#connection;
+  start(first: Buffer | null): void {
+    const { source } = this.#connection;
     const socket = this.#socket;
     source.onBytes = (buffer, length) => this.#onBytes(buffer, length);
     socket.on('end', () => this.#onClientEnd());

@@ -68,15 +68,17 @@ class Server implements HttpServer {
   }
 
   serve(connection: HttpConnection): void {
+    const { first } = connection;
+    connection.first = null;
     if (connection.http2 === true) {
       const served = new Http2ServerConnection(this.#context, connection, this.#onFinished);
       this.#connections.add(served);
-      served.start(connection.first);
+      served.start(first);
       return;
     }
     const served = new ServerConnection(this.#context, connection, this.#onFinished);
     this.#connections.add(served);
-    served.start();
+    served.start(first);
   }
 
   drain(): void {

@@ -247,8 +247,8 @@ export interface ObservedExchange {
 export interface HttpConnection {
   /** The accepted (or unwrapped TLS) connection, paused; allowHalfOpen. The callee sets `onBytes` and resumes. */
   readonly source: ByteSource;
-  /** What detection read already; the buffer belongs to the callee. */
-  readonly first: Buffer | null;
+  /** What detection read already; the callee takes it out: the buffer shall not stay as long as the connection. */
+  first: Buffer | null;
   /** HTTP/1.x if absent. */
   readonly http2?: boolean;
   readonly target: HttpTarget;

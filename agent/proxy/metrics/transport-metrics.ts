@@ -6,6 +6,8 @@ import type { Socket } from 'node:net';
 import { errnoName } from '#lib/core/errors.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import type { Cell, MetricStore } from '#lib/metrics/store.ts';
+import { ofSocket } from '#lib/net/of-socket.ts';
+import { bytesWritten } from '#lib/net/send-now.ts';
 
 interface Transport {
   readonly key: string;
@@ -40,6 +42,15 @@ export class TransportMetrics {
   readonly #store: MetricStore;
   readonly #transports = new Map<string, Transport>();
   readonly #tracked = new Map<Socket, Tracked>();
+
+  readonly #onError = ofSocket((socket, error: Error) => {
+    const tracked = this.#tracked.get(socket);
+    if (tracked !== undefined) tracked.errno = errnoName(error) ?? 'unexpected';
+  });
+  readonly #onClose = ofSocket((socket) => {
+    const tracked = this.#tracked.get(socket);
+    if (tracked !== undefined) this.#closed(tracked);
+  });
 
   constructor(store: MetricStore) {
     this.#store = store;
@@ -79,10 +90,8 @@ export class TransportMetrics {
     transport.open.add(1);
     const tracked: Tracked = { socket, transport, read: 0, written: 0, errno: '' };
     this.#tracked.set(socket, tracked);
-    socket.on('error', (error) => {
-      tracked.errno = errnoName(error) ?? 'unexpected';
-    });
-    socket.once('close', () => this.#closed(tracked));
+    socket.on('error', this.#onError);
+    socket.on('close', this.#onClose);
     if (socket.destroyed) this.#closed(tracked);
   }
 
@@ -151,7 +160,7 @@ function sampleBytes(tracked: Tracked): void {
   const { socket, transport } = tracked;
   // After the end `bytesRead` is undefined in the typings' blind spot (a handle that is gone): keep what we have.
   const read = socket.bytesRead;
-  const written = socket.bytesWritten;
+  const written = bytesWritten(socket);
   if (read > tracked.read) {
     transport.read.add(read - tracked.read);
     transport.received?.add(read - tracked.read);

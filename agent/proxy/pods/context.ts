@@ -169,9 +169,9 @@ export function observeOnce(
 
 /** Makes the socket the pod's; its errors are somebody's business even if no stage listens. */
 export function adoptSocket(context: WorkerContext, pod: PodState, socket: Socket): void {
-  socket.on('error', (error) =>
-    context.log.debug({ pod: pod.name, error: errorMessage(error) }, 'connection failed'),
-  );
+  pod.onError ??= (error) =>
+    context.log.debug({ pod: pod.name, error: errorMessage(error) }, 'connection failed');
+  socket.on('error', pod.onError);
   pod.adopt(socket);
 }
 

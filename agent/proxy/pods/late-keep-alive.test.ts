@@ -27,6 +27,8 @@ test('a dialled connection is kept alive from the first sweep on', async () => {
   const [lasting, brief] = [await dial(), await dial()];
   assert.doesNotMatch(shown(lasting.localPort), /keepalive/);
   brief.destroy();
+  await once(brief, 'close');
+  assert.equal(keepAlive.size, 1);
   keepAlive.sweep();
   assert.match(shown(lasting.localPort), /timer:\(keepalive,(9|10)/);
   lasting.destroy();

@@ -6,6 +6,7 @@ import type { Server, Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { canonicalIp, portsContain } from '#lib/core/addresses.ts';
 import { StartQueue } from '#lib/net/fair-starts.ts';
+import { ofSocket } from '#lib/net/of-socket.ts';
 import { ReadBudget } from '#lib/net/read-budget.ts';
 import { resetSocket } from '#lib/net/reset.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
@@ -41,6 +42,10 @@ export class PodState {
   onHeld: () => void = () => undefined;
   /** TLS handshakes of this pod that wait for a turn. */
   readonly handshakes = new StartQueue();
+  /** For each of its sockets. */
+  onError: ((error: Error) => void) | null = null;
+  /** One for all sockets: a function of its own for each is memory and work that ten thousand feel. */
+  readonly #onClose = ofSocket((socket) => this.#left(socket));
   readonly inboundTargets = new Map<string, InboundTarget>();
   readonly outboundTargets = new Map<string, OutboundTarget>();
   /** The pod's own labels, at the end of each of its series. */
@@ -116,13 +121,15 @@ export class PodState {
   /** From now on the socket ends with the pod. */
   adopt(socket: Socket): void {
     this.sockets.add(socket);
-    socket.once('close', () => {
-      this.sockets.delete(socket);
-      this.waiting.remove(socket);
-      // After what others do at the end of this socket.
-      if (this.sockets.size === 0 && this.#whenEmpty !== null) setImmediate(this.#whenEmpty);
-    });
+    socket.on('close', this.#onClose);
     if (this.gone) socket.destroy();
+  }
+
+  #left(socket: Socket): void {
+    this.sockets.delete(socket);
+    this.waiting.remove(socket);
+    // After what others do at the end of this socket.
+    if (this.sockets.size === 0 && this.#whenEmpty !== null) setImmediate(this.#whenEmpty);
   }
 
   /** Somebody else accepts on the same listeners from now on; what was accepted here stays. */

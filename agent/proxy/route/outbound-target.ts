@@ -191,6 +191,8 @@ export class OutboundTarget implements HttpTarget {
     this.#eviction = null;
   }
 
+  readonly onClientClosed = (): void => this.release();
+
   release(): void {
     if (--this.#holders > 0 || this.#closed) return;
     this.#eviction = this.#context.clock.after(IDLE_MS, () => {
@@ -459,6 +461,9 @@ export class OutboundEndpoint implements HttpEndpoint {
   readonly endsClients: boolean;
   /** TCP connections now. */
   connections = 0;
+  readonly #onTcpClosed = (): void => {
+    this.connections--;
+  };
   readonly #context: WorkerContext;
   readonly #pod: PodState;
   readonly #target: OutboundTarget;
@@ -541,11 +546,7 @@ export class OutboundEndpoint implements HttpEndpoint {
     this.connections++;
     this.#dial(undefined, (failure, source) => {
       if (source === null) this.connections--;
-      else {
-        source.socket.once('close', () => {
-          this.connections--;
-        });
-      }
+      else source.socket.on('close', this.#onTcpClosed);
       done(failure, source);
     });
   }
