@@ -10,7 +10,10 @@ async function makePair(): Promise<[Socket, Socket]> {
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
   const near = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
-  const [[far]] = (await Promise.all([once(server, 'connection'), once(near, 'connect')])) as [[Socket], unknown];
+  const [[far]] = (await Promise.all([once(server, 'connection'), once(near, 'connect')])) as [
+    [Socket],
+    unknown,
+  ];
   server.close();
   return [near, far];
 }
