@@ -85,7 +85,6 @@ export const send = bindInt<[fd: number, data: Uint8Array, length: number, flags
 export const recv = bindInt<[fd: number, data: Uint8Array, length: number, flags: number]>(
   'long recv(int fd, void *data, unsigned long length, int flags)',
 );
-export const shutdown = bindInt<[fd: number, how: number]>('int shutdown(int fd, int how)');
 export const close = bindInt<[fd: number]>('int close(int fd)');
 
 export const fcntl = bindInt<[fd: number, command: number, value: number]>(

@@ -7,7 +7,6 @@ import { errnoName } from '#lib/core/errors.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import type { Cell, MetricStore } from '#lib/metrics/store.ts';
 import { ofSocket } from '#lib/net/of-socket.ts';
-import { bytesWritten } from '#lib/net/send-now.ts';
 
 interface Transport {
   readonly key: string;
@@ -160,7 +159,7 @@ function sampleBytes(tracked: Tracked): void {
   const { socket, transport } = tracked;
   // After the end `bytesRead` is undefined in the typings' blind spot (a handle that is gone): keep what we have.
   const read = socket.bytesRead;
-  const written = bytesWritten(socket);
+  const written = socket.bytesWritten;
   if (read > tracked.read) {
     transport.read.add(read - tracked.read);
     transport.received?.add(read - tracked.read);

@@ -7,7 +7,6 @@
 
 import type { Clock, Timer } from '#lib/core/clock.ts';
 import { SHARED_BUFFER_BYTES } from '#lib/net/accept.ts';
-import { endNow, sendNow } from '#lib/net/send-now.ts';
 import type { ByteSource } from '../exchange/byte-source.ts';
 import { type Flushed, Flusher } from '../exchange/outbox.ts';
 import { type Slab, takeSlab } from './slab.ts';
@@ -85,11 +84,7 @@ class Relay {
 
   onEnded(): void {
     if (this.bothEnded) {
-      this.#toRight.close();
-      this.#toLeft.close();
       this.#idle?.cancel();
-      this.#idle = null;
-      if (this.#toRight.source.socket.destroyed && this.#toLeft.source.socket.destroyed) return;
       this.#idle = this.#watchUnread(this.#options.unreadMs ?? UNREAD_MS);
       return;
     }
@@ -139,20 +134,14 @@ class Direction implements Flushed {
   readonly #sink: ByteSource;
   readonly #pair: Relay;
   ended = false;
-  /** From plain to plain what was read is written at once, from where it lies. */
-  readonly #direct: boolean;
   #slab: Slab | null = null;
   #at = 0;
   #queued = false;
-  #drains = false;
-  /** FIN was sent past the socket. */
-  #endedByHand = false;
 
   constructor(source: ByteSource, sink: ByteSource, pair: Relay) {
     this.source = source;
     this.#sink = sink;
     this.#pair = pair;
-    this.#direct = !source.encrypted && !sink.encrypted;
   }
 
   start(first: Buffer | null): void {
@@ -160,6 +149,9 @@ class Direction implements Flushed {
     const sink = this.#sink.socket;
     this.source.onBytes = (buffer, length) => this.#onBytes(buffer, length);
     if (this.source.encrypted) this.source.readInto?.(decrypted);
+    sink.on('drain', () => {
+      if (!socket.destroyed) socket.resume();
+    });
     socket.on('end', () => this.#onEnd());
     socket.on('error', () => this.#sink.reset());
     socket.on('close', () => {
@@ -175,16 +167,6 @@ class Direction implements Flushed {
     const writable = first === null || first.length === 0 || sink.write(first);
     if (socket.readableEnded) this.#onEnd();
     else if (writable) socket.resume();
-    else this.#awaitDrain();
-  }
-
-  /** Few sinks ever make their source wait. */
-  #awaitDrain(): void {
-    if (this.#drains) return;
-    this.#drains = true;
-    this.#sink.socket.on('drain', () => {
-      if (!this.source.socket.destroyed) this.source.socket.resume();
-    });
   }
 
   #onBytes(buffer: Buffer, length: number): void {
@@ -199,8 +181,7 @@ class Direction implements Flushed {
       this.#hold();
       return;
     }
-    // TLS comes in small pieces: those are gathered.
-    let start = this.#at === 0 && this.#direct ? sendNow(sink, buffer, length) : 0;
+    let start = 0;
     while (start < length) {
       const slab = (this.#slab ??= takeSlab());
       const size = Math.min(length - start, slab.bytes.length - this.#at);
@@ -238,9 +219,7 @@ class Direction implements Flushed {
   #hold(): void {
     const sink = this.#sink.socket;
     if (!sink.writableNeedDrain) return;
-    if (!this.#sink.encrypted && sink.writableLength < WAITING_BYTES_MAX) return;
-    this.#awaitDrain();
-    this.source.socket.pause();
+    if (this.#sink.encrypted || sink.writableLength >= WAITING_BYTES_MAX) this.source.socket.pause();
   }
 
   #onEnd(): void {
@@ -249,17 +228,10 @@ class Direction implements Flushed {
     this.ended = true;
     const sink = this.#sink.socket;
     if (!sink.destroyed) {
-      const written = sink.writableLength === 0 && !this.#sink.encrypted;
       // Everything is written and nothing more will be read: destroy() sends the same FIN and costs less.
-      if (written && this.#pair.bothEnded) sink.destroy();
-      else if (written && endNow(sink)) this.#endedByHand = true;
+      if (this.#pair.bothEnded && sink.writableLength === 0 && !this.#sink.encrypted) sink.destroy();
       else sink.end();
     }
     this.#pair.onEnded();
-  }
-
-  /** Both ends are said: a socket that does not know that its own was closes by hand. */
-  close(): void {
-    if (this.#endedByHand) this.#sink.socket.destroy();
   }
 }
