@@ -24,6 +24,7 @@ import { keeperConnected, patientAgents } from './agent-faults.ts';
 import {
   death,
   handOver,
+  leaving,
   mixedComplaints,
   type MixedLoad,
   mixedServer,
@@ -168,12 +169,14 @@ describe('a thousand connections of mixed protocols', () => {
   it('opting out and in again with connections that stay: nothing is lost', async () => {
     const opt = async (value: string): Promise<void> =>
       mesh.annotate('Namespace', '', 'moving', `linkerd.io/inject=${value}`);
+    const fromMs = Date.now();
     await opt('disabled');
     await untilReason(mesh, 'moving', ['mover'], 'Leaving');
     // Longer than the grace time.
     await sleep(1_500);
     await opt('enabled');
     await untilReason(mesh, 'moving', ['mover'], 'Enrolled');
+    windows.push(leaving('opting out and in', ['mover'], fromMs, Date.now()));
   });
 
   it('new trust anchors and a new issuer: nothing is lost', async () => {

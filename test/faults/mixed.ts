@@ -184,6 +184,15 @@ export const handOver = (
       (kind === 'refused' || (connection === 'http1-kept' && kind === 'ended-asked' && served > 0))),
 });
 
+/** These clients leave the mesh: a connection that was kept may be closed while the next request is on its way to it. */
+export const leaving = (name: string, clients: readonly string[], fromMs: number, toMs: number): Window => ({
+  name,
+  fromMs,
+  toMs,
+  spares: ({ connection, kind, served }, client) =>
+    clients.includes(client) && connection === 'http1-kept' && kind === 'ended-asked' && served > 0,
+});
+
 const describeLoss = ({ connection, kind, detail, askedMs, atMs, served }: Loss, startMs: number): string =>
   `  +${((atMs - startMs) / 1000).toFixed(2)} s ${connection}: ${kind} ${detail}, asked ${atMs - askedMs} ms before, ${served} answers`;
 

@@ -58,6 +58,7 @@ class DataSource implements ByteSource, HeldReader {
   /** Whether its owner has stopped it, whatever the budget does. */
   #paused = true;
   #held = false;
+  readonly #pause: () => Socket;
   readonly #resume: () => Socket;
 
   constructor(socket: Socket, raw: Socket | null) {
@@ -65,6 +66,7 @@ class DataSource implements ByteSource, HeldReader {
     this.encrypted = socket instanceof TLSSocket;
     this.#raw = raw;
     const pause = socket.pause.bind(socket);
+    this.#pause = pause;
     this.#resume = socket.resume.bind(socket);
     pause();
     socket.on('data', (chunk: Buffer) => {
@@ -111,7 +113,7 @@ class DataSource implements ByteSource, HeldReader {
     // Where something waits unread, it comes first.
     if (!works) this.#buffer = buffer;
     // Only from now on a pause stops the reading itself.
-    else if (socket.isPaused()) socket.pause();
+    else if (socket.isPaused()) this.#pause();
   }
 
   reset(): void {

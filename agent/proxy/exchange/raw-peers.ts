@@ -68,12 +68,14 @@ export class RawPeer {
   }
 
   async close(): Promise<void> {
-    if (!this.closed) {
-      // Not `once` of node:events: a write that fails on the way out is no error of who closes.
-      const closed = new Promise((resolve) => this.socket.once('close', resolve));
-      this.socket.destroy();
-      await closed;
-    }
+    if (this.closed) return;
+    this.socket.destroy();
+    await this.#whenClosed();
+  }
+
+  /** Not `once` of node:events: a write that fails on the way out is no error of who waits for the end. */
+  async #whenClosed(): Promise<void> {
+    if (!this.closed) await new Promise((resolve) => this.socket.once('close', resolve));
   }
 
   /** Waits for the end of both directions; says how it came. */
@@ -82,7 +84,7 @@ export class RawPeer {
       if (!this.ended && this.error === undefined)
         await this.when(() => this.ended || this.error !== undefined);
       if (this.error === undefined) this.socket.end();
-      if (!this.closed) await once(this.socket, 'close');
+      await this.#whenClosed();
     }
     return this.error === undefined ? 'FIN' : 'RST';
   }
