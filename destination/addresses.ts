@@ -3,17 +3,17 @@
 
 import { portsContain } from '#lib/core/addresses.ts';
 import { socketToWire } from '#lib/proto/addresses.ts';
-import type { ProtocolHint, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
+import { durationOfMs } from '#lib/proto/durations.ts';
+import {
+  type Http2ClientParams,
+  type ProtocolHint,
+  type TlsIdentity,
+  WeightedAddr,
+} from '#lib/proto/gen/linkerd/destination.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
-import { ENROLLED_CONDITION, podCondition } from '#lib/registry/model.ts';
-import { isMeshed } from './cluster-index.ts';
-import { ENROLLED_HTTP1_ONLY } from './enrolment-reports.ts';
+import { type Advertised, advertised } from './advertised.ts';
 import type { MeshPod } from './mesh-pod.ts';
-
-/** The port on which every meshed pod takes mesh traffic, with a transport header. */
-export const INBOUND_PORT = 4143;
-const TAP_PORT = 4190;
-const ADMIN_PORT = 4191;
+import type { SliceAddress } from './slice-endpoints.ts';
 
 export const ENDPOINT_WEIGHT = 10_000;
 
@@ -26,46 +26,107 @@ export interface EndpointAddress {
   readonly port: number;
 }
 
+/** Everybody who follows a service in one zone is told the same: one object, not one for each stream. */
+const made = new WeakMap<MeshPod, Map<string, WeightedAddr>>();
+
 export function podAddress(
+  meshPod: MeshPod,
+  address: EndpointAddress,
+  requester: Requester,
+  settings: MeshSettings,
+): WeightedAddr {
+  const ofPod = made.get(meshPod) ?? new Map<string, WeightedAddr>();
+  made.set(meshPod, ofPod);
+  const key = `${address.ip}/${address.port}/${requester.zone}`;
+  const known = ofPod.get(key);
+  if (known !== undefined) return known;
+  // Whoever asks for ever other ports of a pod shall not fill the memory.
+  if (ofPod.size >= ADDRESSES_PER_POD_MAX) ofPod.clear();
+  const result = makeAddress(meshPod, address, requester, settings);
+  ofPod.set(key, result);
+  return result;
+}
+
+const ADDRESSES_PER_POD_MAX = 64;
+
+const texts = new WeakMap<WeightedAddr, string>();
+
+/** To compare two of them. */
+export function addressText(address: WeightedAddr): string {
+  const known = texts.get(address);
+  if (known !== undefined) return known;
+  const text = Buffer.from(WeightedAddr.encode(address).finish()).toString('latin1');
+  texts.set(address, text);
+  return text;
+}
+
+function makeAddress(
   meshPod: MeshPod,
   { ip, port }: EndpointAddress,
   requester: Requester,
   settings: MeshSettings,
 ): WeightedAddr {
-  const { pod, config, identity } = meshPod;
+  const { pod, config } = meshPod;
+  const mesh = advertised(meshPod, settings);
   // Traffic to a skipped port never reaches the proxy.
-  const secured = isMeshed(meshPod) && !portsContain(config.skipInboundPorts, port);
+  const secured = mesh !== undefined && !portsContain(config.skipInboundPorts, port);
   return {
-    addr: socketToWire(ip, port),
-    weight: ENDPOINT_WEIGHT,
+    ...bareAddress({ ip, port }),
     metricLabels: {
       pod: pod.metadata.name,
       ...(meshPod.owner.kind === '' ? {} : { [meshPod.owner.kind]: meshPod.owner.name }),
       serviceaccount: pod.spec.serviceAccountName,
-      ...(isMeshed(meshPod) ? { control_plane_ns: settings.identityNamespace } : {}),
+      ...(mesh === undefined ? {} : { control_plane_ns: mesh.controlPlane }),
       ...labelOf('pod_template_hash', pod.metadata.labels['pod-template-hash']),
       ...labelOf('zone', meshPod.zone),
       zone_locality: zoneLocality(requester.zone, meshPod.zone),
     },
-    tlsIdentity: secured
+    ...(secured
       ? {
-          strategy: { $case: 'dnsLikeIdentity', dnsLikeIdentity: { name: identity } },
-          serverName: { name: identity },
+          tlsIdentity: mesh.identity === '' ? undefined : tlsIdentity(mesh.identity),
+          protocolHint: hintOf(mesh, port, portsContain(config.opaquePorts, port)),
+          http2: http2Params,
         }
-      : undefined,
-    protocolHint: secured ? hintOf(meshPod, port) : undefined,
-    authorityOverride: undefined,
-    resourceRef: undefined,
+      : {}),
   };
 }
 
-function hintOf({ pod, config }: MeshPod, port: number): ProtocolHint {
-  const own = port === TAP_PORT || port === ADMIN_PORT;
-  const opaque = portsContain(config.opaquePorts, port);
-  const http2 = !own && podCondition(pod, ENROLLED_CONDITION)?.reason !== ENROLLED_HTTP1_ONLY;
+const tlsIdentity = (name: string): TlsIdentity => ({
+  strategy: { $case: 'dnsLikeIdentity', dnsLikeIdentity: { name } },
+  serverName: { name },
+});
+
+/** Linkerd's defaults. */
+const http2Params: Http2ClientParams = {
+  keepAlive: { interval: durationOfMs(10_000), timeout: durationOfMs(3_000), whileIdle: true },
+};
+
+function hintOf({ inboundPort, ownPorts, http2 }: Advertised, port: number, opaque: boolean): ProtocolHint {
+  const own = ownPorts.includes(port);
   return {
-    protocol: opaque ? { $case: 'opaque', opaque: {} } : http2 ? { $case: 'h2', h2: {} } : undefined,
-    opaqueTransport: own && !opaque ? undefined : { inboundPort: INBOUND_PORT },
+    protocol: opaque ? { $case: 'opaque', opaque: {} } : http2 && !own ? { $case: 'h2', h2: {} } : undefined,
+    opaqueTransport: own ? undefined : { inboundPort },
+  };
+}
+
+/** An address that stands in an EndpointSlice and is no pod's. */
+export function sliceAddress({ ip, port, zone, gateway }: SliceAddress, requester: Requester): WeightedAddr {
+  const bare = bareAddress({ ip, port });
+  const metricLabels = { zone_locality: zoneLocality(requester.zone, zone) };
+  if (gateway === undefined) return { ...bare, metricLabels };
+  const { identity, authority } = gateway;
+  return {
+    ...bare,
+    metricLabels,
+    authorityOverride: authority === '' ? undefined : { authorityOverride: authority },
+    ...(identity === ''
+      ? {}
+      : {
+          // Clients take the identity for the server's name.
+          tlsIdentity: { ...tlsIdentity(identity), serverName: undefined },
+          protocolHint: { protocol: { $case: 'h2', h2: {} }, opaqueTransport: undefined },
+          http2: http2Params,
+        }),
   };
 }
 
@@ -76,6 +137,7 @@ export const bareAddress = ({ ip, port }: EndpointAddress): WeightedAddr => ({
   metricLabels: {},
   tlsIdentity: undefined,
   protocolHint: undefined,
+  http2: undefined,
   authorityOverride: undefined,
   resourceRef: undefined,
 });

@@ -19,9 +19,17 @@ const label = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/;
 
 /** Throws an Error whose message says what is wrong. */
 export function parseAuthority(path: string, clusterDomain: string): Authority {
-  const { host, port } = splitPort(path);
+  const { host, port } = authorityHost(path);
   const ip = canonicalIp(host);
   if (ip !== undefined) return { kind: 'ip', ip, port };
+  return { kind: 'service', ...parseServiceName(host, clusterDomain), port };
+}
+
+/** Throws, as above. */
+export function parseServiceName(
+  host: string,
+  clusterDomain: string,
+): { readonly name: string; readonly namespace: string; readonly instance: string } {
   const suffix = `.svc.${clusterDomain}`;
   if (!host.endsWith(suffix)) throw new Error(`"${host}" does not end in ${suffix}`);
   const labels = host.slice(0, -suffix.length).split('.');
@@ -30,11 +38,12 @@ export function parseAuthority(path: string, clusterDomain: string): Authority {
   }
   const [first = '', second = '', third] = labels;
   return third === undefined
-    ? { kind: 'service', name: first, namespace: second, instance: '', port }
-    : { kind: 'service', instance: first, name: second, namespace: third, port };
+    ? { name: first, namespace: second, instance: '' }
+    : { instance: first, name: second, namespace: third };
 }
 
-function splitPort(path: string): { host: string; port: number } {
+/** Throws, as above. Without a port it is 80. */
+export function authorityHost(path: string): { host: string; port: number } {
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+))(?::(\d+))?$/.exec(path);
   const host = match?.[1] ?? match?.[2];
   if (match === null || host === undefined) throw new Error(`"${path}" is no host and port`);

@@ -10,6 +10,7 @@ import {
   type EndpointSlice,
   keyOf,
   keyText,
+  type Kind,
   type Namespace,
   type Pod,
   podCondition,
@@ -20,7 +21,21 @@ import {
   type Service,
 } from '#lib/registry/model.ts';
 import type { Registry, Watch } from '#lib/registry/registry.ts';
+import { containersOf } from '#lib/registry/workload-config.ts';
 import { createMeshPod, type MeshPod } from './mesh-pod.ts';
+
+/** What it reads. */
+export const INDEXED_KINDS: readonly Kind[] = [
+  'Namespace',
+  'Node',
+  'ReplicaSet',
+  'Pod',
+  'Service',
+  'EndpointSlice',
+  'HTTPRoute',
+  'PolicyHTTPRoute',
+  'GRPCRoute',
+];
 
 export type Topic =
   | { readonly kind: 'service'; readonly key: ResourceKey }
@@ -45,20 +60,24 @@ export interface ClusterIndex {
   synced(): Promise<void>;
   readonly isSynced: boolean;
   service(key: ResourceKey): Service | undefined;
-  serviceOfIp(cluster: string, ip: string): Service | undefined;
-  /** The running pod with this address of its own; terminating and hostNetwork pods do not count. */
-  podOfIp(cluster: string, ip: string): MeshPod | undefined;
+  /** One, unless something is wrong. */
+  servicesOfIp(cluster: string, ip: string): readonly Service[];
+  /** Running pods with this address of their own, so one; terminating and hostNetwork pods do not count. */
+  podsOfIp(cluster: string, ip: string): readonly MeshPod[];
+  /** Running pods to which a port of their node leads. */
+  podsOfHostPort(cluster: string, ip: string, port: number): readonly MeshPod[];
   pod(key: ResourceKey): MeshPod | undefined;
   podsOfNode(cluster: string, node: string): readonly MeshPod[];
   /** Pods that a service sends traffic to, ready ones first of all. */
   backends(service: Service): readonly MeshPod[];
   /** Routes with this service among their parents, in no order. */
-  routes(service: Service): readonly AnyRoute[];
+  routes(service: ResourceKey): readonly AnyRoute[];
   namespace(cluster: string, name: string): Namespace | undefined;
   namespaces(cluster: string): readonly Namespace[];
   zoneOfNode(cluster: string, node: string): string;
   /** The zones whose clients shall use an endpoint, by its address; without an entry nothing is said of it. */
   zoneHints(service: Service): ReadonlyMap<string, readonly string[]>;
+  slices(service: Service): Iterable<EndpointSlice>;
   subscribe(topics: readonly Topic[], changed: () => void): Watch;
   /** Every pod that is there or changes, in any way that concerns the mesh. One listener. */
   onPod(listener: PodListener): void;
@@ -89,6 +108,7 @@ class Index implements ClusterIndex {
   readonly #podsByNamespace = new Groups<MeshPod>();
   readonly #podsByNode = new Groups<MeshPod>();
   readonly #podsByIp = new Groups<MeshPod>();
+  readonly #podsByHostPort = new Groups<MeshPod>();
   readonly #servicesByNamespace = new Groups<Service>();
   readonly #servicesByIp = new Groups<Service>();
   /** By the keyText of their parents. */
@@ -152,16 +172,18 @@ class Index implements ClusterIndex {
     return this.#registry.get('Service', key);
   }
 
-  serviceOfIp(cluster: string, ip: string): Service | undefined {
-    return this.#servicesByIp.first(`${cluster}/${ip}`);
+  servicesOfIp(cluster: string, ip: string): readonly Service[] {
+    return this.#servicesByIp.list(`${cluster}/${ip}`);
   }
 
-  podOfIp(cluster: string, ip: string): MeshPod | undefined {
-    for (const found of this.#podsByIp.of(`${cluster}/${ip}`)) {
-      const { pod } = found;
-      if (!pod.spec.hostNetwork && !podTerminal(pod) && pod.metadata.deletionTimestamp === '') return found;
-    }
-    return undefined;
+  podsOfIp(cluster: string, ip: string): readonly MeshPod[] {
+    return this.#podsByIp
+      .list(`${cluster}/${ip}`)
+      .filter(({ pod }) => !pod.spec.hostNetwork && takesTraffic(pod));
+  }
+
+  podsOfHostPort(cluster: string, ip: string, port: number): readonly MeshPod[] {
+    return this.#podsByHostPort.list(`${cluster}/${ip}/${port}`).filter(({ pod }) => takesTraffic(pod));
   }
 
   pod(key: ResourceKey): MeshPod | undefined {
@@ -193,8 +215,8 @@ class Index implements ClusterIndex {
     return found;
   }
 
-  routes(service: Service): readonly AnyRoute[] {
-    return this.#routes.list(keyText(keyOf(service)));
+  routes(service: ResourceKey): readonly AnyRoute[] {
+    return this.#routes.list(keyText(service));
   }
 
   namespace(cluster: string, name: string): Namespace | undefined {
@@ -208,6 +230,10 @@ class Index implements ClusterIndex {
   zoneOfNode(cluster: string, node: string): string {
     const found = this.#registry.get('Node', { cluster, namespace: '', name: node });
     return found?.metadata.labels['topology.kubernetes.io/zone'] ?? '';
+  }
+
+  slices(service: Service): Iterable<EndpointSlice> {
+    return this.#slices.of(keyText(keyOf(service)));
   }
 
   zoneHints(service: Service): ReadonlyMap<string, readonly string[]> {
@@ -249,6 +275,7 @@ class Index implements ClusterIndex {
     for (const one of [previous, pod]) {
       if (one === undefined) continue;
       for (const ip of one.status.podIPs) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
+      for (const { ip } of hostPortsOf(one)) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
       this.#touch({ kind: 'node', cluster: one.cluster, name: one.spec.nodeName });
       for (const service of this.#servicesByNamespace.of(`${one.cluster}/${one.metadata.namespace}`)) {
         if (service.spec.selector === undefined || !selects(service.spec.selector, one.metadata.labels))
@@ -276,6 +303,8 @@ class Index implements ClusterIndex {
     this.#podsByNamespace.add(`${pod.cluster}/${pod.metadata.namespace}`, found);
     this.#podsByNode.add(`${pod.cluster}/${pod.spec.nodeName}`, found);
     for (const ip of pod.status.podIPs) this.#podsByIp.add(`${pod.cluster}/${ip}`, found);
+    for (const { ip, port } of hostPortsOf(pod))
+      this.#podsByHostPort.add(`${pod.cluster}/${ip}/${port}`, found);
     this.#podListener?.changed(found);
   }
 
@@ -285,6 +314,9 @@ class Index implements ClusterIndex {
     this.#podsByNamespace.delete(`${pod.cluster}/${pod.metadata.namespace}`, found);
     this.#podsByNode.delete(`${pod.cluster}/${pod.spec.nodeName}`, found);
     for (const ip of pod.status.podIPs) this.#podsByIp.delete(`${pod.cluster}/${ip}`, found);
+    for (const { ip, port } of hostPortsOf(pod)) {
+      this.#podsByHostPort.delete(`${pod.cluster}/${ip}/${port}`, found);
+    }
   }
 
   #serviceChanged(previous: Service | undefined, service: Service | undefined): void {
@@ -307,7 +339,7 @@ class Index implements ClusterIndex {
 
   #sliceChanged(previous: EndpointSlice | undefined, slice: EndpointSlice | undefined): void {
     for (const one of [previous, slice]) {
-      const name = one?.metadata.labels[SERVICE_NAME_LABEL];
+      const name = one && serviceNameOf(one);
       if (one === undefined || name === undefined) continue;
       const key = { cluster: one.cluster, namespace: one.metadata.namespace, name };
       if (one === slice) this.#slices.add(keyText(key), one);
@@ -346,10 +378,6 @@ class Index implements ClusterIndex {
   }
 }
 
-/** Whether a pod is advertised with its identity: it shall be meshed, and its agent says that it is. */
-export const isMeshed = ({ pod, eligibility }: MeshPod): boolean =>
-  eligibility.enrol && podCondition(pod, ENROLLED_CONDITION)?.status === 'True';
-
 /** The condition says that the pod is not enrolled: no replica of destination that sees it advertises the pod. */
 export const reportedOut = ({ pod }: MeshPod): boolean =>
   podCondition(pod, ENROLLED_CONDITION)?.status === 'False';
@@ -366,6 +394,20 @@ export const parentServices = (
       key: { cluster: route.cluster, namespace: namespace ?? route.metadata.namespace, name },
       port: port ?? undefined,
     }));
+
+const takesTraffic = (pod: Pod): boolean => !podTerminal(pod) && pod.metadata.deletionTimestamp === '';
+
+const hostPortsOf = (pod: Pod): readonly { readonly ip: string; readonly port: number }[] =>
+  containersOf(pod).flatMap(({ ports }) =>
+    ports
+      .filter(({ hostPort, protocol }) => hostPort > 0 && protocol === 'TCP')
+      .flatMap(({ hostPort }) => pod.status.hostIPs.map((ip) => ({ ip, port: hostPort }))),
+  );
+
+/** By its label, else by its owner. */
+const serviceNameOf = ({ metadata }: EndpointSlice): string | undefined =>
+  metadata.labels[SERVICE_NAME_LABEL] ??
+  metadata.ownerReferences.find(({ kind }) => kind === 'Service')?.name;
 
 const selects = (
   selector: Readonly<Record<string, string>>,
@@ -385,11 +427,6 @@ class Groups<T> {
   /** A copy, for loops that change the group. */
   list(key: string): T[] {
     return [...this.of(key)];
-  }
-
-  first(key: string): T | undefined {
-    for (const value of this.of(key)) return value;
-    return undefined;
   }
 
   add(key: string, value: T): void {

@@ -10,6 +10,7 @@ import {
   inboundPolicies,
   type MeshSettings,
 } from '#lib/registry/mesh-settings.ts';
+import { asRegistrySource, REGISTRY_DOC } from '#lib/registry/registry-source.ts';
 
 function asPorts(text: string): readonly PortRange[] {
   return parsePorts(text, undefined, (item) => {
@@ -24,12 +25,6 @@ function asNetworks(text: string): readonly string[] {
   return networks;
 }
 
-function asFolder(text: string): string {
-  const path = /^folder:(\/.+)$/.exec(text)?.[1];
-  if (path === undefined) throw new Error('expected folder:/path');
-  return path;
-}
-
 const asFlag = (text: string): boolean => asOneOf('true', 'false')(text) === 'true';
 
 export const destinationSettings = {
@@ -38,6 +33,12 @@ export const destinationSettings = {
     '[::]:8086',
     asListen,
     'Where Destination and the node stream are served, ip:port.',
+  ),
+  policyListen: setting(
+    'NODEMESH_POLICY_LISTEN',
+    '[::]:8090',
+    asListen,
+    "Where Linkerd's proxies ask for policy, ip:port.",
   ),
   adminListen: setting(
     'NODEMESH_ADMIN_LISTEN',
@@ -90,17 +91,12 @@ export const destinationSettings = {
     asText,
     'Own ServiceAccount token, audience identity.l5d.io.',
   ),
-  registry: setting(
-    'NODEMESH_REGISTRY',
-    undefined,
-    asFolder,
-    'Where the cluster is read from: folder:/path.',
-  ),
+  registry: setting('NODEMESH_REGISTRY', 'kubernetes', asRegistrySource, REGISTRY_DOC),
   tokenKeyFile: setting(
     'NODEMESH_TOKEN_KEY_FILE',
-    undefined,
+    '',
     asText,
-    "Public key (PEM) of the local mesh's token signer.",
+    "With a folder: public key (PEM) of the local mesh's token signer.",
   ),
   clusterNetworks: setting(
     'NODEMESH_CLUSTER_NETWORKS',
@@ -131,6 +127,12 @@ export const destinationSettings = {
     DEFAULT_SKIP_PORTS,
     asPorts,
     'Outbound ports of pods that name none.',
+  ),
+  startupTaint: setting(
+    'NODEMESH_STARTUP_TAINT',
+    'nodemesh.io/agent-not-ready',
+    asText,
+    'Key of the taint that new nodes carry until their agent is ready: taken off then.',
   ),
   besideLinkerd: setting(
     'NODEMESH_BESIDE_LINKERD',

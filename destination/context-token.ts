@@ -26,3 +26,12 @@ export function parseContextToken(text: string): ContextToken {
     return nothing;
   }
 }
+
+/** A workload as the policy services are told of it: the same JSON, or `namespace:pod`. Undefined: neither. */
+export function parseWorkload(text: string): ContextToken | undefined {
+  const legacy = /^([a-z0-9][-a-z0-9]*):([a-z0-9][-.a-z0-9]*)$/.exec(text);
+  if (legacy !== null) return { ...nothing, ns: legacy[1] ?? '', pod: legacy[2] ?? '' };
+  if (!text.startsWith('{')) return undefined;
+  const token = parseContextToken(text);
+  return token.ns === '' ? undefined : token;
+}

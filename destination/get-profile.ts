@@ -3,17 +3,19 @@
 // service's profile, a pod's address the endpoint, any other address a bare endpoint: "nothing known".
 
 import type { ServerWritableStream } from '@grpc/grpc-js';
-import { type PortRange, portsContain } from '#lib/core/addresses.ts';
+import { portsContain } from '#lib/core/addresses.ts';
 import { DestinationProfile, type GetDestination } from '#lib/proto/gen/linkerd/destination.ts';
 import type { Metadata } from '#lib/proto/gen/linkerd/meta.ts';
 import { keyOf, type ResourceKey, type Service } from '#lib/registry/model.ts';
-import { serviceOpaquePorts } from '#lib/registry/workload-config.ts';
+import { containersOf } from '#lib/registry/workload-config.ts';
 import { bareAddress, type EndpointAddress, podAddress } from './addresses.ts';
 import { type Authority, parseAuthority } from './authority.ts';
 import type { Topic } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
 import { type LookupContext, requireService } from './get.ts';
 import type { MeshPod } from './mesh-pod.ts';
+import { hasPort, serviceProtocol } from './service-protocol.ts';
+import { familyOf } from './slice-endpoints.ts';
 import { CallError, status } from './status.ts';
 import { StreamState } from './stream-state.ts';
 
@@ -62,16 +64,35 @@ function ofIp(context: LookupContext, address: EndpointAddress, token: ContextTo
   const { index, cluster } = context;
   const topic: Topic = { kind: 'ip', cluster, ip: address.ip };
   return () => {
-    const service = index.serviceOfIp(cluster, address.ip);
+    const service = onlyOne(index.servicesOfIp(cluster, address.ip), `services with ${address.ip}`);
     if (service !== undefined && service.spec.type !== 'ExternalName') {
       return {
         profile: serviceProfile(context, service, address.port),
         topics: [topic, { kind: 'service', key: keyOf(service) }],
       };
     }
-    const pod = index.podOfIp(cluster, address.ip);
-    return { profile: endpointProfile(context, pod, address, token), topics: [topic] };
+    const pod = onlyOne(index.podsOfIp(cluster, address.ip), `pods with ${address.ip}`);
+    if (pod !== undefined) return { profile: endpointProfile(context, pod, address, token), topics: [topic] };
+    const { ip, port } = address;
+    const behind = onlyOne(index.podsOfHostPort(cluster, ip, port), `pods behind ${ip}:${port}`);
+    const at = behind === undefined ? address : behindHostPort(behind, address);
+    return { profile: endpointProfile(context, behind, at, token), topics: [topic] };
   };
+}
+
+/** Who has a clue that is no clue is told nothing. */
+function onlyOne<T>(found: readonly T[], what: string): T | undefined {
+  if (found.length > 1) throw new CallError(status.FAILED_PRECONDITION, `found ${found.length} ${what}`);
+  return found[0];
+}
+
+/** The pod's own address and port: nothing leads from the node's address to where the pod takes mesh traffic. */
+function behindHostPort({ pod }: MeshPod, { ip, port }: EndpointAddress): EndpointAddress {
+  const own = pod.status.podIPs.find((one) => familyOf(one) === familyOf(ip));
+  const target = containersOf(pod)
+    .flatMap(({ ports }) => ports)
+    .find(({ hostPort, protocol }) => hostPort === port && protocol === 'TCP');
+  return own === undefined || target === undefined ? { ip, port } : { ip: own, port: target.containerPort };
 }
 
 function ofName(
@@ -83,6 +104,10 @@ function ofName(
   const key: ResourceKey = { cluster, namespace: authority.namespace, name: authority.name };
   const topics: Topic[] = [{ kind: 'service', key }];
   return () => {
+    if (index.service(key) === undefined) {
+      // Not NOT_FOUND, as with Linkerd.
+      throw new CallError(status.UNKNOWN, `service "${key.namespace}/${key.name}" not found`);
+    }
     const service = requireService(index, key);
     if (authority.instance === '')
       return { profile: serviceProfile(context, service, authority.port), topics };
@@ -117,26 +142,18 @@ const defaultBudget = {
 };
 
 function serviceProfile(context: LookupContext, service: Service, port: number): DestinationProfile {
-  const { settings, index } = context;
+  const { settings } = context;
   const { name, namespace } = service.metadata;
   // The client must leave a port that is not there alone: Linkerd says so by an empty profile.
-  if (!service.spec.ports.some((one) => one.port === port && one.protocol === 'TCP')) return empty;
-  const opaque = serviceOpaquePorts(service.metadata, index.namespace(service.cluster, namespace), settings);
+  if (!hasPort(service, port)) return empty;
   return {
     ...empty,
     fullyQualifiedName: `${name}.${namespace}.svc.${settings.clusterDomain}`,
-    opaqueProtocol: isOpaque(service, port, opaque),
+    opaqueProtocol: serviceProtocol(context, service, port) === 'opaque',
     retryBudget: defaultBudget,
     parentRef: resource('core', 'Service', name, namespace, port),
     profileRef: resource('linkerd.io', 'ServiceProfile', '', namespace, 0),
   };
-}
-
-/** A port's appProtocol wins over the lists; one that is not known means opaque (as in Linkerd's policies). */
-function isOpaque(service: Service, port: number, opaquePorts: readonly PortRange[]): boolean {
-  const appProtocol = service.spec.ports.find((one) => one.port === port)?.appProtocol ?? '';
-  if (appProtocol === '') return portsContain(opaquePorts, port);
-  return appProtocol !== 'http' && appProtocol !== 'kubernetes.io/h2c';
 }
 
 function endpointProfile(

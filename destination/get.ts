@@ -5,15 +5,16 @@
 import { Metadata, type ServerWritableStream } from '@grpc/grpc-js';
 import { CLIENT_POLICY_HEADER, encodeClientPolicy } from '#lib/proto/client-policy.ts';
 import type { GetDestination, Update, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
-import { WeightedAddr as WeightedAddrMessage } from '#lib/proto/gen/linkerd/destination.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
-import type { ResourceKey, Service } from '#lib/registry/model.ts';
-import { type EndpointAddress, podAddress } from './addresses.ts';
+import { keyOf, type ResourceKey, type Service } from '#lib/registry/model.ts';
+import { addressText, type EndpointAddress, podAddress, sliceAddress } from './addresses.ts';
 import { type Authority, parseAuthority } from './authority.ts';
-import type { ClusterIndex } from './cluster-index.ts';
+import type { ClusterIndex, Topic } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
 import { clientPolicy } from './client-policy.ts';
 import type { MeshPod } from './mesh-pod.ts';
+import { refuseRemote, setLabels } from './mirrors.ts';
+import { familyOf, hasSelector, sliceEndpoints } from './slice-endpoints.ts';
 import { serviceRoutes } from './service-routes.ts';
 import { CallError, status } from './status.ts';
 import { StreamState } from './stream-state.ts';
@@ -34,16 +35,23 @@ export function serveGet(
 ): void {
   const authority = serviceAuthority(call.request.path, context.settings.clusterDomain);
   const key: ResourceKey = { cluster: context.cluster, namespace: authority.namespace, name: authority.name };
-  const sent = new Map<string, { readonly address: WeightedAddr; readonly encoded: string }>();
+  const sent = new Map<string, WeightedAddr>();
+
+  const find = (): Service => {
+    const service = requireService(context.index, key);
+    refuseRemote(service);
+    return service;
+  };
 
   const difference = (): Update[] => {
-    const service = requireService(context.index, key);
+    const service = find();
     if (policyText(context, service, authority, token) !== policy) {
       throw new CallError(
         status.UNAVAILABLE,
         'the service asks something else of its clients now: ask again',
       );
     }
+    state.follow(topicsOf(context, service));
     const now = new Map(
       endpointsOf(context, service, authority, token).map((address) => [addressKey(address), address]),
     );
@@ -51,33 +59,43 @@ export function serveGet(
     for (const [name] of removed) sent.delete(name);
     const added: WeightedAddr[] = [];
     for (const [name, address] of now) {
-      const encoded = Buffer.from(WeightedAddrMessage.encode(address).finish()).toString('base64');
-      if (sent.get(name)?.encoded === encoded) continue;
-      sent.set(name, { address, encoded });
-      added.push(address);
+      const before = sent.get(name);
+      if (before === address) continue;
+      sent.set(name, address);
+      if (before === undefined || addressText(before) !== addressText(address)) added.push(address);
     }
     const updates: Update[] = [];
     if (added.length > 0) {
-      const metricLabels = { namespace: authority.namespace, service: authority.name };
+      const metricLabels = setLabels(service, context.settings);
       updates.push({ update: { $case: 'add', add: { addrs: added, metricLabels } } });
     }
     if (removed.length > 0) {
-      const addrs = removed.flatMap(([, { address }]) => (address.addr === undefined ? [] : [address.addr]));
+      const addrs = removed.flatMap(([, { addr }]) => (addr === undefined ? [] : [addr]));
       updates.push({ update: { $case: 'remove', remove: { addrs } } });
     }
     return updates;
   };
 
   // Headers at once: with no endpoints there is no message, and a client that comes back must not wait for one.
-  const initial = endpointsOf(context, requireService(context.index, key), authority, token).length;
+  const initial = endpointsOf(context, find(), authority, token).length;
   const headers = new Metadata();
   headers.set(INITIAL_ENDPOINTS_HEADER, String(initial));
-  const policy = policyText(context, requireService(context.index, key), authority, token);
+  const policy = policyText(context, find(), authority, token);
   if (policy !== '') headers.set(CLIENT_POLICY_HEADER, policy);
   call.sendMetadata(headers);
   const state = new StreamState({ index: context.index, stream: call, difference });
   state.follow([{ kind: 'service', key }]);
   state.refresh();
+}
+
+/** Addresses that stand in slices may be those of pods, which the service itself does not select. */
+function topicsOf({ index, cluster }: LookupContext, service: Service): Topic[] {
+  const own: Topic = { kind: 'service', key: keyOf(service) };
+  if (hasSelector(service)) return [own];
+  const ips = [...index.slices(service)].flatMap(({ endpoints }) =>
+    endpoints.flatMap((one) => one.addresses),
+  );
+  return [own, ...ips.map((ip): Topic => ({ kind: 'ip', cluster, ip }))];
 }
 
 function policyText(
@@ -87,7 +105,7 @@ function policyText(
   { ns }: ContextToken,
 ): string {
   const policy = clientPolicy(service.metadata, settings.allowL5dRequestHeaders);
-  const routed = serviceRoutes(index, service, port, ns) !== undefined;
+  const routed = serviceRoutes(index, keyOf(service), port, ns) !== undefined;
   return encodeClientPolicy(routed ? { ...policy, routed } : policy);
 }
 
@@ -128,6 +146,16 @@ function endpointsOf(
     (port) => port.port === authority.port && port.protocol === 'TCP',
   )?.targetPort;
   const local = service.spec.internalTrafficPolicy === 'Local';
+  if (!hasSelector(service)) {
+    const wanted = { authority, local, nodeName: token.nodeName, zone: requester.zone };
+    const family = preferredFamily(service, token);
+    return sliceEndpoints(service, index.slices(service), wanted, family).map((address) => {
+      const meshPod = address.gateway === undefined ? index.podsOfIp(cluster, address.ip)[0] : undefined;
+      return meshPod === undefined
+        ? sliceAddress(address, requester)
+        : podAddress(meshPod, address, requester, settings);
+    });
+  }
   const backends = index.backends(service).filter(({ pod }) => {
     if (local && pod.spec.nodeName !== token.nodeName) return false;
     if (authority.instance !== '') {
@@ -164,10 +192,14 @@ const targetPort = (target: number | string, { portNames }: MeshPod): number | u
 
 /** One address a pod: of the family that was dialled, or that the service prefers, or the pod's first. */
 function addressFor({ pod }: MeshPod, service: Service, token: ContextToken): string {
-  const wanted =
-    token.ipFamily === '' ? (service.spec.clusterIPs[0]?.includes(':') ?? false) : token.ipFamily === 'IPv6';
+  const family = preferredFamily(service, token);
   const { podIPs } = pod.status;
-  return podIPs.find((ip) => ip.includes(':') === wanted) ?? podIPs[0] ?? '';
+  return podIPs.find((ip) => familyOf(ip) === family) ?? podIPs[0] ?? '';
+}
+
+function preferredFamily(service: Service, { ipFamily }: ContextToken): 'IPv4' | 'IPv6' {
+  if (ipFamily !== '') return ipFamily === 'IPv6' ? 'IPv6' : 'IPv4';
+  return familyOf(service.spec.clusterIPs[0] ?? '');
 }
 
 const addressKey = ({ addr }: WeightedAddr): string => {

@@ -138,6 +138,35 @@ describe('lookups', () => {
         ...(names === undefined ? {} : { hints: { forZones: names.map((name) => ({ name })) } }),
       })),
     });
+    it('sends the endpoints that stand in slices of a service without a selector, with what pods they are', async () => {
+      const of = (ips: readonly string[]) => ({
+        ...slice(Object.fromEntries(ips.map((ip) => [ip, undefined]))),
+        ports: [{ name: '', port: 6443 }],
+      });
+      await start([
+        testService('web', { clusterIP: '10.96.0.1', selector: null }),
+        testPod('api-1', { ips: ['10.1.0.1'] }),
+        of(['10.1.0.1', '192.0.2.1']),
+      ]);
+      const inbox = get(`web.shop.${shop}:80`);
+      const first = await inbox.next();
+      assert.deepEqual(told(first), ['+10.1.0.1/6443', '+192.0.2.1/6443']);
+      assert.equal(first.update?.$case, 'add');
+      assert.deepEqual(
+        first.update.add.addrs.map(({ metricLabels }) => metricLabels['pod']),
+        ['api-1', undefined],
+      );
+      await enrol('api-1');
+      const enrolled = await inbox.next();
+      assert.equal(enrolled.update?.$case, 'add');
+      assert.equal(
+        enrolled.update.add.addrs[0]?.tlsIdentity?.serverName?.name,
+        'default.shop.serviceaccount.identity.linkerd.cluster.local',
+      );
+      await cluster.apply(of(['192.0.2.1']));
+      assert.deepEqual(told(await inbox.next()), ['-10.1.0.1/6443']);
+    });
+
     const near = ['zone-n1'];
     const far = ['zone-n2', 'zone-n3'];
 

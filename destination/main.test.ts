@@ -13,7 +13,7 @@ import { makeTokenKey, signLocalToken } from '#lib/registry-folder/token-signer.
 import { makeTestAuthority } from '#lib/x509-authority/test-authority.ts';
 
 const root = join(import.meta.dirname, '..');
-const account = (name: string) => `${name}.linkerd.serviceaccount.identity.linkerd.cluster.local`;
+const account = (name: string) => `${name}.nodemesh.serviceaccount.identity.linkerd.cluster.local`;
 
 interface Running {
   readonly child: ChildProcess;
@@ -65,13 +65,13 @@ describe('destination as a process', () => {
       {
         apiVersion: 'v1',
         kind: 'ServiceAccount',
-        metadata: { name: 'linkerd-destination', namespace: 'linkerd', uid: 'uid-sa' },
+        metadata: { name: 'linkerd-destination', namespace: 'nodemesh', uid: 'uid-sa' },
       },
       { apiVersion: 'v1', kind: 'Node', metadata: { name: 'n1', uid: 'uid-n1' } },
       {
         apiVersion: 'v1',
         kind: 'Pod',
-        metadata: { ...pod, namespace: 'linkerd' },
+        metadata: { ...pod, namespace: 'nodemesh' },
         spec: { nodeName: 'n1', serviceAccountName: 'linkerd-destination', containers: [{ name: 'main' }] },
         status: { phase: 'Running' },
       },
@@ -83,7 +83,7 @@ describe('destination as a process', () => {
     );
     const token = signLocalToken(
       {
-        namespace: 'linkerd',
+        namespace: 'nodemesh',
         serviceAccount: { name: 'linkerd-destination', uid: 'uid-sa' },
         pod,
         node: { name: 'n1', uid: 'uid-n1' },
@@ -95,6 +95,7 @@ describe('destination as a process', () => {
     );
     environment = {
       NODEMESH_LISTEN: '127.0.0.1:0',
+      NODEMESH_POLICY_LISTEN: '127.0.0.1:0',
       NODEMESH_ADMIN_LISTEN: '127.0.0.1:0',
       NODEMESH_REGISTRY: `folder:${registry}`,
       NODEMESH_TRUST_ANCHORS_FILE: file('anchors.pem', authority.anchorPem),
@@ -136,7 +137,12 @@ describe('destination as a process', () => {
 
   it('says every wrong setting at once', async () => {
     const child = spawn(process.execPath, [join(root, 'destination/main.ts')], {
-      env: { PATH: process.env['PATH'], NODEMESH_LISTEN: 'nowhere', NODEMESH_DEFAULT_INBOUND_POLICY: 'open' },
+      env: {
+        PATH: process.env['PATH'],
+        NODEMESH_LISTEN: 'nowhere',
+        NODEMESH_DEFAULT_INBOUND_POLICY: 'open',
+        NODEMESH_REGISTRY: '?',
+      },
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     children.push(child);
@@ -148,7 +154,7 @@ describe('destination as a process', () => {
     assert.equal(code, 1);
     for (const part of [
       'NODEMESH_LISTEN="nowhere": expected ip:port',
-      'NODEMESH_REGISTRY is not set',
+      'NODEMESH_REGISTRY="?": expected kubernetes',
       'NODEMESH_DEFAULT_INBOUND_POLICY="open": expected one of',
     ]) {
       assert.ok(text.includes(part), text);

@@ -2,13 +2,13 @@
 // The destination service's process: settings, registry and token reviewer, signals. Everything else is
 // destination.ts.
 
+import { Registry as MetricRegistry } from 'prom-client';
 import { systemClock } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
-import { readText } from '#lib/files/watch-files.ts';
 import { createLog } from '#lib/log/pino.ts';
-import { createFolderRegistry } from '#lib/registry-folder/folder-registry.ts';
-import { createLocalTokenReviewer } from '#lib/registry-folder/token-review.ts';
+import { openSource } from '#lib/registry-kubernetes/open-source.ts';
 import { ownVersion } from '#lib/version/own-version.ts';
+import { INDEXED_KINDS } from './cluster-index.ts';
 import { loadDestinationConfig } from './config.ts';
 import { startDestination } from './destination.ts';
 
@@ -19,12 +19,18 @@ async function main(): Promise<void> {
   const config = loadDestinationConfig(process.env);
   const log = createLog('destination', config.logLevel);
   const clock = systemClock;
-  const registry = createFolderRegistry({ folder: config.registry, cluster: config.cluster, clock, log });
-  const reviewer = createLocalTokenReviewer({
-    publicKeyPem: await readText(config.tokenKeyFile),
-    registry,
-    cluster: config.cluster,
+  const metrics = new MetricRegistry();
+  const source = await openSource({
+    config,
+    name: 'linkerd-destination',
+    lease: 'linkerd-destination',
+    kinds: INDEXED_KINDS,
+    version: ownVersion(),
+    metrics,
+    env: process.env,
     clock,
+    random: Math.random,
+    log,
   });
   // Also while the first certificate is still outstanding.
   let stop = (): Promise<void> => Promise.resolve();
@@ -34,16 +40,19 @@ async function main(): Promise<void> {
     stopping = true;
     log.info({}, 'destination stops');
     await stop();
-    registry.close();
+    await source.close();
     process.exit(0);
   };
   process.on('SIGTERM', () => void onSignal());
   process.on('SIGINT', () => void onSignal());
   const destination = await startDestination({
     config,
-    registry,
-    reviewer,
+    registry: source.registry,
+    reviewer: source.reviewer,
+    leadership: source.leadership,
+    ...(source.removeTaint === undefined ? {} : { removeTaint: source.removeTaint }),
     version: ownVersion(),
+    metrics,
     clock,
     random: Math.random,
     log,

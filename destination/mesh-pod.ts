@@ -6,6 +6,7 @@ import { type InboundServers, inboundServers } from '#lib/registry/inbound-polic
 import { identityOf, type MeshSettings } from '#lib/registry/mesh-settings.ts';
 import type { Namespace, Pod, ReplicaSet } from '#lib/registry/model.ts';
 import { type Owner, ownerOf } from '#lib/registry/owner.ts';
+import { type Sidecar, sidecarOf } from '#lib/registry/sidecar.ts';
 import { containerPortNames, effectiveConfig, type WorkloadConfig } from '#lib/registry/workload-config.ts';
 
 export interface MeshPod {
@@ -15,6 +16,8 @@ export interface MeshPod {
   readonly servers: InboundServers;
   readonly identity: string;
   readonly owner: Owner;
+  /** It has Linkerd's proxy in it, and no agent of ours serves it. */
+  readonly sidecar: Sidecar | undefined;
   readonly zone: string;
   readonly portNames: ReadonlyMap<string, number>;
   /** What the user wrote and cannot be used, for Events. */
@@ -38,6 +41,7 @@ export function createMeshPod(pod: Pod, around: PodSurroundings): MeshPod {
     servers,
     eligibility: eligibility(pod, namespace, settings),
     identity: identityOf(pod.spec.serviceAccountName, pod.metadata.namespace, settings),
+    sidecar: sidecarOf(pod),
     owner: ownerOf(pod, around.replicaSet),
     zone: around.zone,
     portNames: containerPortNames(pod),

@@ -12,8 +12,7 @@ export interface DestinationMetrics {
   text(): Promise<string>;
 }
 
-export function createDestinationMetrics(): DestinationMetrics {
-  const register = new Registry();
+export function createDestinationMetrics(register = new Registry()): DestinationMetrics {
   collectDefaultMetrics({ register });
   const registers = [register];
   const streams = new Gauge({

@@ -48,7 +48,8 @@ function backends(found: HttpRoute | undefined, rule = 0): string[] {
         : [];
   return all.map(({ backend, weight }) => {
     const failure = backend?.filters[0]?.kind;
-    const path = backend?.backend?.kind?.balancer.discovery?.kind?.dst.path;
+    const kind = backend?.backend?.kind;
+    const path = kind?.$case === 'balancer' ? kind.balancer.discovery?.kind?.dst.path : undefined;
     return `${failure?.$case === 'failureInjector' ? `${failure.failureInjector.status} ${failure.failureInjector.message}` : path}*${weight}`;
   });
 }
@@ -106,14 +107,16 @@ describe('outbound policies', () => {
   it('what is no service is not found', async () => {
     await start();
     for (const target of [
-      'none.shop.svc.cluster.local:80',
+      'web',
+      'example.org:80',
+      'a.web.shop.svc.cluster.local:80',
       '10.9.9.9:80',
       { $case: 'addr', addr: socketToWire('10.9.9.9', 80) },
     ] as const) {
       await assert.rejects(watch(target).next(), (error: ServiceError) => error.code === status.NOT_FOUND);
     }
     await assert.rejects(
-      watch('web').next(),
+      watch('web:x').next(),
       (error: ServiceError) => error.code === status.INVALID_ARGUMENT,
     );
   });

@@ -3,26 +3,25 @@
 // they, their services or their backends change. A service without routes has the default one.
 
 import type { ServerWritableStream } from '@grpc/grpc-js';
-import { socketFromWire } from '#lib/proto/addresses.ts';
-import { OutboundPolicy, type TrafficSpec } from '#lib/proto/gen/linkerd/outbound.ts';
+import { OutboundPolicy, type ProxyProtocol, type TrafficSpec } from '#lib/proto/gen/linkerd/outbound.ts';
 import type { Metadata } from '#lib/proto/gen/linkerd/meta.ts';
-import type { AnyRoute, ResourceKey, Service } from '#lib/registry/model.ts';
-import { keyOf } from '#lib/registry/model.ts';
+import type { AnyRoute, ResourceKey } from '#lib/registry/model.ts';
 import type { RouteBackendRef } from '#lib/registry/route-schema.ts';
-import { parseAuthority } from './authority.ts';
+import { accrualMessage, balancer } from './backend-message.ts';
 import { clientPolicy } from './client-policy.ts';
 import type { Topic } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
-import { type LookupContext, requireService } from './get.ts';
+import { detect, httpRoute, opaque, outside, undefinedPort } from './default-policy.ts';
+import type { LookupContext } from './get.ts';
+import { outboundTarget, type Target } from './outbound-target.ts';
 import {
-  defaultRouteMessage,
   grpcRouteMessage,
   httpRouteMessage,
   type ResolvedBackend,
   type RouteContext,
 } from './route-message.ts';
+import { hasPort, serviceProtocol } from './service-protocol.ts';
 import { serviceRoutes } from './service-routes.ts';
-import { CallError, status } from './status.ts';
 import { StreamState } from './stream-state.ts';
 
 export function serveWatch(
@@ -47,6 +46,13 @@ export function serveWatch(
   state.refresh();
 }
 
+/** The policy as it is now. */
+export const outboundPolicy = (
+  context: LookupContext,
+  request: TrafficSpec,
+  token: ContextToken,
+): OutboundPolicy => policyLookup(context, request, token)().policy;
+
 interface Found {
   readonly policy: OutboundPolicy;
   /** What it may change with. */
@@ -54,92 +60,83 @@ interface Found {
 }
 
 function policyLookup(context: LookupContext, request: TrafficSpec, token: ContextToken): () => Found {
-  const { index, settings, cluster } = context;
-  const { find, port } = target(context, request);
+  const find = outboundTarget(context, request);
   return () => {
-    const service = find();
-    const { name, namespace } = service.metadata;
-    const backends = new Map<string, Topic>();
-    const topic = (key: ResourceKey): Topic => ({ kind: 'service', key });
-    const authorityOf = (key: ResourceKey, backendPort: number): string =>
-      `${key.name}.${key.namespace}.svc.${settings.clusterDomain}:${backendPort}`;
-    const resolve = (route: AnyRoute, ref: RouteBackendRef): ResolvedBackend => {
-      const key = { cluster, namespace: ref.namespace ?? route.metadata.namespace, name: ref.name };
-      const reference = referenceTo(ref.group === '' ? 'core' : ref.group, ref.kind, key, ref.port ?? 0);
-      if (ref.kind !== 'Service' || (ref.group !== '' && ref.group !== 'core')) {
-        return { problem: `unsupported backend type ${ref.group} ${ref.kind}`, reference };
-      }
-      backends.set(`${key.namespace}/${key.name}`, topic(key));
-      if (ref.port === null || ref.port === undefined) {
-        return { problem: `missing port for backend Service ${ref.name}`, reference };
-      }
-      const found = index.service(key);
-      return found === undefined || found.spec.type === 'ExternalName'
-        ? { problem: `Service not found ${ref.name}`, reference }
-        : { authority: authorityOf(key, ref.port), reference };
-    };
-    const reference = referenceTo('core', 'Service', { cluster, namespace, name }, port);
-    const routeContext: RouteContext = {
-      resolve,
-      parent: { authority: authorityOf(keyOf(service), port), reference },
-      policy: clientPolicy(service.metadata, settings.allowL5dRequestHeaders),
-    };
-    const found = serviceRoutes(index, service, port, token.ns);
-    const protocol = protocolOf(found, routeContext);
-    return {
-      policy: { protocol, metadata: reference },
-      topics: [topic(keyOf(service)), ...backends.values()],
-    };
+    const { target, topics } = find();
+    if (target.kind === 'outside') return { policy: outside(target.address), topics };
+    const found = servicePolicy(context, target, token);
+    return { policy: found.policy, topics: [...topics, ...found.topics] };
   };
 }
 
-function protocolOf(
-  found: ReturnType<typeof serviceRoutes>,
-  context: RouteContext,
-): NonNullable<OutboundPolicy['protocol']> {
-  if (found?.protocol === 'grpc') {
+function servicePolicy(
+  context: LookupContext,
+  { key, service, port, byAddress }: Target & { kind: 'service' },
+  token: ContextToken,
+): Found {
+  const { index, settings, cluster } = context;
+  const metadata = referenceTo('core', 'Service', key, port);
+  if (byAddress && service !== undefined && !hasPort(service, port)) {
+    return { policy: undefinedPort(metadata), topics: [] };
+  }
+  const backends = new Map<string, Topic>();
+  const authorityOf = ({ name, namespace }: ResourceKey, ofPort: number): string =>
+    `${name}.${namespace}.svc.${settings.clusterDomain}:${ofPort}`;
+  const resolve = (route: AnyRoute, ref: RouteBackendRef): ResolvedBackend => {
+    const backend = { cluster, namespace: ref.namespace ?? route.metadata.namespace, name: ref.name };
+    const reference = referenceTo(ref.group === '' ? 'core' : ref.group, ref.kind, backend, ref.port ?? 0);
+    if (ref.kind !== 'Service' || (ref.group !== '' && ref.group !== 'core')) {
+      return { problem: `unsupported backend type ${ref.group} ${ref.kind}`, reference };
+    }
+    backends.set(`${backend.namespace}/${backend.name}`, { kind: 'service', key: backend });
+    if (ref.port === null || ref.port === undefined) {
+      return { problem: `missing port for backend Service ${ref.name}`, reference };
+    }
+    const found = index.service(backend);
+    return found === undefined || found.spec.type === 'ExternalName'
+      ? { problem: `Service not found ${ref.name}`, reference }
+      : { authority: authorityOf(backend, ref.port), reference };
+  };
+  const routeContext: RouteContext = {
+    resolve,
+    parent: { authority: authorityOf(key, port), reference: metadata },
+    policy: service === undefined ? {} : clientPolicy(service.metadata, settings.allowL5dRequestHeaders),
+  };
+  const kind = protocolOf({
+    spoken: service === undefined ? 'detect' : serviceProtocol(context, service, port),
+    found: serviceRoutes(index, key, port, token.ns),
+    own: balancer(metadata, authorityOf(key, port)),
+    context: routeContext,
+  });
+  return { policy: { protocol: { kind }, metadata }, topics: [...backends.values()] };
+}
+
+interface Spoken {
+  readonly spoken: ReturnType<typeof serviceProtocol>;
+  readonly found: ReturnType<typeof serviceRoutes>;
+  /** The service itself. */
+  readonly own: ReturnType<typeof balancer>;
+  readonly context: RouteContext;
+}
+
+/** What the service says of its port comes first, then what its routes are for. */
+function protocolOf({ spoken, found, own, context }: Spoken): NonNullable<ProxyProtocol['kind']> {
+  const { policy } = context;
+  if (spoken === 'opaque') return opaque(own);
+  const failureAccrual = accrualMessage(policy);
+  if (found?.protocol === 'grpc' && spoken !== 'http1') {
     const routes = found.routes.flatMap((route) =>
       route.kind === 'GRPCRoute' ? [grpcRouteMessage(route, context)] : [],
     );
-    return { kind: { $case: 'grpc', grpc: { routes } } };
+    return { $case: 'grpc', grpc: { routes, failureAccrual } };
   }
-  const routes = found?.routes.flatMap((route) =>
+  const attached = found?.routes.flatMap((route) =>
     route.kind === 'GRPCRoute' ? [] : [httpRouteMessage(route, context)],
-  ) ?? [defaultRouteMessage(context)];
-  const timeout = { seconds: 10n, nanos: 0 };
-  return { kind: { $case: 'detect', detect: { timeout, http1: { routes }, http2: { routes } } } };
-}
-
-/** The service that is asked about, found anew each time. */
-function target(
-  { index, settings, cluster }: LookupContext,
-  request: TrafficSpec,
-): { readonly find: () => Service; readonly port: number } {
-  const unknown = (what: string): never => {
-    throw new CallError(status.NOT_FOUND, `no service at ${what}`);
-  };
-  switch (request.target?.$case) {
-    case 'addr': {
-      const address = socketFromWire(request.target.addr);
-      if (address === undefined) throw new CallError(status.INVALID_ARGUMENT, 'no address');
-      const find = (): Service => index.serviceOfIp(cluster, address.ip) ?? unknown(address.ip);
-      return { find, port: address.port };
-    }
-    case 'authority': {
-      const { authority } = request.target;
-      let parsed: ReturnType<typeof parseAuthority>;
-      try {
-        parsed = parseAuthority(authority, settings.clusterDomain);
-      } catch (error) {
-        throw new CallError(status.INVALID_ARGUMENT, `Invalid authority: ${(error as Error).message}`);
-      }
-      if (parsed.kind === 'ip') return { find: () => unknown(authority), port: parsed.port };
-      const key = { cluster, namespace: parsed.namespace, name: parsed.name };
-      return { find: () => requireService(index, key), port: parsed.port };
-    }
-    case undefined:
-      throw new CallError(status.INVALID_ARGUMENT, 'a policy is asked for by address or authority');
-  }
+  );
+  const routes = attached?.length ? attached : [httpRoute('http', own, policy)];
+  if (spoken === 'http1') return { $case: 'http1', http1: { routes, failureAccrual } };
+  if (spoken === 'http2') return { $case: 'http2', http2: { routes, failureAccrual } };
+  return detect(routes, own, policy);
 }
 
 const referenceTo = (

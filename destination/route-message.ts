@@ -16,7 +16,6 @@ import type {
 import { HttpMethod_Registered, Scheme_Registered } from '#lib/proto/gen/linkerd/http_types.ts';
 import type { Metadata } from '#lib/proto/gen/linkerd/meta.ts';
 import type {
-  Backend,
   GrpcRoute as GrpcRouteMessage,
   GrpcRoute_Filter,
   GrpcRoute_Retry,
@@ -25,11 +24,12 @@ import type {
   HttpRoute_Retry,
   Timeouts,
 } from '#lib/proto/gen/linkerd/outbound.ts';
-import { timeoutsOf } from '#lib/proto/client-policy.ts';
+import { type ClientPolicy, timeoutsOf } from '#lib/proto/client-policy.ts';
 import { linearRegExp } from '#lib/regexp/linear-regexp.ts';
 import { parseGoDurationMs } from '#lib/registry/annotations.ts';
 import type { AnyRoute, GrpcRoute, HttpRoute, PolicyHttpRoute } from '#lib/registry/model.ts';
 import type { RouteBackendRef, RouteFilterSpec, RouteValueMatch } from '#lib/registry/route-schema.ts';
+import { balancer, nowhere } from './backend-message.ts';
 import { requestPolicy } from './client-policy.ts';
 
 /** Where a backend's requests go, or why nowhere. */
@@ -42,7 +42,7 @@ export interface RouteContext {
   /** The service itself, for rules without backends. */
   readonly parent: ResolvedBackend;
   /** What the service says, for routes that say nothing. */
-  readonly policy: RequestPolicy;
+  readonly policy: ClientPolicy;
 }
 
 const problems = new WeakMap<AnyRoute, string>();
@@ -91,9 +91,7 @@ export function httpRouteMessage(
         matches: rule.matches.map(httpMatch),
         filters: rule.filters.map(httpFilter),
         backends: distribution(route, rule.backendRefs, context, httpFilter, httpFailure),
-        timeouts: timeoutsMessage(policy),
-        retry: httpRetry(policy),
-        allowL5dRequestHeaders: policy.allowL5dRequestHeaders === true,
+        ...limitsMessage(policy),
       };
     }),
   };
@@ -108,30 +106,11 @@ export function grpcRouteMessage(route: GrpcRoute, context: RouteContext): GrpcR
       matches: rule.matches.map(grpcMatch),
       filters: rule.filters.map(grpcFilter),
       backends: distribution(route, rule.backendRefs, context, grpcFilter, grpcFailure),
+      requestTimeout: duration(policy.timeouts?.requestMs),
       timeouts: timeoutsMessage(policy),
       retry: grpcRetry(policy),
       allowL5dRequestHeaders: policy.allowL5dRequestHeaders === true,
     })),
-  };
-}
-
-/** Everything to the service itself. */
-export function defaultRouteMessage({ parent, policy }: RouteContext): HttpRouteMessage {
-  return {
-    metadata: { kind: { $case: 'default', default: 'http' } },
-    hosts: [],
-    rules: [
-      {
-        matches: [],
-        filters: [],
-        backends: {
-          kind: { $case: 'firstAvailable', firstAvailable: { backends: [backend(parent, [], httpFailure)] } },
-        },
-        timeouts: timeoutsMessage(policy),
-        retry: httpRetry(policy),
-        allowL5dRequestHeaders: policy.allowL5dRequestHeaders === true,
-      },
-    ],
   };
 }
 
@@ -319,17 +298,10 @@ function distribution<F>(
 }
 
 function backend<F>(resolved: ResolvedBackend, filters: readonly F[], failure: (message: string) => F) {
-  const reference = { metadata: resolved.reference };
   if ('problem' in resolved) {
-    const nowhere: Backend = { ...reference, kind: undefined };
-    return { backend: nowhere, filters: [failure(resolved.problem)] };
+    return { backend: nowhere(resolved.reference), filters: [failure(resolved.problem)] };
   }
-  const path = resolved.authority;
-  const found: Backend = {
-    ...reference,
-    kind: { $case: 'balancer', balancer: { discovery: { kind: { $case: 'dst', dst: { path } } } } },
-  };
-  return { backend: found, filters: [...filters] };
+  return { backend: balancer(resolved.reference, resolved.authority), filters: [...filters] };
 }
 
 // ---- limits
@@ -364,6 +336,14 @@ const timeoutsMessage = ({ timeouts }: RequestPolicy): Timeouts | undefined =>
     response: duration(timeouts.responseMs),
     idle: duration(timeouts.idleMs),
   };
+
+/** Of a rule for HTTP. */
+export const limitsMessage = (policy: RequestPolicy) => ({
+  requestTimeout: duration(policy.timeouts?.requestMs),
+  timeouts: timeoutsMessage(policy),
+  retry: httpRetry(policy),
+  allowL5dRequestHeaders: policy.allowL5dRequestHeaders === true,
+});
 
 const retryLimits = ({ maxRetries, timeoutMs }: NonNullable<RequestPolicy['retry']>) => ({
   maxRetries,

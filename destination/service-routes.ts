@@ -4,8 +4,8 @@
 // GRPCRoutes, its HTTPRoutes do not count; the oldest comes first. A route with something in it that cannot be done is
 // left out as a whole.
 
-import type { AnyRoute, ResourceKey, Service } from '#lib/registry/model.ts';
-import { keyOf, keyText } from '#lib/registry/model.ts';
+import type { AnyRoute, ResourceKey } from '#lib/registry/model.ts';
+import { keyText } from '#lib/registry/model.ts';
 import { type ClusterIndex, parentServices } from './cluster-index.ts';
 import { routeProblem } from './route-message.ts';
 
@@ -17,18 +17,15 @@ export interface ServiceRoutes {
 /** Undefined: there are none, and everything goes to the service itself. */
 export function serviceRoutes(
   index: ClusterIndex,
-  service: Service,
+  service: ResourceKey,
   port: number,
   clientNamespace: string,
 ): ServiceRoutes | undefined {
   const attached = index
     .routes(service)
-    .filter(
-      ({ metadata: { namespace } }) =>
-        namespace === service.metadata.namespace || namespace === clientNamespace,
-    )
+    .filter(({ metadata: { namespace } }) => namespace === service.namespace || namespace === clientNamespace)
     .filter((route) => routeProblem(route) === '');
-  const parents = (route: AnyRoute): (number | undefined)[] => portsOf(route, keyOf(service));
+  const parents = (route: AnyRoute): (number | undefined)[] => portsOf(route, service);
   const routes = attached.filter((route) =>
     parents(route).some(
       (own) =>

@@ -2,28 +2,36 @@
 // The handlers of Destination and NodeService for any gRPC server: who calls is a parameter, so that TLS is none
 // of their business.
 
-import type { handleBidiStreamingCall, ServerDuplexStream, ServerWritableStream } from '@grpc/grpc-js';
+import type {
+  handleBidiStreamingCall,
+  handleUnaryCall,
+  ServerDuplexStream,
+  ServerWritableStream,
+} from '@grpc/grpc-js';
 import type { Clock } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import type { AuthenticatedCall } from '#lib/grpc/server.ts';
 import type { DestinationServer, GetDestination } from '#lib/proto/gen/linkerd/destination.ts';
-import type { OutboundPoliciesServer } from '#lib/proto/gen/linkerd/outbound.ts';
+import type { InboundServerPoliciesServer, PortSpec } from '#lib/proto/gen/linkerd/inbound.ts';
+import type { OutboundPoliciesServer, TrafficSpec } from '#lib/proto/gen/linkerd/outbound.ts';
 import type { FromNode, NodeServiceServer, ToNode } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
 import type { AnyRoute } from '#lib/registry/model.ts';
+import type { Leadership } from '#lib/registry/leadership.ts';
 import type { Registry, Watch } from '#lib/registry/registry.ts';
 import type { TokenReviewer } from '#lib/registry/token-review.ts';
 import { type Caller, Callers } from './callers.ts';
 import { type ClusterIndex, createClusterIndex, routeKinds } from './cluster-index.ts';
-import { parseContextToken } from './context-token.ts';
+import { type ContextToken, parseContextToken, parseWorkload } from './context-token.ts';
 import { EnrolmentReports } from './enrolment-reports.ts';
 import { type LookupContext, serveGet } from './get.ts';
 import { serveGetProfile } from './get-profile.ts';
 import type { DestinationMetrics } from './metrics.ts';
 import { authenticateNode } from './node-authentication.ts';
 import { ServedNode } from './node-stream.ts';
-import { serveWatch } from './outbound-policy.ts';
+import { inboundServer, serveWatchPort } from './inbound-policies.ts';
+import { outboundPolicy, serveWatch } from './outbound-policy.ts';
 import { createPodEvents } from './pod-events.ts';
 import { routeProblem } from './route-message.ts';
 import { CallError, status } from './status.ts';
@@ -34,6 +42,7 @@ export type IncomingCall = AuthenticatedCall & { getPeer(): string };
 export interface DestinationServicesOptions {
   readonly registry: Registry;
   readonly reviewer: TokenReviewer;
+  readonly leadership: Leadership;
   readonly settings: MeshSettings;
   readonly cluster: string;
   readonly agentServiceAccount: string;
@@ -48,14 +57,28 @@ export interface DestinationServicesOptions {
 export interface DestinationServices {
   readonly index: ClusterIndex;
   readonly destination: DestinationServer;
-  readonly policies: OutboundPoliciesServer;
+  readonly outboundPolicies: OutboundPoliciesServer;
+  readonly inboundPolicies: InboundServerPoliciesServer;
   readonly node: NodeServiceServer;
   close(): void;
 }
 
 const HELLO_TIMEOUT_MS = 10_000;
 
-const tokenOfGet = ({ contextToken }: GetDestination): string => contextToken;
+const tokenOfGet = ({ contextToken }: GetDestination): ContextToken => parseContextToken(contextToken);
+const sourceOf = ({ sourceWorkload }: TrafficSpec): ContextToken => requireWorkload(sourceWorkload);
+const workloadOf = ({ workload }: PortSpec): ContextToken => requireWorkload(workload);
+
+function requireWorkload(text: string): ContextToken {
+  const token = parseWorkload(text);
+  if (token === undefined) {
+    throw new CallError(
+      status.INVALID_ARGUMENT,
+      `"${text}" names no workload: expected {"ns":…,"pod":…} or namespace:pod`,
+    );
+  }
+  return token;
+}
 
 export function createDestinationServices(options: DestinationServicesOptions): DestinationServices {
   const { registry, settings, cluster, metrics, log } = options;
@@ -63,7 +86,7 @@ export function createDestinationServices(options: DestinationServicesOptions): 
   const callers = new Callers({ ...options, index });
   const reports = new EnrolmentReports({ registry, log });
   const context: LookupContext = { index, settings, cluster };
-  const events = createPodEvents(registry, log);
+  const events = createPodEvents({ registry, leadership: options.leadership, log });
   const routes = routeWatches(registry, log);
   index.onPod({ changed: (meshPod) => events.tell(meshPod), removed: (uid) => events.forget(uid) });
 
@@ -75,39 +98,67 @@ export function createDestinationServices(options: DestinationServicesOptions): 
     return caller;
   };
 
+  /** What a call is answered with that went wrong; logged and counted. */
+  const refusal = (name: string, call: IncomingCall, error: unknown): CallError => {
+    const known = error instanceof CallError ? error : new CallError(status.INTERNAL, errorMessage(error));
+    const level =
+      known.code === status.NOT_FOUND || known.code === status.INVALID_ARGUMENT ? 'debug' : 'warn';
+    log[level](
+      { call: name, peer: call.getPeer(), code: status[known.code], reason: known.details },
+      'call refused',
+    );
+    metrics.streamRefused(name, status[known.code]);
+    return known;
+  };
+
   /** Runs an async handler; what it throws ends the call with its status. */
   const guard = (name: string, call: IncomingCall & OutStream<never>, run: () => Promise<void>): void => {
     onceEnded(call, metrics.streamOpened(name));
     run().catch((error: unknown) => {
-      const known = error instanceof CallError ? error : new CallError(status.INTERNAL, errorMessage(error));
-      const level =
-        known.code === status.NOT_FOUND || known.code === status.INVALID_ARGUMENT ? 'debug' : 'warn';
-      log[level](
-        { call: name, peer: call.getPeer(), code: status[known.code], reason: known.details },
-        'call refused',
-      );
-      metrics.streamRefused(name, status[known.code]);
-      call.emit('error', known);
+      call.emit('error', refusal(name, call, error));
     });
   };
 
   const lookup =
     <Question, Answer>(
       name: string,
-      tokenOf: (request: Question) => string,
+      tokenOf: (request: Question) => ContextToken,
       serve: (
         context: LookupContext,
         call: ServerWritableStream<Question, Answer>,
-        token: ReturnType<typeof parseContextToken>,
+        token: ContextToken,
+        caller: Caller,
       ) => void,
     ) =>
     (call: ServerWritableStream<Question, Answer>): void => {
       guard(name, call, async () => {
         await index.synced();
-        const token = parseContextToken(tokenOf(call.request));
-        await callers.authorize(requireCaller(call), token);
-        if (!call.cancelled) serve(context, call, token);
+        const token = tokenOf(call.request);
+        const caller = requireCaller(call);
+        await callers.authorize(caller, token);
+        if (!call.cancelled) serve(context, call, token, caller);
       });
+    };
+
+  /** The same for questions with one answer. */
+  const ask =
+    <Question, Answer>(
+      name: string,
+      tokenOf: (request: Question) => ContextToken,
+      answer: (context: LookupContext, request: Question, token: ContextToken, caller: Caller) => Answer,
+    ): handleUnaryCall<Question, Answer> =>
+    (call, done) => {
+      const run = async (): Promise<Answer> => {
+        await index.synced();
+        const token = tokenOf(call.request);
+        const caller = requireCaller(call);
+        await callers.authorize(caller, token);
+        return answer(context, call.request, token, caller);
+      };
+      run().then(
+        (value) => done(null, value),
+        (error: unknown) => done(refusal(name, call, error)),
+      );
     };
 
   const connect: handleBidiStreamingCall<FromNode, ToNode> = (call) => {
@@ -158,7 +209,14 @@ export function createDestinationServices(options: DestinationServicesOptions): 
       get: lookup('Get', tokenOfGet, serveGet),
       getProfile: lookup('GetProfile', tokenOfGet, serveGetProfile),
     },
-    policies: { watch: lookup('Watch', ({ sourceWorkload }) => sourceWorkload, serveWatch) },
+    outboundPolicies: {
+      get: ask('GetPolicy', sourceOf, outboundPolicy),
+      watch: lookup('Watch', sourceOf, serveWatch),
+    },
+    inboundPolicies: {
+      getPort: ask('GetPort', workloadOf, inboundServer),
+      watchPort: lookup('WatchPort', workloadOf, serveWatchPort),
+    },
     node: { connect },
     close() {
       for (const watch of routes) watch.close();

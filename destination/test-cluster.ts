@@ -11,8 +11,10 @@ import { recordingLog } from '#lib/core/log.ts';
 import { createMeshChannel, type MeshChannel } from '#lib/grpc/client.ts';
 import { callerIdentity, type GrpcServer, serveGrpc } from '#lib/grpc/server.ts';
 import { DestinationService } from '#lib/proto/gen/linkerd/destination.ts';
+import { InboundServerPoliciesService } from '#lib/proto/gen/linkerd/inbound.ts';
 import { OutboundPoliciesService } from '#lib/proto/gen/linkerd/outbound.ts';
 import { NodeServiceService } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
+import { alone } from '#lib/registry/leadership.ts';
 import { defaultMeshSettings, identityOf, type MeshSettings } from '#lib/registry/mesh-settings.ts';
 import { tokenAudiences } from '#lib/registry/token-review.ts';
 import { createFolderRegistry, type FolderRegistry } from '#lib/registry-folder/folder-registry.ts';
@@ -135,6 +137,7 @@ export class TestCluster {
         cluster: 'local',
         clock: systemClock,
       }),
+      leadership: alone,
       settings: { ...defaultMeshSettings, ...settings },
       cluster: 'local',
       agentServiceAccount: 'nodemesh-agent',
@@ -168,7 +171,8 @@ export class TestCluster {
       log: this.log,
       register: (grpc) => {
         grpc.addService(DestinationService, this.services.destination);
-        grpc.addService(OutboundPoliciesService, this.services.policies);
+        grpc.addService(OutboundPoliciesService, this.services.outboundPolicies);
+        grpc.addService(InboundServerPoliciesService, this.services.inboundPolicies);
         grpc.addService(NodeServiceService, this.services.node);
       },
     });
@@ -185,6 +189,12 @@ export class TestCluster {
       serverIdentity,
       material: () => ({ certificate, anchorsPem: this.#authority.anchorPem }),
     });
+  }
+
+  /** What a client shows and trusts that brings its own gRPC. */
+  async material(identity: string): Promise<{ cert: string; key: string; anchorsPem: string }> {
+    const { chainPem, keyPem } = await this.#authority.leaf(identity);
+    return { cert: chainPem, key: keyPem, anchorsPem: this.#authority.anchorPem };
   }
 
   token(node = 'n1', claims: Partial<LocalTokenClaims> = {}): string {

@@ -7,7 +7,18 @@ import { Workload } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import { probesOf } from '#lib/registry/inbound-policy.ts';
 import type { MeshPod } from './mesh-pod.ts';
 
+/** A changed pod is another MeshPod: all pods of a node are asked for whenever one of them changes. */
+const made = new WeakMap<MeshPod, Workload>();
+
 export function workloadMessage(meshPod: MeshPod): Workload {
+  const known = made.get(meshPod);
+  if (known !== undefined) return known;
+  const message = makeMessage(meshPod);
+  made.set(meshPod, message);
+  return message;
+}
+
+function makeMessage(meshPod: MeshPod): Workload {
   const { pod, config, servers, owner, eligibility } = meshPod;
   const content: Workload = {
     cluster: pod.cluster,

@@ -10,6 +10,7 @@ import {
   loadConfig,
   setting,
 } from '#lib/core/config.ts';
+import { asRegistrySource, REGISTRY_DOC } from '#lib/registry/registry-source.ts';
 
 export const identitySettings = {
   listen: setting('NODEMESH_LISTEN', '[::]:8080', asListen, 'Where Certify is served, ip:port.'),
@@ -54,26 +55,15 @@ export const identitySettings = {
     asDurationMs,
     'Added to both ends of a validity, for clocks that differ.',
   ),
-  registry: setting(
-    'NODEMESH_REGISTRY',
-    undefined,
-    asFolderRegistry,
-    'Where pods and accounts are read from: folder:/path.',
-  ),
+  registry: setting('NODEMESH_REGISTRY', 'kubernetes', asRegistrySource, REGISTRY_DOC),
   tokenKeyFile: setting(
     'NODEMESH_TOKEN_KEY_FILE',
-    undefined,
+    '',
     asText,
-    "Public key (PEM) of the local mesh's token signer.",
+    "With a folder: public key (PEM) of the local mesh's token signer.",
   ),
   logLevel: setting('NODEMESH_LOG_LEVEL', 'info', asOneOf('error', 'warn', 'info', 'debug'), 'Log level.'),
 } as const;
-
-function asFolderRegistry(text: string): string {
-  const path = /^folder:(\/.+)$/.exec(text)?.[1];
-  if (path === undefined) throw new Error('expected folder:/path');
-  return path;
-}
 
 export type IdentityConfig = ConfigOf<typeof identitySettings>;
 

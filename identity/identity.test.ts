@@ -16,7 +16,7 @@ import {
   type CertifyResponse,
   IdentityClient,
 } from '#lib/proto/gen/linkerd/identity.ts';
-import type { Registry } from '#lib/registry/registry.ts';
+import type { PodEvent, Registry } from '#lib/registry/registry.ts';
 import { createLocalTokenReviewer } from '#lib/registry-folder/token-review.ts';
 import { secureMesh } from '#lib/tls/mesh-client.ts';
 import { createMeshContext } from '#lib/tls/mesh-context.ts';
@@ -26,12 +26,13 @@ import { type IdentityOptions, type RunningIdentity, startIdentity } from './ide
 import { idOf, TestCluster } from './test-cluster.ts';
 
 const HOUR_MS = 3_600_000;
-const identityName = idOf('linkerd-identity', 'linkerd');
+const identityName = idOf('linkerd-identity', 'nodemesh');
 let authority: TestAuthority;
 let other: TestAuthority;
 
 describe('identity', () => {
   let lines: LogLine[] = [];
+  let told: PodEvent[] = [];
   let test: TestCluster;
   let identity: RunningIdentity;
   let clients: IdentityClient[] = [];
@@ -43,6 +44,7 @@ describe('identity', () => {
   });
   beforeEach(async () => {
     lines = [];
+    told = [];
     clients = [];
     test = new TestCluster();
     writeIssuer(authority);
@@ -88,6 +90,7 @@ describe('identity', () => {
       clock: test.clock,
       random: () => 0.5,
       log: recordingLog(lines),
+      tell: (event) => told.push(event),
       ...options,
     });
     return running;
@@ -204,6 +207,11 @@ describe('identity', () => {
     writeFileSync(file('anchors.pem'), authority.anchorPem + other.anchorPem);
     writeIssuer(other);
     await identity.checkFiles();
+    assert.deepEqual(
+      told.map(({ type, reason }) => `${type} ${reason}`),
+      ['Normal IssuerUpdated', 'Normal TrustAnchorsUpdated'],
+    );
+    assert.match(told[1]?.message ?? '', /2 certificates/);
     const [der = Buffer.alloc(0)] = (await certify(from, request)).intermediateCertificates;
     assert.equal(new X509Certificate(der).toString(), new X509Certificate(other.issuerPem).toString());
     await certify(client(other.anchorPem), request);
@@ -230,12 +238,19 @@ describe('identity', () => {
       [authority, 'nonsense', /does not lead to a trust anchor/],
     ] as const) {
       lines.length = 0;
+      told.length = 0;
       writeIssuer(issuer);
       writeFileSync(file('anchors.pem'), anchors);
       await identity.checkFiles();
       const line = lines.find(({ level }) => level === 'error');
       assert.match(line?.message ?? '', /the old ones stay in force/);
       assert.match(String(line?.fields['reason']), reason);
+      assert.deepEqual(
+        told.map(({ type, reason: word }) => `${type} ${word}`),
+        ['Warning IssuerUpdateSkipped'],
+      );
+      assert.match(told[0]?.message ?? '', reason);
+      assert.doesNotMatch(told[0]?.message ?? '', /PRIVATE KEY/);
       const response = await certify(client(), test.request(idOf('web'), test.agentToken()));
       const [der = Buffer.alloc(0)] = response.intermediateCertificates;
       assert.equal(new X509Certificate(der).toString(), new X509Certificate(authority.issuerPem).toString());

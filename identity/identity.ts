@@ -2,6 +2,7 @@
 // Puts the identity service together: issuer, rules, TLS and gRPC server, admin port. Where registry and token
 // reviewer come from is the caller's decision.
 
+import { Registry as MetricRegistry } from 'prom-client';
 import { serveAdminPort } from '#lib/admin-port/admin-port.ts';
 import type { Clock, Random } from '#lib/core/clock.ts';
 import type { Log } from '#lib/core/log.ts';
@@ -10,7 +11,7 @@ import { IdentityService } from '#lib/proto/gen/linkerd/identity.ts';
 import { eligibility } from '#lib/registry/eligibility.ts';
 import { defaultMeshSettings } from '#lib/registry/mesh-settings.ts';
 import type { Pod } from '#lib/registry/model.ts';
-import type { Registry } from '#lib/registry/registry.ts';
+import type { PodEvent, Registry } from '#lib/registry/registry.ts';
 import type { TokenReviewer } from '#lib/registry/token-review.ts';
 import { identityOf } from '#lib/x509/names.ts';
 import { createAccounts } from './accounts.ts';
@@ -41,6 +42,10 @@ export interface IdentityOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
+  /** Served on the admin port with what identity itself counts. */
+  readonly metrics?: MetricRegistry;
+  /** Tells people what became of a new issuer or new trust anchors. */
+  readonly tell?: (event: PodEvent) => void;
   readonly filesIntervalMs?: number;
 }
 
@@ -62,9 +67,10 @@ export async function startIdentity(options: IdentityOptions): Promise<RunningId
     clock,
     intervalMs: options.filesIntervalMs ?? FILES_INTERVAL_MS,
     log,
+    tell: options.tell ?? (() => undefined),
   });
   const own = await createOwnCertificate({
-    identity: identityOf({ namespace: config.identityNamespace, name: 'linkerd-identity' }, domain),
+    identity: identityOf({ namespace: config.namespace, name: 'linkerd-identity' }, domain),
     issuer: () => files.issuer,
     lifetimeMs: config.leafLifetimeMs,
     clockSkewMs: config.clockSkewMs,
@@ -77,7 +83,8 @@ export async function startIdentity(options: IdentityOptions): Promise<RunningId
     cluster: config.cluster,
     whyNotMeshed: (pod) => whyNotMeshed(pod, { registry: options.registry, namespace: config.namespace }),
   });
-  const metrics = createIdentityMetrics(() => files.issuer, clock);
+  const register = options.metrics ?? new MetricRegistry();
+  const metrics = createIdentityMetrics(register, () => files.issuer, clock);
   const service = createIdentityService({
     domain,
     agent: { namespace: config.namespace, name: config.agentServiceAccount },
@@ -105,7 +112,7 @@ export async function startIdentity(options: IdentityOptions): Promise<RunningId
   const admin = await serveAdminPort({
     ...config.adminListen,
     ready: () => accounts.synced,
-    metrics: { contentType: metrics.registry.contentType, text: () => metrics.registry.metrics() },
+    metrics: { contentType: register.contentType, text: () => register.metrics() },
   });
   log.info({ address: server.address, admin: admin.address }, 'identity is serving');
   return {

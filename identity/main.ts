@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The identity service's process: settings, registry and token reviewer, signals. Everything else is identity.ts.
 
+import { Registry as MetricRegistry } from 'prom-client';
 import { systemClock } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
-import { readText } from '#lib/files/watch-files.ts';
 import { createLog } from '#lib/log/pino.ts';
-import { createFolderRegistry } from '#lib/registry-folder/folder-registry.ts';
-import { createLocalTokenReviewer } from '#lib/registry-folder/token-review.ts';
+import { openSource } from '#lib/registry-kubernetes/open-source.ts';
+import { ownVersion } from '#lib/version/own-version.ts';
 import { loadIdentityConfig } from './config.ts';
 import { startIdentity } from './identity.ts';
 
@@ -16,17 +16,24 @@ async function main(): Promise<void> {
   const config = loadIdentityConfig(process.env);
   const log = createLog('identity', config.logLevel);
   const clock = systemClock;
-  const registry = createFolderRegistry({ folder: config.registry, cluster: config.cluster, clock, log });
-  const reviewer = createLocalTokenReviewer({
-    publicKeyPem: await readText(config.tokenKeyFile),
-    registry,
-    cluster: config.cluster,
+  const metrics = new MetricRegistry();
+  const source = await openSource({
+    config,
+    name: 'linkerd-identity',
+    kinds: ['Namespace', 'Pod'],
+    version: ownVersion(),
+    metrics,
+    env: process.env,
     clock,
+    random: Math.random,
+    log,
   });
   const identity = await startIdentity({
     config,
-    registry,
-    reviewer,
+    registry: source.registry,
+    reviewer: source.reviewer,
+    tell: source.tell,
+    metrics,
     clock,
     random: Math.random,
     log,
@@ -37,7 +44,7 @@ async function main(): Promise<void> {
     stopping = true;
     log.info({}, 'identity stops');
     await identity.close(SHUTDOWN_GRACE_MS);
-    registry.close();
+    await source.close();
   };
   process.on('SIGTERM', () => void stop());
   process.on('SIGINT', () => void stop());

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The identity service's own metrics.
 
-import { Counter, Gauge, Registry } from 'prom-client';
+import { Counter, Gauge, type Registry } from 'prom-client';
 import type { Clock } from '#lib/core/clock.ts';
 import type { CertificateIssuer } from '#lib/x509-authority/issuer.ts';
 import { type CertifyRule, certifyRules } from './rules.ts';
 
 export interface IdentityMetrics {
-  readonly registry: Registry;
   count(result: 'issued' | CertifyRule): void;
 }
 
-export function createIdentityMetrics(issuer: () => CertificateIssuer, clock: Clock): IdentityMetrics {
-  const registry = new Registry();
+export function createIdentityMetrics(
+  registry: Registry,
+  issuer: () => CertificateIssuer,
+  clock: Clock,
+): IdentityMetrics {
   const certified = new Counter({
     name: 'identity_certify_total',
     help: 'Answers of Certify: issued, or the rule that was against it.',
@@ -27,5 +29,5 @@ export function createIdentityMetrics(issuer: () => CertificateIssuer, clock: Cl
     registers: [registry],
     collect: () => ttl.set(Math.round((issuer().notAfterMs - clock.wallMs()) / 1000)),
   });
-  return { registry, count: (result) => certified.inc({ result }) };
+  return { count: (result) => certified.inc({ result }) };
 }

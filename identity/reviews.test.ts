@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
 import { VirtualClock } from '#lib/core/clock.ts';
+import { defaultReviewLimits, type ReviewLimits } from '#lib/registry/cached-reviews.ts';
 import type { TokenReviewStatus } from '#lib/registry/token-review.ts';
-import { createReviews, defaultReviewLimits, type ReviewLimits, type Reviews } from './reviews.ts';
+import { createReviews, type Reviews } from './reviews.ts';
 import { Refusal } from './rules.ts';
 
 /** A reviewer whose answers are held until `answer` is called; tokens that begin with "bad" are refused. */

@@ -17,7 +17,7 @@ import { checkChain, parseCertificates } from '#lib/x509/verify.ts';
 import { makeTestAuthority, type TestAuthority } from '#lib/x509-authority/test-authority.ts';
 import { createAccounts, type Accounts } from './accounts.ts';
 import { whyNotMeshed } from './identity.ts';
-import { defaultReviewLimits } from './reviews.ts';
+import { defaultReviewLimits } from '#lib/registry/cached-reviews.ts';
 import { type CertifyRule, certifyRules, Refusal } from './rules.ts';
 import { type Certify, type CertifyOptions, createCertify } from './service.ts';
 import { cluster, clusterWith, domain, idOf, pod, TestCluster } from './test-cluster.ts';

@@ -6,11 +6,12 @@ import { Metadata, type sendUnaryData, type ServerUnaryCall } from '@grpc/grpc-j
 import type { Clock } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
+import type { ReviewLimits } from '#lib/registry/cached-reviews.ts';
 import type { CertifyRequest, CertifyResponse, IdentityServer } from '#lib/proto/gen/linkerd/identity.ts';
 import { certifyAudiences, decide, type DecisionContext } from './decide.ts';
 import type { CertificateIssuer, IssuedLeaf } from '#lib/x509-authority/issuer.ts';
 import { checkCertificateRequest, checkFields } from './request.ts';
-import { createReviews, type ReviewLimits } from './reviews.ts';
+import { createReviews } from './reviews.ts';
 import { type CertifyRule, Refusal } from './rules.ts';
 import type { TokenReviewer } from '#lib/registry/token-review.ts';
 

@@ -26,16 +26,19 @@ async function folderFixture(): Promise<
   const registry = open();
   const fileOf = (kind: string, namespace: string, name: string) =>
     join(folder, `${kind.toLowerCase()}.${namespace === '' ? '_' : namespace}.${name}.yaml`);
+  const write = async (object: Readonly<Record<string, unknown>>, uid: string): Promise<string> => {
+    const metadata = object['metadata'] as { namespace?: string; name: string };
+    const file = fileOf(String(object['kind']), metadata.namespace ?? '', metadata.name);
+    await writeFile(`${file}.tmp`, JSON.stringify({ ...object, metadata: { uid, ...metadata } }));
+    await rename(`${file}.tmp`, file);
+    return uid;
+  };
   return {
     folder,
     registry,
     another: open,
-    async apply(object) {
-      const { namespace, name } = object['metadata'] as { namespace?: string; name: string };
-      const file = fileOf(String(object['kind']), namespace ?? '', name);
-      await writeFile(`${file}.tmp`, JSON.stringify(object));
-      await rename(`${file}.tmp`, file);
-    },
+    apply: (object) => write(object, 'uid-web'),
+    replace: (object) => write(object, 'uid-of-successor'),
     delete: (kind, namespace, name) => rm(fileOf(kind, namespace, name)),
     async close() {
       registry.close();

@@ -4,14 +4,16 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { MeshError } from '#lib/core/errors.ts';
-import { ENROLLED_CONDITION, type Pod, podCondition } from './model.ts';
+import { ENROLLED_CONDITION, type Pod, podCondition, podReady } from './model.ts';
 import type { PodRef, Registry } from './registry.ts';
 
 /** A registry and the hand that changes what it watches. */
 export interface RegistryFixture {
   readonly registry: Registry;
-  /** Writes an object, given as the JSON of Kubernetes. */
-  readonly apply: (object: Readonly<Record<string, unknown>>) => Promise<void>;
+  /** Writes an object, given as the JSON of Kubernetes. Resolves with its uid. */
+  readonly apply: (object: Readonly<Record<string, unknown>>) => Promise<string>;
+  /** As `apply`, for another object under the name of one that exists. */
+  readonly replace: (object: Readonly<Record<string, unknown>>) => Promise<string>;
   readonly delete: (kind: string, namespace: string, name: string) => Promise<void>;
   /** A second registry over the same source. */
   readonly another: () => Registry;
@@ -24,10 +26,10 @@ export const testNamespace = (name: string, annotations: Readonly<Record<string,
   metadata: { name, annotations },
 });
 
-export const testPod = (namespace: string, name: string, extra: { uid?: string; ip?: string } = {}) => ({
+export const testPod = (namespace: string, name: string, extra: { ip?: string } = {}) => ({
   apiVersion: 'v1',
   kind: 'Pod',
-  metadata: { namespace, name, uid: extra.uid ?? `uid-${name}`, labels: { app: name } },
+  metadata: { namespace, name, labels: { app: name } },
   spec: { nodeName: 'node-1', containers: [{ name: 'app', image: 'none' }] },
   status: {
     phase: 'Running',
@@ -82,7 +84,7 @@ export function registryBehaviour(name: string, open: () => Promise<RegistryFixt
         await apply(testPod('shop', 'web'));
         await registry.synced();
         await podSeen(registry, 'web', (pod) => pod !== undefined);
-        const [pod] = registry.list('Pod');
+        const pod = registry.list('Pod').find((found) => found.metadata.name === 'web');
         assert.equal(pod?.cluster, 'test');
         assert.deepEqual(pod?.status.podIPs, ['10.1.0.1']);
         assert.equal(registry.get('Pod', { cluster: 'test', namespace: 'shop', name: 'web' }), pod);
@@ -95,13 +97,18 @@ export function registryBehaviour(name: string, open: () => Promise<RegistryFixt
       using(async ({ registry, ...fixture }) => {
         await registry.synced();
         await fixture.apply(testPod('shop', 'web'));
-        await podSeen(registry, 'web', (pod) => pod !== undefined);
+        await podSeen(registry, 'web', (pod) => pod !== undefined && podReady(pod));
         const told = Promise.withResolvers<string[]>();
         const lines: string[] = [];
+        const ours = (pod: Pod): boolean => pod.metadata.name === 'web';
         registry.watch('Pod', {
-          added: (pod) => lines.push(`added ${pod.status.podIPs[0]}`),
-          changed: (pod, previous) => lines.push(`${previous.status.podIPs[0]} -> ${pod.status.podIPs[0]}`),
+          added: (pod) => void (ours(pod) && lines.push(`added ${pod.status.podIPs[0]}`)),
+          changed: (pod, previous) => {
+            if (!ours(pod) || pod.status.podIPs[0] === previous.status.podIPs[0]) return;
+            lines.push(`${previous.status.podIPs[0]} -> ${pod.status.podIPs[0]}`);
+          },
           removed: (pod) => {
+            if (!ours(pod)) return;
             lines.push(`removed ${pod.status.podIPs[0]}`);
             told.resolve(lines);
           },
@@ -115,18 +122,22 @@ export function registryBehaviour(name: string, open: () => Promise<RegistryFixt
 
     it(
       'takes a successor of the same name for another object',
-      using(async ({ registry, apply }) => {
-        await apply(testPod('shop', 'web', { uid: 'first' }));
-        await podSeen(registry, 'web', (pod) => pod?.metadata.uid === 'first');
+      using(async ({ registry, apply, replace }) => {
+        const first = await apply(testPod('shop', 'web'));
+        await podSeen(registry, 'web', (pod) => pod?.metadata.uid === first);
         const lines: string[] = [];
+        const tell = (what: string) => (pod: Pod) => {
+          if (pod.metadata.name === 'web') lines.push(`${what} ${pod.metadata.uid}`);
+        };
         registry.watch('Pod', {
-          added: (pod) => lines.push(`added ${pod.metadata.uid}`),
-          changed: () => lines.push('changed'),
-          removed: (pod) => lines.push(`removed ${pod.metadata.uid}`),
+          added: tell('added'),
+          changed: () => undefined,
+          removed: tell('removed'),
         });
-        await apply(testPod('shop', 'web', { uid: 'second' }));
-        await podSeen(registry, 'web', (pod) => pod?.metadata.uid === 'second');
-        assert.deepEqual(lines, ['added first', 'removed first', 'added second']);
+        const second = await replace(testPod('shop', 'web'));
+        await podSeen(registry, 'web', (pod) => pod?.metadata.uid === second);
+        assert.notEqual(first, second);
+        assert.deepEqual(lines, [`added ${first}`, `removed ${first}`, `added ${second}`]);
       }),
     );
 
@@ -141,6 +152,7 @@ export function registryBehaviour(name: string, open: () => Promise<RegistryFixt
           removed: () => heard++,
         });
         watch.close();
+        heard = 0;
         await apply(testPod('shop', 'web'));
         await podSeen(registry, 'web', (pod) => pod !== undefined);
         assert.equal(heard, 0);
@@ -179,7 +191,10 @@ export function registryBehaviour(name: string, open: () => Promise<RegistryFixt
         const changes: number[] = [];
         registry.watch('Pod', {
           added: () => undefined,
-          changed: (now) => changes.push(podCondition(now, ENROLLED_CONDITION)?.observedGeneration ?? 0),
+          changed: (now) => {
+            const generation = podCondition(now, ENROLLED_CONDITION)?.observedGeneration;
+            if (now.metadata.name === 'web' && generation !== undefined) changes.push(generation);
+          },
           removed: () => undefined,
         });
         const report = (generation: number) =>
@@ -189,6 +204,9 @@ export function registryBehaviour(name: string, open: () => Promise<RegistryFixt
         await report(1);
         await report(1);
         await Promise.all([report(1), report(2), report(3), report(4)]);
+        const lastSeen = (found: Pod | undefined): boolean =>
+          found !== undefined && podCondition(found, ENROLLED_CONDITION)?.observedGeneration === 4;
+        await podSeen(registry, 'web', lastSeen);
         assert.deepEqual([changes[0], changes.at(-1)], [1, 4]);
         assert.ok(changes.length <= 3, `few writes, not ${changes.join(', ')}`);
       }),
@@ -196,11 +214,12 @@ export function registryBehaviour(name: string, open: () => Promise<RegistryFixt
 
     it(
       'refuses the status of a pod that is gone, also if another took its name',
-      using(async ({ registry, apply }) => {
-        await apply(testPod('shop', 'web', { uid: 'second' }));
-        await podSeen(registry, 'web', (pod) => pod !== undefined);
+      using(async ({ registry, apply, replace }) => {
+        const first = await apply(testPod('shop', 'web'));
+        const second = await replace(testPod('shop', 'web'));
+        await podSeen(registry, 'web', (pod) => pod?.metadata.uid === second);
         const condition = { status: 'True', reason: 'Enrolled', message: '', generation: 1 } as const;
-        const ref = { cluster: 'test', namespace: 'shop', name: 'web', uid: 'first' };
+        const ref = { cluster: 'test', namespace: 'shop', name: 'web', uid: first };
         await assert.rejects(
           registry.reportStatus(ref, { condition }),
           (error) => error instanceof MeshError && error.code === 'MESH_NOT_FOUND',

@@ -19,7 +19,29 @@ export interface InboundServers {
 /** More single ports than this are not listed; their opaqueness still stands in the configuration. */
 const PORTS_MAX = 4096;
 
+/** Most pods say the same, which is nothing: they share one answer. */
+const made = new WeakMap<MeshSettings, Map<string, InboundServers>>();
+const SHARED_MAX = 1000;
+
 export function inboundServers(config: WorkloadConfig, settings: MeshSettings): InboundServers {
+  const shared = made.get(settings) ?? new Map<string, InboundServers>();
+  made.set(settings, shared);
+  const { opaquePorts, requireIdentityPorts, defaultInboundPolicy, inboundDetectTimeoutMs } = config;
+  const key = JSON.stringify([
+    opaquePorts,
+    requireIdentityPorts,
+    defaultInboundPolicy,
+    inboundDetectTimeoutMs,
+  ]);
+  const known = shared.get(key);
+  if (known !== undefined) return known;
+  if (shared.size >= SHARED_MAX) shared.clear();
+  const servers = makeServers(config, settings);
+  shared.set(key, servers);
+  return servers;
+}
+
+function makeServers(config: WorkloadConfig, settings: MeshSettings): InboundServers {
   const { opaquePorts, requireIdentityPorts } = config;
   const policy = config.defaultInboundPolicy;
   const make = (opaque: boolean, needsIdentity: boolean): Server =>
@@ -69,7 +91,11 @@ function defaultServer(
 ): Server {
   const timeout = durationOfMs(detectMs);
   return {
-    protocol: { kind: opaque ? { $case: 'opaque', opaque: {} } : { $case: 'detect', detect: { timeout } } },
+    protocol: {
+      kind: opaque
+        ? { $case: 'opaque', opaque: {} }
+        : { $case: 'detect', detect: { timeout, httpRoutes: [] } },
+    },
     serverIps: [],
     authorizations: authorizations(policy, settings),
     labels: labelsOf(policy),
@@ -98,7 +124,7 @@ function authorizations(policy: InboundPolicy, settings: MeshSettings): Authz[] 
   const withIdentity = policy === 'all-authenticated' || policy === 'cluster-authenticated';
   return [
     {
-      networks: networks(inCluster ? settings.clusterNetworks : ['0.0.0.0/0', '::/0']),
+      networks: inCluster ? networks(settings.clusterNetworks) : everywhere,
       authentication: withIdentity ? anyIdentity : unauthenticated,
       labels: labelsOf(policy),
       metadata: { kind: { $case: 'default', default: policy } },
@@ -106,11 +132,14 @@ function authorizations(policy: InboundPolicy, settings: MeshSettings): Authz[] 
   ];
 }
 
-const networks = (cidrs: readonly string[]): Network[] =>
-  cidrs.flatMap((cidr) => {
+function networks(cidrs: readonly string[]): Network[] {
+  return cidrs.flatMap((cidr) => {
     const net = networkToWire(cidr);
     return net === undefined ? [] : [{ net, except: [] }];
   });
+}
+
+export const everywhere: Network[] = networks(['0.0.0.0/0', '::/0']);
 
 export interface WorkloadProbe {
   readonly port: number;

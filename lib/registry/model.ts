@@ -35,14 +35,29 @@ export type Namespace = Resource<'Namespace'>;
 
 export type ServiceAccount = Resource<'ServiceAccount'>;
 
+export interface Taint {
+  readonly key: string;
+  readonly effect: string;
+}
+
 export interface Node extends Resource<'Node'> {
+  readonly spec: { readonly taints: readonly Taint[] };
   readonly status: { readonly addresses: readonly { readonly type: string; readonly address: string }[] };
 }
 
 export interface ContainerPort {
   readonly name: string;
   readonly containerPort: number;
+  /** The port of the node that leads here; 0: none does. */
+  readonly hostPort: number;
   readonly protocol: string;
+}
+
+/** Where Linkerd's proxy listens in its pod. */
+export interface ProxyPorts {
+  readonly inbound: number;
+  readonly control: number;
+  readonly admin: number;
 }
 
 /** A number, or the name of a container port. */
@@ -61,6 +76,8 @@ export interface Container {
   readonly livenessProbe?: ContainerProbe;
   readonly readinessProbe?: ContainerProbe;
   readonly startupProbe?: ContainerProbe;
+  /** Of a container that is Linkerd's proxy. */
+  readonly proxyPorts?: ProxyPorts;
 }
 
 export interface PodSpec {
@@ -89,6 +106,8 @@ export interface Pod extends Resource<'Pod'> {
     readonly phase: string;
     /** Canonical addresses; one per family. */
     readonly podIPs: readonly string[];
+    /** Canonical addresses of its node. */
+    readonly hostIPs: readonly string[];
     readonly conditions: readonly PodCondition[];
   };
 }
@@ -114,14 +133,26 @@ export interface Service extends Resource<'Service'> {
   };
 }
 
-/** Only what it says about zones: who its endpoints are, the mesh sees from the pods. */
+export interface SliceEndpoint {
+  /** Canonical. */
+  readonly addresses: readonly string[];
+  /** Whether it takes new connections: one that is terminating does not. */
+  readonly ready: boolean;
+  readonly hostname: string;
+  readonly nodeName: string;
+  /** Empty: nothing is said. */
+  readonly zone: string;
+  /** Zones whose clients shall use it; undefined: nothing is said. */
+  readonly forZones: readonly string[] | undefined;
+}
+
+/**
+ * Endpoints of services with a selector the mesh sees from the pods, sooner than from here; what it reads of them here
+ * are the zones. Those of services without a selector stand only here.
+ */
 export interface EndpointSlice extends Resource<'EndpointSlice'> {
-  readonly endpoints: readonly {
-    /** Canonical. */
-    readonly addresses: readonly string[];
-    /** Zones whose clients shall use it; undefined: nothing is said. */
-    readonly forZones: readonly string[] | undefined;
-  }[];
+  readonly ports: readonly { readonly name: string; readonly port: number; readonly protocol: string }[];
+  readonly endpoints: readonly SliceEndpoint[];
 }
 
 /** Names the Service of an EndpointSlice. */

@@ -13,6 +13,7 @@ import {
   type Kind,
 } from './model.ts';
 import { grpcRouteSpec, httpRouteSpec } from './route-schema.ts';
+import { PROXY_CONTAINER, proxyPortsOf } from './sidecar.ts';
 
 const text = v.nullish(v.string('expected text'), '');
 const flag = v.nullish(v.boolean('expected true or false'), false);
@@ -81,7 +82,12 @@ const container = v.looseObject(
     name: dnsName("a container's name"),
     image: text,
     ports: listOf(
-      v.looseObject({ name: text, containerPort: portNumber, protocol: v.nullish(v.string(), 'TCP') }),
+      v.looseObject({
+        name: text,
+        containerPort: portNumber,
+        hostPort: v.nullish(v.number('expected a port number'), 0),
+        protocol: v.nullish(v.string(), 'TCP'),
+      }),
     ),
     livenessProbe: probe,
     readinessProbe: probe,
@@ -115,6 +121,8 @@ const pod = v.looseObject({
       phase: v.nullish(v.string(), 'Pending'),
       podIP: v.nullish(v.string()),
       podIPs: listOf(v.looseObject({ ip: v.string('expected an address') })),
+      hostIP: v.nullish(v.string()),
+      hostIPs: listOf(v.looseObject({ ip: v.string('expected an address') })),
       conditions: listOf(
         v.looseObject({
           type: v.string(),
@@ -160,9 +168,18 @@ const service = v.looseObject({
 
 const endpointSlice = v.looseObject({
   metadata,
+  addressType: v.nullish(v.string('expected text'), 'IPv4'),
+  ports: listOf(
+    v.looseObject({ name: text, port: v.nullish(portNumber), protocol: v.nullish(v.string(), 'TCP') }),
+  ),
   endpoints: listOf(
     v.looseObject({
       addresses: v.array(v.string('expected an address'), 'expected a list of addresses'),
+      // Not said means ready.
+      conditions: v.nullish(v.looseObject({ ready: v.nullish(v.boolean(), true) })),
+      hostname: text,
+      nodeName: text,
+      zone: text,
       hints: v.nullish(
         v.looseObject({ forZones: v.nullish(v.array(v.looseObject({ name: v.string('expected text') }))) }),
       ),
@@ -172,6 +189,11 @@ const endpointSlice = v.looseObject({
 
 const node = v.looseObject({
   metadata,
+  spec: v.nullish(
+    v.looseObject({
+      taints: listOf(v.looseObject({ key: v.string(), effect: v.nullish(v.string(), '') })),
+    }),
+  ),
   status: v.nullish(
     v.looseObject({ addresses: listOf(v.looseObject({ type: v.string(), address: v.string() })) }),
   ),
@@ -264,16 +286,27 @@ function build(kind: Kind, raw: unknown, cluster: string, problems: FieldProblem
       const value = check(node, raw, problems);
       if (value === undefined) return undefined;
       const addresses = (value.status?.addresses ?? []).map(({ type, address }) => ({ type, address }));
-      return { kind, cluster, metadata: meta(kind, value.metadata), status: { addresses } };
+      const taints = (value.spec?.taints ?? []).map(({ key, effect }) => ({ key, effect: effect ?? '' }));
+      const spec = { taints };
+      return { kind, cluster, metadata: meta(kind, value.metadata), spec, status: { addresses } };
     }
     case 'EndpointSlice': {
       const value = check(endpointSlice, raw, problems);
       if (value === undefined) return undefined;
-      const endpoints = value.endpoints.map(({ addresses, hints }, index) => ({
+      // Slices of names are for services that are no business of the mesh.
+      const given = value.addressType === 'FQDN' ? [] : value.endpoints;
+      const endpoints = given.map(({ addresses, conditions, hostname, nodeName, zone, hints }, index) => ({
         addresses: addressesOf(addresses, `endpoints[${index}].addresses`, problems),
+        ready: conditions?.ready ?? true,
+        hostname,
+        nodeName,
+        zone,
         forZones: hints?.forZones?.map(({ name }) => name),
       }));
-      return { kind, cluster, metadata: meta(kind, value.metadata), endpoints };
+      const ports = value.ports.flatMap(({ name, port, protocol }) =>
+        port === null || port === undefined ? [] : [{ name, port, protocol }],
+      );
+      return { kind, cluster, metadata: meta(kind, value.metadata), ports, endpoints };
     }
     case 'Deployment': {
       const value = check(deployment, raw, problems);
@@ -289,9 +322,6 @@ function build(kind: Kind, raw: unknown, cluster: string, problems: FieldProblem
     case 'Pod': {
       const value = check(pod, raw, problems);
       if (value === undefined) return undefined;
-      const ips = value.status?.podIPs.map((entry) => entry.ip) ?? [];
-      const single = value.status?.podIP ?? '';
-      const all = ips.length > 0 || single === '' ? ips : [single];
       return {
         kind,
         cluster,
@@ -309,7 +339,12 @@ function build(kind: Kind, raw: unknown, cluster: string, problems: FieldProblem
         },
         status: {
           phase: value.status?.phase ?? 'Pending',
-          podIPs: addressesOf(all, 'status.podIPs', problems),
+          podIPs: addressesOf(allOf(value.status?.podIPs, value.status?.podIP), 'status.podIPs', problems),
+          hostIPs: addressesOf(
+            allOf(value.status?.hostIPs, value.status?.hostIP),
+            'status.hostIPs',
+            problems,
+          ),
           conditions: (value.status?.conditions ?? []).map((condition) => ({
             type: condition.type,
             status: condition.status,
@@ -361,6 +396,12 @@ function build(kind: Kind, raw: unknown, cluster: string, problems: FieldProblem
   }
 }
 
+/** The list, or what stands alone beside it on older clusters. */
+function allOf(list: readonly { readonly ip: string }[] | undefined, single: string | null | undefined) {
+  const ips = list?.map(({ ip }) => ip) ?? [];
+  return ips.length > 0 || (single ?? '') === '' ? ips : [single ?? ''];
+}
+
 type RawContainer = v.InferOutput<typeof container>;
 
 function containerOf(raw: RawContainer): Container {
@@ -370,10 +411,16 @@ function containerOf(raw: RawContainer): Container {
   return {
     name: raw.name,
     image: raw.image,
-    ports: raw.ports.map(({ name, containerPort, protocol }) => ({ name, containerPort, protocol })),
+    ports: raw.ports.map(({ name, containerPort, hostPort, protocol }) => ({
+      name,
+      containerPort,
+      hostPort,
+      protocol,
+    })),
     ...(liveness && { livenessProbe: liveness }),
     ...(readiness && { readinessProbe: readiness }),
     ...(startup && { startupProbe: startup }),
+    ...(raw.name === PROXY_CONTAINER && { proxyPorts: proxyPortsOf(raw['env']) }),
   };
 }
 

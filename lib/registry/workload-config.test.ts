@@ -365,7 +365,7 @@ describe('default policies', () => {
         assert.deepEqual(authz.metadata, { kind: { $case: 'default', default: policy } });
       assert.deepEqual(fallback.protocol?.kind, {
         $case: 'detect',
-        detect: { timeout: { seconds: 10n, nanos: 0 } },
+        detect: { timeout: { seconds: 10n, nanos: 0 }, httpRoutes: [] },
       });
     });
   }

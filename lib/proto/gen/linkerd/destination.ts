@@ -61,6 +61,7 @@ export interface WeightedAddr {
   tlsIdentity: TlsIdentity | undefined;
   protocolHint: ProtocolHint | undefined;
   authorityOverride: AuthorityOverride | undefined;
+  http2: Http2ClientParams | undefined;
   resourceRef: Metadata1 | undefined;
 }
 
@@ -87,6 +88,16 @@ export interface TlsIdentity_UriLikeIdentity {
 
 export interface AuthorityOverride {
   authorityOverride: string;
+}
+
+export interface Http2ClientParams {
+  keepAlive: Http2ClientParams_KeepAlive | undefined;
+}
+
+export interface Http2ClientParams_KeepAlive {
+  interval: Duration | undefined;
+  timeout: Duration | undefined;
+  whileIdle: boolean;
 }
 
 export interface NoEndpoints {
@@ -519,6 +530,7 @@ function createBaseWeightedAddr(): WeightedAddr {
     tlsIdentity: undefined,
     protocolHint: undefined,
     authorityOverride: undefined,
+    http2: undefined,
     resourceRef: undefined,
   };
 }
@@ -542,6 +554,9 @@ export const WeightedAddr: MessageFns<WeightedAddr> = {
     }
     if (message.authorityOverride !== undefined) {
       AuthorityOverride.encode(message.authorityOverride, writer.uint32(58).fork()).join();
+    }
+    if (message.http2 !== undefined) {
+      Http2ClientParams.encode(message.http2, writer.uint32(66).fork()).join();
     }
     if (message.resourceRef !== undefined) {
       Metadata1.encode(message.resourceRef, writer.uint32(74).fork()).join();
@@ -613,6 +628,14 @@ export const WeightedAddr: MessageFns<WeightedAddr> = {
             message.authorityOverride = AuthorityOverride.decode(reader, reader.uint32());
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.http2 = Http2ClientParams.decode(reader, reader.uint32());
+            continue;
+          }
           case 9: {
             if (tag !== 74) {
               break;
@@ -659,6 +682,9 @@ export const WeightedAddr: MessageFns<WeightedAddr> = {
       : undefined;
     message.authorityOverride = (object.authorityOverride !== undefined && object.authorityOverride !== null)
       ? AuthorityOverride.fromPartial(object.authorityOverride)
+      : undefined;
+    message.http2 = (object.http2 !== undefined && object.http2 !== null)
+      ? Http2ClientParams.fromPartial(object.http2)
       : undefined;
     message.resourceRef = (object.resourceRef !== undefined && object.resourceRef !== null)
       ? Metadata1.fromPartial(object.resourceRef)
@@ -1004,6 +1030,146 @@ export const AuthorityOverride: MessageFns<AuthorityOverride> = {
   fromPartial<I extends Exact<DeepPartial<AuthorityOverride>, I>>(object: I): AuthorityOverride {
     const message = createBaseAuthorityOverride();
     message.authorityOverride = object.authorityOverride ?? "";
+    return message;
+  },
+};
+
+function createBaseHttp2ClientParams(): Http2ClientParams {
+  return { keepAlive: undefined };
+}
+
+export const Http2ClientParams: MessageFns<Http2ClientParams> = {
+  encode(message: Http2ClientParams, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.keepAlive !== undefined) {
+      Http2ClientParams_KeepAlive.encode(message.keepAlive, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Http2ClientParams {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHttp2ClientParams();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.keepAlive = Http2ClientParams_KeepAlive.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Http2ClientParams>, I>>(base?: I): Http2ClientParams {
+    return Http2ClientParams.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Http2ClientParams>, I>>(object: I): Http2ClientParams {
+    const message = createBaseHttp2ClientParams();
+    message.keepAlive = (object.keepAlive !== undefined && object.keepAlive !== null)
+      ? Http2ClientParams_KeepAlive.fromPartial(object.keepAlive)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseHttp2ClientParams_KeepAlive(): Http2ClientParams_KeepAlive {
+  return { interval: undefined, timeout: undefined, whileIdle: false };
+}
+
+export const Http2ClientParams_KeepAlive: MessageFns<Http2ClientParams_KeepAlive> = {
+  encode(message: Http2ClientParams_KeepAlive, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.interval !== undefined) {
+      Duration.encode(message.interval, writer.uint32(10).fork()).join();
+    }
+    if (message.timeout !== undefined) {
+      Duration.encode(message.timeout, writer.uint32(18).fork()).join();
+    }
+    if (message.whileIdle !== false) {
+      writer.uint32(24).bool(message.whileIdle);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Http2ClientParams_KeepAlive {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHttp2ClientParams_KeepAlive();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.interval = Duration.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.timeout = Duration.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.whileIdle = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Http2ClientParams_KeepAlive>, I>>(base?: I): Http2ClientParams_KeepAlive {
+    return Http2ClientParams_KeepAlive.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Http2ClientParams_KeepAlive>, I>>(object: I): Http2ClientParams_KeepAlive {
+    const message = createBaseHttp2ClientParams_KeepAlive();
+    message.interval = (object.interval !== undefined && object.interval !== null)
+      ? Duration.fromPartial(object.interval)
+      : undefined;
+    message.timeout = (object.timeout !== undefined && object.timeout !== null)
+      ? Duration.fromPartial(object.timeout)
+      : undefined;
+    message.whileIdle = object.whileIdle ?? false;
     return message;
   },
 };

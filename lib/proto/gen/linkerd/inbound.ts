@@ -6,15 +6,38 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
+import {
+  type CallOptions,
+  type ChannelCredentials,
+  Client,
+  type ClientOptions,
+  type ClientReadableStream,
+  type ClientUnaryCall,
+  type handleServerStreamingCall,
+  type handleUnaryCall,
+  makeGenericClientConstructor,
+  type Metadata,
+  type ServiceError,
+  type UntypedServiceImplementation,
+} from "@grpc/grpc-js";
 import { Duration } from "../google/protobuf/duration.ts";
-import { Metadata } from "./meta.ts";
+import { HostMatch, HttpRouteMatch } from "./http_route.ts";
+import { Metadata as Metadata1 } from "./meta.ts";
 import { IPAddress, IPNetwork } from "./net.ts";
 
 export const protobufPackage = "io.linkerd.proxy.inbound";
 
 export const protobufFileName = "linkerd/inbound.proto";
 
-/** Inbound policy: field numbers and names of linkerd2-proxy-api. Routes come with the policy resources. */
+/**
+ * Inbound policy: field numbers and names of linkerd2-proxy-api. Filters, rate limits and gRPC's routes come with the
+ * policy resources.
+ */
+
+export interface PortSpec {
+  workload: string;
+  port: number;
+}
 
 export interface Server {
   protocol: ProxyProtocol | undefined;
@@ -41,6 +64,7 @@ export interface ProxyProtocol {
 
 export interface ProxyProtocol_Detect {
   timeout: Duration | undefined;
+  httpRoutes: HttpRoute[];
 }
 
 export interface ProxyProtocol_Opaque {
@@ -62,7 +86,7 @@ export interface Authz {
   networks: Network[];
   authentication: Authn | undefined;
   labels: { [key: string]: string };
-  metadata: Metadata | undefined;
+  metadata: Metadata1 | undefined;
 }
 
 export interface Authz_LabelsEntry {
@@ -101,9 +125,87 @@ export interface Identity {
   name: string;
 }
 
+export interface HttpRoute {
+  metadata: Metadata1 | undefined;
+  hosts: HostMatch[];
+  authorizations: Authz[];
+  rules: HttpRoute_Rule[];
+}
+
+export interface HttpRoute_Rule {
+  matches: HttpRouteMatch[];
+}
+
 export interface IdentitySuffix {
   parts: string[];
 }
+
+function createBasePortSpec(): PortSpec {
+  return { workload: "", port: 0 };
+}
+
+export const PortSpec: MessageFns<PortSpec> = {
+  encode(message: PortSpec, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.workload !== "") {
+      writer.uint32(10).string(message.workload);
+    }
+    if (message.port !== 0) {
+      writer.uint32(16).uint32(message.port);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PortSpec {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePortSpec();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.workload = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.port = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<PortSpec>, I>>(base?: I): PortSpec {
+    return PortSpec.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<PortSpec>, I>>(object: I): PortSpec {
+    const message = createBasePortSpec();
+    message.workload = object.workload ?? "";
+    message.port = object.port ?? 0;
+    return message;
+  },
+};
 
 function createBaseServer(): Server {
   return { protocol: undefined, serverIps: [], authorizations: [], labels: {} };
@@ -426,13 +528,16 @@ export const ProxyProtocol: MessageFns<ProxyProtocol> = {
 };
 
 function createBaseProxyProtocol_Detect(): ProxyProtocol_Detect {
-  return { timeout: undefined };
+  return { timeout: undefined, httpRoutes: [] };
 }
 
 export const ProxyProtocol_Detect: MessageFns<ProxyProtocol_Detect> = {
   encode(message: ProxyProtocol_Detect, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.timeout !== undefined) {
       Duration.encode(message.timeout, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.httpRoutes) {
+      HttpRoute.encode(v!, writer.uint32(26).fork()).join();
     }
     return writer;
   },
@@ -458,6 +563,14 @@ export const ProxyProtocol_Detect: MessageFns<ProxyProtocol_Detect> = {
             message.timeout = Duration.decode(reader, reader.uint32());
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.httpRoutes.push(HttpRoute.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -478,6 +591,7 @@ export const ProxyProtocol_Detect: MessageFns<ProxyProtocol_Detect> = {
     message.timeout = (object.timeout !== undefined && object.timeout !== null)
       ? Duration.fromPartial(object.timeout)
       : undefined;
+    message.httpRoutes = object.httpRoutes?.map((e) => HttpRoute.fromPartial(e)) || [];
     return message;
   },
 };
@@ -713,7 +827,7 @@ export const Authz: MessageFns<Authz> = {
       Authz_LabelsEntry.encode({ key: key as any, value }, writer.uint32(26).fork()).join();
     });
     if (message.metadata !== undefined) {
-      Metadata.encode(message.metadata, writer.uint32(34).fork()).join();
+      Metadata1.encode(message.metadata, writer.uint32(34).fork()).join();
     }
     return writer;
   },
@@ -763,7 +877,7 @@ export const Authz: MessageFns<Authz> = {
               break;
             }
 
-            message.metadata = Metadata.decode(reader, reader.uint32());
+            message.metadata = Metadata1.decode(reader, reader.uint32());
             continue;
           }
         }
@@ -797,7 +911,7 @@ export const Authz: MessageFns<Authz> = {
       {},
     );
     message.metadata = (object.metadata !== undefined && object.metadata !== null)
-      ? Metadata.fromPartial(object.metadata)
+      ? Metadata1.fromPartial(object.metadata)
       : undefined;
     return message;
   },
@@ -1282,6 +1396,154 @@ export const Identity: MessageFns<Identity> = {
   },
 };
 
+function createBaseHttpRoute(): HttpRoute {
+  return { metadata: undefined, hosts: [], authorizations: [], rules: [] };
+}
+
+export const HttpRoute: MessageFns<HttpRoute> = {
+  encode(message: HttpRoute, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.metadata !== undefined) {
+      Metadata1.encode(message.metadata, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.hosts) {
+      HostMatch.encode(v!, writer.uint32(18).fork()).join();
+    }
+    for (const v of message.authorizations) {
+      Authz.encode(v!, writer.uint32(26).fork()).join();
+    }
+    for (const v of message.rules) {
+      HttpRoute_Rule.encode(v!, writer.uint32(34).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HttpRoute {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHttpRoute();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.metadata = Metadata1.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.hosts.push(HostMatch.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.authorizations.push(Authz.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.rules.push(HttpRoute_Rule.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<HttpRoute>, I>>(base?: I): HttpRoute {
+    return HttpRoute.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<HttpRoute>, I>>(object: I): HttpRoute {
+    const message = createBaseHttpRoute();
+    message.metadata = (object.metadata !== undefined && object.metadata !== null)
+      ? Metadata1.fromPartial(object.metadata)
+      : undefined;
+    message.hosts = object.hosts?.map((e) => HostMatch.fromPartial(e)) || [];
+    message.authorizations = object.authorizations?.map((e) => Authz.fromPartial(e)) || [];
+    message.rules = object.rules?.map((e) => HttpRoute_Rule.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseHttpRoute_Rule(): HttpRoute_Rule {
+  return { matches: [] };
+}
+
+export const HttpRoute_Rule: MessageFns<HttpRoute_Rule> = {
+  encode(message: HttpRoute_Rule, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.matches) {
+      HttpRouteMatch.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HttpRoute_Rule {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHttpRoute_Rule();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.matches.push(HttpRouteMatch.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<HttpRoute_Rule>, I>>(base?: I): HttpRoute_Rule {
+    return HttpRoute_Rule.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<HttpRoute_Rule>, I>>(object: I): HttpRoute_Rule {
+    const message = createBaseHttpRoute_Rule();
+    message.matches = object.matches?.map((e) => HttpRouteMatch.fromPartial(e)) || [];
+    return message;
+  },
+};
+
 function createBaseIdentitySuffix(): IdentitySuffix {
   return { parts: [] };
 }
@@ -1335,6 +1597,59 @@ export const IdentitySuffix: MessageFns<IdentitySuffix> = {
     message.parts = object.parts?.map((e) => e) || [];
     return message;
   },
+};
+
+export type InboundServerPoliciesService = typeof InboundServerPoliciesService;
+export const InboundServerPoliciesService = {
+  getPort: {
+    path: "/io.linkerd.proxy.inbound.InboundServerPolicies/GetPort" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: PortSpec): Buffer => Buffer.from(PortSpec.encode(value).finish()),
+    requestDeserialize: (value: Buffer): PortSpec => PortSpec.decode(value),
+    responseSerialize: (value: Server): Buffer => Buffer.from(Server.encode(value).finish()),
+    responseDeserialize: (value: Buffer): Server => Server.decode(value),
+  },
+  watchPort: {
+    path: "/io.linkerd.proxy.inbound.InboundServerPolicies/WatchPort" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: PortSpec): Buffer => Buffer.from(PortSpec.encode(value).finish()),
+    requestDeserialize: (value: Buffer): PortSpec => PortSpec.decode(value),
+    responseSerialize: (value: Server): Buffer => Buffer.from(Server.encode(value).finish()),
+    responseDeserialize: (value: Buffer): Server => Server.decode(value),
+  },
+} as const;
+
+export interface InboundServerPoliciesServer extends UntypedServiceImplementation {
+  getPort: handleUnaryCall<PortSpec, Server>;
+  watchPort: handleServerStreamingCall<PortSpec, Server>;
+}
+
+export interface InboundServerPoliciesClient extends Client {
+  getPort(request: PortSpec, callback: (error: ServiceError | null, response: Server) => void): ClientUnaryCall;
+  getPort(
+    request: PortSpec,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: Server) => void,
+  ): ClientUnaryCall;
+  getPort(
+    request: PortSpec,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: Server) => void,
+  ): ClientUnaryCall;
+  watchPort(request: PortSpec, options?: Partial<CallOptions>): ClientReadableStream<Server>;
+  watchPort(request: PortSpec, metadata?: Metadata, options?: Partial<CallOptions>): ClientReadableStream<Server>;
+}
+
+export const InboundServerPoliciesClient = makeGenericClientConstructor(
+  InboundServerPoliciesService,
+  "io.linkerd.proxy.inbound.InboundServerPolicies",
+) as unknown as {
+  new (address: string, credentials: ChannelCredentials, options?: Partial<ClientOptions>): InboundServerPoliciesClient;
+  service: typeof InboundServerPoliciesService;
+  serviceName: string;
 };
 
 type Builtin = Date | Function | Uint8Array | string | number | boolean | bigint | undefined;

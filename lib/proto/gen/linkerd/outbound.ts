@@ -12,12 +12,16 @@ import {
   Client,
   type ClientOptions,
   type ClientReadableStream,
+  type ClientUnaryCall,
   type handleServerStreamingCall,
+  type handleUnaryCall,
   makeGenericClientConstructor,
   type Metadata,
+  type ServiceError,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 import { Duration } from "../google/protobuf/duration.ts";
+import { WeightedAddr } from "./destination.ts";
 import { GrpcFailureInjector, GrpcRouteMatch } from "./grpc_route.ts";
 import {
   HostMatch,
@@ -29,14 +33,15 @@ import {
 } from "./http_route.ts";
 import { Metadata as Metadata1 } from "./meta.ts";
 import { TcpAddress } from "./net.ts";
+import { Forbidden } from "./opaque_route.ts";
 
 export const protobufPackage = "io.linkerd.proxy.outbound";
 
 export const protobufFileName = "linkerd/outbound.proto";
 
 /**
- * Outbound policy: field numbers and names of linkerd2-proxy-api. What this control plane never sends (breakers, load
- * balancers' settings, queues) is left out; breakers travel with the endpoints.
+ * Outbound policy: field numbers and names of linkerd2-proxy-api. What this control plane never sends is left out: TLS
+ * routes, backends of a fixed address but the one that was dialled, breakers by shares of failures.
  */
 
 export interface TrafficSpec {
@@ -50,25 +55,39 @@ export interface OutboundPolicy {
 }
 
 export interface ProxyProtocol {
-  kind: { $case: "detect"; detect: ProxyProtocol_Detect } | { $case: "grpc"; grpc: ProxyProtocol_Grpc } | undefined;
+  kind:
+    | { $case: "detect"; detect: ProxyProtocol_Detect }
+    | { $case: "opaque"; opaque: ProxyProtocol_Opaque }
+    | { $case: "http1"; http1: ProxyProtocol_Http1 }
+    | { $case: "http2"; http2: ProxyProtocol_Http2 }
+    | { $case: "grpc"; grpc: ProxyProtocol_Grpc }
+    | undefined;
 }
 
 export interface ProxyProtocol_Detect {
   timeout: Duration | undefined;
+  opaque: ProxyProtocol_Opaque | undefined;
   http1: ProxyProtocol_Http1 | undefined;
   http2: ProxyProtocol_Http2 | undefined;
 }
 
+export interface ProxyProtocol_Opaque {
+  routes: OpaqueRoute[];
+}
+
 export interface ProxyProtocol_Http1 {
   routes: HttpRoute[];
+  failureAccrual: FailureAccrual | undefined;
 }
 
 export interface ProxyProtocol_Http2 {
   routes: HttpRoute[];
+  failureAccrual: FailureAccrual | undefined;
 }
 
 export interface ProxyProtocol_Grpc {
   routes: GrpcRoute[];
+  failureAccrual: FailureAccrual | undefined;
 }
 
 export interface HttpRoute {
@@ -80,7 +99,11 @@ export interface HttpRoute {
 export interface HttpRoute_Rule {
   matches: HttpRouteMatch[];
   filters: HttpRoute_Filter[];
-  backends: HttpRoute_Distribution | undefined;
+  backends:
+    | HttpRoute_Distribution
+    | undefined;
+  /** For older proxies; the same as that of the timeouts. */
+  requestTimeout: Duration | undefined;
   timeouts: Timeouts | undefined;
   retry: HttpRoute_Retry | undefined;
   allowL5dRequestHeaders: boolean;
@@ -150,7 +173,11 @@ export interface GrpcRoute {
 export interface GrpcRoute_Rule {
   matches: GrpcRouteMatch[];
   filters: GrpcRoute_Filter[];
-  backends: GrpcRoute_Distribution | undefined;
+  backends:
+    | GrpcRoute_Distribution
+    | undefined;
+  /** For older proxies; the same as that of the timeouts. */
+  requestTimeout: Duration | undefined;
   timeouts: Timeouts | undefined;
   retry: GrpcRoute_Retry | undefined;
   allowL5dRequestHeaders: boolean;
@@ -210,6 +237,38 @@ export interface GrpcRoute_Retry_Conditions {
   unavailable: boolean;
 }
 
+export interface OpaqueRoute {
+  metadata: Metadata1 | undefined;
+  rules: OpaqueRoute_Rule[];
+}
+
+export interface OpaqueRoute_Rule {
+  backends: OpaqueRoute_Distribution | undefined;
+  filters: OpaqueRoute_Filter[];
+}
+
+export interface OpaqueRoute_Filter {
+  kind: { $case: "forbidden"; forbidden: Forbidden } | undefined;
+}
+
+export interface OpaqueRoute_Distribution {
+  kind: { $case: "empty"; empty: OpaqueRoute_Distribution_Empty } | {
+    $case: "firstAvailable";
+    firstAvailable: OpaqueRoute_Distribution_FirstAvailable;
+  } | undefined;
+}
+
+export interface OpaqueRoute_Distribution_Empty {
+}
+
+export interface OpaqueRoute_Distribution_FirstAvailable {
+  backends: OpaqueRoute_RouteBackend[];
+}
+
+export interface OpaqueRoute_RouteBackend {
+  backend: Backend | undefined;
+}
+
 export interface Timeouts {
   response: Duration | undefined;
   request: Duration | undefined;
@@ -218,11 +277,18 @@ export interface Timeouts {
 
 export interface Backend {
   metadata: Metadata1 | undefined;
-  kind: { $case: "balancer"; balancer: Backend_BalanceP2c } | undefined;
+  kind: { $case: "forward"; forward: WeightedAddr } | { $case: "balancer"; balancer: Backend_BalanceP2c } | undefined;
+  queue: Queue | undefined;
 }
 
 export interface Backend_BalanceP2c {
   discovery: Backend_EndpointDiscovery | undefined;
+  load: { $case: "peakEwma"; peakEwma: Backend_BalanceP2c_PeakEwma } | undefined;
+}
+
+export interface Backend_BalanceP2c_PeakEwma {
+  defaultRtt: Duration | undefined;
+  decay: Duration | undefined;
 }
 
 export interface Backend_EndpointDiscovery {
@@ -231,6 +297,20 @@ export interface Backend_EndpointDiscovery {
 
 export interface Backend_EndpointDiscovery_DestinationGet {
   path: string;
+}
+
+export interface Queue {
+  capacity: number;
+  failfastTimeout: Duration | undefined;
+}
+
+export interface FailureAccrual {
+  kind: { $case: "consecutiveFailures"; consecutiveFailures: FailureAccrual_ConsecutiveFailures } | undefined;
+}
+
+export interface FailureAccrual_ConsecutiveFailures {
+  maxFailures: number;
+  backoff: ExponentialBackoff | undefined;
 }
 
 export interface ExponentialBackoff {
@@ -413,6 +493,15 @@ export const ProxyProtocol: MessageFns<ProxyProtocol> = {
       case "detect":
         ProxyProtocol_Detect.encode(message.kind.detect, writer.uint32(10).fork()).join();
         break;
+      case "opaque":
+        ProxyProtocol_Opaque.encode(message.kind.opaque, writer.uint32(18).fork()).join();
+        break;
+      case "http1":
+        ProxyProtocol_Http1.encode(message.kind.http1, writer.uint32(26).fork()).join();
+        break;
+      case "http2":
+        ProxyProtocol_Http2.encode(message.kind.http2, writer.uint32(34).fork()).join();
+        break;
       case "grpc":
         ProxyProtocol_Grpc.encode(message.kind.grpc, writer.uint32(42).fork()).join();
         break;
@@ -439,6 +528,30 @@ export const ProxyProtocol: MessageFns<ProxyProtocol> = {
             }
 
             message.kind = { $case: "detect", detect: ProxyProtocol_Detect.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.kind = { $case: "opaque", opaque: ProxyProtocol_Opaque.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.kind = { $case: "http1", http1: ProxyProtocol_Http1.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.kind = { $case: "http2", http2: ProxyProtocol_Http2.decode(reader, reader.uint32()) };
             continue;
           }
           case 5: {
@@ -473,6 +586,24 @@ export const ProxyProtocol: MessageFns<ProxyProtocol> = {
         }
         break;
       }
+      case "opaque": {
+        if (object.kind?.opaque !== undefined && object.kind?.opaque !== null) {
+          message.kind = { $case: "opaque", opaque: ProxyProtocol_Opaque.fromPartial(object.kind.opaque) };
+        }
+        break;
+      }
+      case "http1": {
+        if (object.kind?.http1 !== undefined && object.kind?.http1 !== null) {
+          message.kind = { $case: "http1", http1: ProxyProtocol_Http1.fromPartial(object.kind.http1) };
+        }
+        break;
+      }
+      case "http2": {
+        if (object.kind?.http2 !== undefined && object.kind?.http2 !== null) {
+          message.kind = { $case: "http2", http2: ProxyProtocol_Http2.fromPartial(object.kind.http2) };
+        }
+        break;
+      }
       case "grpc": {
         if (object.kind?.grpc !== undefined && object.kind?.grpc !== null) {
           message.kind = { $case: "grpc", grpc: ProxyProtocol_Grpc.fromPartial(object.kind.grpc) };
@@ -485,13 +616,16 @@ export const ProxyProtocol: MessageFns<ProxyProtocol> = {
 };
 
 function createBaseProxyProtocol_Detect(): ProxyProtocol_Detect {
-  return { timeout: undefined, http1: undefined, http2: undefined };
+  return { timeout: undefined, opaque: undefined, http1: undefined, http2: undefined };
 }
 
 export const ProxyProtocol_Detect: MessageFns<ProxyProtocol_Detect> = {
   encode(message: ProxyProtocol_Detect, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.timeout !== undefined) {
       Duration.encode(message.timeout, writer.uint32(10).fork()).join();
+    }
+    if (message.opaque !== undefined) {
+      ProxyProtocol_Opaque.encode(message.opaque, writer.uint32(18).fork()).join();
     }
     if (message.http1 !== undefined) {
       ProxyProtocol_Http1.encode(message.http1, writer.uint32(26).fork()).join();
@@ -521,6 +655,14 @@ export const ProxyProtocol_Detect: MessageFns<ProxyProtocol_Detect> = {
             }
 
             message.timeout = Duration.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.opaque = ProxyProtocol_Opaque.decode(reader, reader.uint32());
             continue;
           }
           case 3: {
@@ -559,6 +701,9 @@ export const ProxyProtocol_Detect: MessageFns<ProxyProtocol_Detect> = {
     message.timeout = (object.timeout !== undefined && object.timeout !== null)
       ? Duration.fromPartial(object.timeout)
       : undefined;
+    message.opaque = (object.opaque !== undefined && object.opaque !== null)
+      ? ProxyProtocol_Opaque.fromPartial(object.opaque)
+      : undefined;
     message.http1 = (object.http1 !== undefined && object.http1 !== null)
       ? ProxyProtocol_Http1.fromPartial(object.http1)
       : undefined;
@@ -569,14 +714,72 @@ export const ProxyProtocol_Detect: MessageFns<ProxyProtocol_Detect> = {
   },
 };
 
-function createBaseProxyProtocol_Http1(): ProxyProtocol_Http1 {
+function createBaseProxyProtocol_Opaque(): ProxyProtocol_Opaque {
   return { routes: [] };
+}
+
+export const ProxyProtocol_Opaque: MessageFns<ProxyProtocol_Opaque> = {
+  encode(message: ProxyProtocol_Opaque, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.routes) {
+      OpaqueRoute.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ProxyProtocol_Opaque {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseProxyProtocol_Opaque();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.routes.push(OpaqueRoute.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<ProxyProtocol_Opaque>, I>>(base?: I): ProxyProtocol_Opaque {
+    return ProxyProtocol_Opaque.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ProxyProtocol_Opaque>, I>>(object: I): ProxyProtocol_Opaque {
+    const message = createBaseProxyProtocol_Opaque();
+    message.routes = object.routes?.map((e) => OpaqueRoute.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseProxyProtocol_Http1(): ProxyProtocol_Http1 {
+  return { routes: [], failureAccrual: undefined };
 }
 
 export const ProxyProtocol_Http1: MessageFns<ProxyProtocol_Http1> = {
   encode(message: ProxyProtocol_Http1, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.routes) {
       HttpRoute.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.failureAccrual !== undefined) {
+      FailureAccrual.encode(message.failureAccrual, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -602,6 +805,14 @@ export const ProxyProtocol_Http1: MessageFns<ProxyProtocol_Http1> = {
             message.routes.push(HttpRoute.decode(reader, reader.uint32()));
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.failureAccrual = FailureAccrual.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -620,18 +831,24 @@ export const ProxyProtocol_Http1: MessageFns<ProxyProtocol_Http1> = {
   fromPartial<I extends Exact<DeepPartial<ProxyProtocol_Http1>, I>>(object: I): ProxyProtocol_Http1 {
     const message = createBaseProxyProtocol_Http1();
     message.routes = object.routes?.map((e) => HttpRoute.fromPartial(e)) || [];
+    message.failureAccrual = (object.failureAccrual !== undefined && object.failureAccrual !== null)
+      ? FailureAccrual.fromPartial(object.failureAccrual)
+      : undefined;
     return message;
   },
 };
 
 function createBaseProxyProtocol_Http2(): ProxyProtocol_Http2 {
-  return { routes: [] };
+  return { routes: [], failureAccrual: undefined };
 }
 
 export const ProxyProtocol_Http2: MessageFns<ProxyProtocol_Http2> = {
   encode(message: ProxyProtocol_Http2, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.routes) {
       HttpRoute.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.failureAccrual !== undefined) {
+      FailureAccrual.encode(message.failureAccrual, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -657,6 +874,14 @@ export const ProxyProtocol_Http2: MessageFns<ProxyProtocol_Http2> = {
             message.routes.push(HttpRoute.decode(reader, reader.uint32()));
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.failureAccrual = FailureAccrual.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -675,18 +900,24 @@ export const ProxyProtocol_Http2: MessageFns<ProxyProtocol_Http2> = {
   fromPartial<I extends Exact<DeepPartial<ProxyProtocol_Http2>, I>>(object: I): ProxyProtocol_Http2 {
     const message = createBaseProxyProtocol_Http2();
     message.routes = object.routes?.map((e) => HttpRoute.fromPartial(e)) || [];
+    message.failureAccrual = (object.failureAccrual !== undefined && object.failureAccrual !== null)
+      ? FailureAccrual.fromPartial(object.failureAccrual)
+      : undefined;
     return message;
   },
 };
 
 function createBaseProxyProtocol_Grpc(): ProxyProtocol_Grpc {
-  return { routes: [] };
+  return { routes: [], failureAccrual: undefined };
 }
 
 export const ProxyProtocol_Grpc: MessageFns<ProxyProtocol_Grpc> = {
   encode(message: ProxyProtocol_Grpc, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.routes) {
       GrpcRoute.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.failureAccrual !== undefined) {
+      FailureAccrual.encode(message.failureAccrual, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -712,6 +943,14 @@ export const ProxyProtocol_Grpc: MessageFns<ProxyProtocol_Grpc> = {
             message.routes.push(GrpcRoute.decode(reader, reader.uint32()));
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.failureAccrual = FailureAccrual.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -730,6 +969,9 @@ export const ProxyProtocol_Grpc: MessageFns<ProxyProtocol_Grpc> = {
   fromPartial<I extends Exact<DeepPartial<ProxyProtocol_Grpc>, I>>(object: I): ProxyProtocol_Grpc {
     const message = createBaseProxyProtocol_Grpc();
     message.routes = object.routes?.map((e) => GrpcRoute.fromPartial(e)) || [];
+    message.failureAccrual = (object.failureAccrual !== undefined && object.failureAccrual !== null)
+      ? FailureAccrual.fromPartial(object.failureAccrual)
+      : undefined;
     return message;
   },
 };
@@ -820,6 +1062,7 @@ function createBaseHttpRoute_Rule(): HttpRoute_Rule {
     matches: [],
     filters: [],
     backends: undefined,
+    requestTimeout: undefined,
     timeouts: undefined,
     retry: undefined,
     allowL5dRequestHeaders: false,
@@ -836,6 +1079,9 @@ export const HttpRoute_Rule: MessageFns<HttpRoute_Rule> = {
     }
     if (message.backends !== undefined) {
       HttpRoute_Distribution.encode(message.backends, writer.uint32(26).fork()).join();
+    }
+    if (message.requestTimeout !== undefined) {
+      Duration.encode(message.requestTimeout, writer.uint32(34).fork()).join();
     }
     if (message.timeouts !== undefined) {
       Timeouts.encode(message.timeouts, writer.uint32(42).fork()).join();
@@ -886,6 +1132,14 @@ export const HttpRoute_Rule: MessageFns<HttpRoute_Rule> = {
             message.backends = HttpRoute_Distribution.decode(reader, reader.uint32());
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.requestTimeout = Duration.decode(reader, reader.uint32());
+            continue;
+          }
           case 5: {
             if (tag !== 42) {
               break;
@@ -931,6 +1185,9 @@ export const HttpRoute_Rule: MessageFns<HttpRoute_Rule> = {
     message.filters = object.filters?.map((e) => HttpRoute_Filter.fromPartial(e)) || [];
     message.backends = (object.backends !== undefined && object.backends !== null)
       ? HttpRoute_Distribution.fromPartial(object.backends)
+      : undefined;
+    message.requestTimeout = (object.requestTimeout !== undefined && object.requestTimeout !== null)
+      ? Duration.fromPartial(object.requestTimeout)
       : undefined;
     message.timeouts = (object.timeouts !== undefined && object.timeouts !== null)
       ? Timeouts.fromPartial(object.timeouts)
@@ -1808,6 +2065,7 @@ function createBaseGrpcRoute_Rule(): GrpcRoute_Rule {
     matches: [],
     filters: [],
     backends: undefined,
+    requestTimeout: undefined,
     timeouts: undefined,
     retry: undefined,
     allowL5dRequestHeaders: false,
@@ -1824,6 +2082,9 @@ export const GrpcRoute_Rule: MessageFns<GrpcRoute_Rule> = {
     }
     if (message.backends !== undefined) {
       GrpcRoute_Distribution.encode(message.backends, writer.uint32(26).fork()).join();
+    }
+    if (message.requestTimeout !== undefined) {
+      Duration.encode(message.requestTimeout, writer.uint32(34).fork()).join();
     }
     if (message.timeouts !== undefined) {
       Timeouts.encode(message.timeouts, writer.uint32(42).fork()).join();
@@ -1874,6 +2135,14 @@ export const GrpcRoute_Rule: MessageFns<GrpcRoute_Rule> = {
             message.backends = GrpcRoute_Distribution.decode(reader, reader.uint32());
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.requestTimeout = Duration.decode(reader, reader.uint32());
+            continue;
+          }
           case 5: {
             if (tag !== 42) {
               break;
@@ -1919,6 +2188,9 @@ export const GrpcRoute_Rule: MessageFns<GrpcRoute_Rule> = {
     message.filters = object.filters?.map((e) => GrpcRoute_Filter.fromPartial(e)) || [];
     message.backends = (object.backends !== undefined && object.backends !== null)
       ? GrpcRoute_Distribution.fromPartial(object.backends)
+      : undefined;
+    message.requestTimeout = (object.requestTimeout !== undefined && object.requestTimeout !== null)
+      ? Duration.fromPartial(object.requestTimeout)
       : undefined;
     message.timeouts = (object.timeouts !== undefined && object.timeouts !== null)
       ? Timeouts.fromPartial(object.timeouts)
@@ -2670,6 +2942,454 @@ export const GrpcRoute_Retry_Conditions: MessageFns<GrpcRoute_Retry_Conditions> 
   },
 };
 
+function createBaseOpaqueRoute(): OpaqueRoute {
+  return { metadata: undefined, rules: [] };
+}
+
+export const OpaqueRoute: MessageFns<OpaqueRoute> = {
+  encode(message: OpaqueRoute, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.metadata !== undefined) {
+      Metadata1.encode(message.metadata, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.rules) {
+      OpaqueRoute_Rule.encode(v!, writer.uint32(26).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OpaqueRoute {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOpaqueRoute();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.metadata = Metadata1.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.rules.push(OpaqueRoute_Rule.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<OpaqueRoute>, I>>(base?: I): OpaqueRoute {
+    return OpaqueRoute.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<OpaqueRoute>, I>>(object: I): OpaqueRoute {
+    const message = createBaseOpaqueRoute();
+    message.metadata = (object.metadata !== undefined && object.metadata !== null)
+      ? Metadata1.fromPartial(object.metadata)
+      : undefined;
+    message.rules = object.rules?.map((e) => OpaqueRoute_Rule.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseOpaqueRoute_Rule(): OpaqueRoute_Rule {
+  return { backends: undefined, filters: [] };
+}
+
+export const OpaqueRoute_Rule: MessageFns<OpaqueRoute_Rule> = {
+  encode(message: OpaqueRoute_Rule, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.backends !== undefined) {
+      OpaqueRoute_Distribution.encode(message.backends, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.filters) {
+      OpaqueRoute_Filter.encode(v!, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OpaqueRoute_Rule {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOpaqueRoute_Rule();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.backends = OpaqueRoute_Distribution.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.filters.push(OpaqueRoute_Filter.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<OpaqueRoute_Rule>, I>>(base?: I): OpaqueRoute_Rule {
+    return OpaqueRoute_Rule.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<OpaqueRoute_Rule>, I>>(object: I): OpaqueRoute_Rule {
+    const message = createBaseOpaqueRoute_Rule();
+    message.backends = (object.backends !== undefined && object.backends !== null)
+      ? OpaqueRoute_Distribution.fromPartial(object.backends)
+      : undefined;
+    message.filters = object.filters?.map((e) => OpaqueRoute_Filter.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseOpaqueRoute_Filter(): OpaqueRoute_Filter {
+  return { kind: undefined };
+}
+
+export const OpaqueRoute_Filter: MessageFns<OpaqueRoute_Filter> = {
+  encode(message: OpaqueRoute_Filter, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.kind?.$case) {
+      case "forbidden":
+        Forbidden.encode(message.kind.forbidden, writer.uint32(18).fork()).join();
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OpaqueRoute_Filter {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOpaqueRoute_Filter();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.kind = { $case: "forbidden", forbidden: Forbidden.decode(reader, reader.uint32()) };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<OpaqueRoute_Filter>, I>>(base?: I): OpaqueRoute_Filter {
+    return OpaqueRoute_Filter.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<OpaqueRoute_Filter>, I>>(object: I): OpaqueRoute_Filter {
+    const message = createBaseOpaqueRoute_Filter();
+    switch (object.kind?.$case) {
+      case "forbidden": {
+        if (object.kind?.forbidden !== undefined && object.kind?.forbidden !== null) {
+          message.kind = { $case: "forbidden", forbidden: Forbidden.fromPartial(object.kind.forbidden) };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseOpaqueRoute_Distribution(): OpaqueRoute_Distribution {
+  return { kind: undefined };
+}
+
+export const OpaqueRoute_Distribution: MessageFns<OpaqueRoute_Distribution> = {
+  encode(message: OpaqueRoute_Distribution, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.kind?.$case) {
+      case "empty":
+        OpaqueRoute_Distribution_Empty.encode(message.kind.empty, writer.uint32(10).fork()).join();
+        break;
+      case "firstAvailable":
+        OpaqueRoute_Distribution_FirstAvailable.encode(message.kind.firstAvailable, writer.uint32(18).fork()).join();
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OpaqueRoute_Distribution {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOpaqueRoute_Distribution();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.kind = { $case: "empty", empty: OpaqueRoute_Distribution_Empty.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.kind = {
+              $case: "firstAvailable",
+              firstAvailable: OpaqueRoute_Distribution_FirstAvailable.decode(reader, reader.uint32()),
+            };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<OpaqueRoute_Distribution>, I>>(base?: I): OpaqueRoute_Distribution {
+    return OpaqueRoute_Distribution.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<OpaqueRoute_Distribution>, I>>(object: I): OpaqueRoute_Distribution {
+    const message = createBaseOpaqueRoute_Distribution();
+    switch (object.kind?.$case) {
+      case "empty": {
+        if (object.kind?.empty !== undefined && object.kind?.empty !== null) {
+          message.kind = { $case: "empty", empty: OpaqueRoute_Distribution_Empty.fromPartial(object.kind.empty) };
+        }
+        break;
+      }
+      case "firstAvailable": {
+        if (object.kind?.firstAvailable !== undefined && object.kind?.firstAvailable !== null) {
+          message.kind = {
+            $case: "firstAvailable",
+            firstAvailable: OpaqueRoute_Distribution_FirstAvailable.fromPartial(object.kind.firstAvailable),
+          };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseOpaqueRoute_Distribution_Empty(): OpaqueRoute_Distribution_Empty {
+  return {};
+}
+
+export const OpaqueRoute_Distribution_Empty: MessageFns<OpaqueRoute_Distribution_Empty> = {
+  encode(_: OpaqueRoute_Distribution_Empty, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OpaqueRoute_Distribution_Empty {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOpaqueRoute_Distribution_Empty();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<OpaqueRoute_Distribution_Empty>, I>>(base?: I): OpaqueRoute_Distribution_Empty {
+    return OpaqueRoute_Distribution_Empty.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<OpaqueRoute_Distribution_Empty>, I>>(_: I): OpaqueRoute_Distribution_Empty {
+    const message = createBaseOpaqueRoute_Distribution_Empty();
+    return message;
+  },
+};
+
+function createBaseOpaqueRoute_Distribution_FirstAvailable(): OpaqueRoute_Distribution_FirstAvailable {
+  return { backends: [] };
+}
+
+export const OpaqueRoute_Distribution_FirstAvailable: MessageFns<OpaqueRoute_Distribution_FirstAvailable> = {
+  encode(message: OpaqueRoute_Distribution_FirstAvailable, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.backends) {
+      OpaqueRoute_RouteBackend.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OpaqueRoute_Distribution_FirstAvailable {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOpaqueRoute_Distribution_FirstAvailable();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.backends.push(OpaqueRoute_RouteBackend.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<OpaqueRoute_Distribution_FirstAvailable>, I>>(
+    base?: I,
+  ): OpaqueRoute_Distribution_FirstAvailable {
+    return OpaqueRoute_Distribution_FirstAvailable.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<OpaqueRoute_Distribution_FirstAvailable>, I>>(
+    object: I,
+  ): OpaqueRoute_Distribution_FirstAvailable {
+    const message = createBaseOpaqueRoute_Distribution_FirstAvailable();
+    message.backends = object.backends?.map((e) => OpaqueRoute_RouteBackend.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseOpaqueRoute_RouteBackend(): OpaqueRoute_RouteBackend {
+  return { backend: undefined };
+}
+
+export const OpaqueRoute_RouteBackend: MessageFns<OpaqueRoute_RouteBackend> = {
+  encode(message: OpaqueRoute_RouteBackend, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.backend !== undefined) {
+      Backend.encode(message.backend, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OpaqueRoute_RouteBackend {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOpaqueRoute_RouteBackend();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.backend = Backend.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<OpaqueRoute_RouteBackend>, I>>(base?: I): OpaqueRoute_RouteBackend {
+    return OpaqueRoute_RouteBackend.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<OpaqueRoute_RouteBackend>, I>>(object: I): OpaqueRoute_RouteBackend {
+    const message = createBaseOpaqueRoute_RouteBackend();
+    message.backend = (object.backend !== undefined && object.backend !== null)
+      ? Backend.fromPartial(object.backend)
+      : undefined;
+    return message;
+  },
+};
+
 function createBaseTimeouts(): Timeouts {
   return { response: undefined, request: undefined, idle: undefined };
 }
@@ -2754,7 +3474,7 @@ export const Timeouts: MessageFns<Timeouts> = {
 };
 
 function createBaseBackend(): Backend {
-  return { metadata: undefined, kind: undefined };
+  return { metadata: undefined, kind: undefined, queue: undefined };
 }
 
 export const Backend: MessageFns<Backend> = {
@@ -2763,9 +3483,15 @@ export const Backend: MessageFns<Backend> = {
       Metadata1.encode(message.metadata, writer.uint32(10).fork()).join();
     }
     switch (message.kind?.$case) {
+      case "forward":
+        WeightedAddr.encode(message.kind.forward, writer.uint32(18).fork()).join();
+        break;
       case "balancer":
         Backend_BalanceP2c.encode(message.kind.balancer, writer.uint32(26).fork()).join();
         break;
+    }
+    if (message.queue !== undefined) {
+      Queue.encode(message.queue, writer.uint32(34).fork()).join();
     }
     return writer;
   },
@@ -2791,12 +3517,28 @@ export const Backend: MessageFns<Backend> = {
             message.metadata = Metadata1.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.kind = { $case: "forward", forward: WeightedAddr.decode(reader, reader.uint32()) };
+            continue;
+          }
           case 3: {
             if (tag !== 26) {
               break;
             }
 
             message.kind = { $case: "balancer", balancer: Backend_BalanceP2c.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.queue = Queue.decode(reader, reader.uint32());
             continue;
           }
         }
@@ -2820,6 +3562,12 @@ export const Backend: MessageFns<Backend> = {
       ? Metadata1.fromPartial(object.metadata)
       : undefined;
     switch (object.kind?.$case) {
+      case "forward": {
+        if (object.kind?.forward !== undefined && object.kind?.forward !== null) {
+          message.kind = { $case: "forward", forward: WeightedAddr.fromPartial(object.kind.forward) };
+        }
+        break;
+      }
       case "balancer": {
         if (object.kind?.balancer !== undefined && object.kind?.balancer !== null) {
           message.kind = { $case: "balancer", balancer: Backend_BalanceP2c.fromPartial(object.kind.balancer) };
@@ -2827,18 +3575,24 @@ export const Backend: MessageFns<Backend> = {
         break;
       }
     }
+    message.queue = (object.queue !== undefined && object.queue !== null) ? Queue.fromPartial(object.queue) : undefined;
     return message;
   },
 };
 
 function createBaseBackend_BalanceP2c(): Backend_BalanceP2c {
-  return { discovery: undefined };
+  return { discovery: undefined, load: undefined };
 }
 
 export const Backend_BalanceP2c: MessageFns<Backend_BalanceP2c> = {
   encode(message: Backend_BalanceP2c, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.discovery !== undefined) {
       Backend_EndpointDiscovery.encode(message.discovery, writer.uint32(10).fork()).join();
+    }
+    switch (message.load?.$case) {
+      case "peakEwma":
+        Backend_BalanceP2c_PeakEwma.encode(message.load.peakEwma, writer.uint32(18).fork()).join();
+        break;
     }
     return writer;
   },
@@ -2864,6 +3618,14 @@ export const Backend_BalanceP2c: MessageFns<Backend_BalanceP2c> = {
             message.discovery = Backend_EndpointDiscovery.decode(reader, reader.uint32());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.load = { $case: "peakEwma", peakEwma: Backend_BalanceP2c_PeakEwma.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2883,6 +3645,85 @@ export const Backend_BalanceP2c: MessageFns<Backend_BalanceP2c> = {
     const message = createBaseBackend_BalanceP2c();
     message.discovery = (object.discovery !== undefined && object.discovery !== null)
       ? Backend_EndpointDiscovery.fromPartial(object.discovery)
+      : undefined;
+    switch (object.load?.$case) {
+      case "peakEwma": {
+        if (object.load?.peakEwma !== undefined && object.load?.peakEwma !== null) {
+          message.load = { $case: "peakEwma", peakEwma: Backend_BalanceP2c_PeakEwma.fromPartial(object.load.peakEwma) };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseBackend_BalanceP2c_PeakEwma(): Backend_BalanceP2c_PeakEwma {
+  return { defaultRtt: undefined, decay: undefined };
+}
+
+export const Backend_BalanceP2c_PeakEwma: MessageFns<Backend_BalanceP2c_PeakEwma> = {
+  encode(message: Backend_BalanceP2c_PeakEwma, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.defaultRtt !== undefined) {
+      Duration.encode(message.defaultRtt, writer.uint32(10).fork()).join();
+    }
+    if (message.decay !== undefined) {
+      Duration.encode(message.decay, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Backend_BalanceP2c_PeakEwma {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseBackend_BalanceP2c_PeakEwma();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.defaultRtt = Duration.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.decay = Duration.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Backend_BalanceP2c_PeakEwma>, I>>(base?: I): Backend_BalanceP2c_PeakEwma {
+    return Backend_BalanceP2c_PeakEwma.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Backend_BalanceP2c_PeakEwma>, I>>(object: I): Backend_BalanceP2c_PeakEwma {
+    const message = createBaseBackend_BalanceP2c_PeakEwma();
+    message.defaultRtt = (object.defaultRtt !== undefined && object.defaultRtt !== null)
+      ? Duration.fromPartial(object.defaultRtt)
+      : undefined;
+    message.decay = (object.decay !== undefined && object.decay !== null)
+      ? Duration.fromPartial(object.decay)
       : undefined;
     return message;
   },
@@ -3014,6 +3855,218 @@ export const Backend_EndpointDiscovery_DestinationGet: MessageFns<Backend_Endpoi
   },
 };
 
+function createBaseQueue(): Queue {
+  return { capacity: 0, failfastTimeout: undefined };
+}
+
+export const Queue: MessageFns<Queue> = {
+  encode(message: Queue, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.capacity !== 0) {
+      writer.uint32(8).uint32(message.capacity);
+    }
+    if (message.failfastTimeout !== undefined) {
+      Duration.encode(message.failfastTimeout, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Queue {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseQueue();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.capacity = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.failfastTimeout = Duration.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Queue>, I>>(base?: I): Queue {
+    return Queue.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Queue>, I>>(object: I): Queue {
+    const message = createBaseQueue();
+    message.capacity = object.capacity ?? 0;
+    message.failfastTimeout = (object.failfastTimeout !== undefined && object.failfastTimeout !== null)
+      ? Duration.fromPartial(object.failfastTimeout)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseFailureAccrual(): FailureAccrual {
+  return { kind: undefined };
+}
+
+export const FailureAccrual: MessageFns<FailureAccrual> = {
+  encode(message: FailureAccrual, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.kind?.$case) {
+      case "consecutiveFailures":
+        FailureAccrual_ConsecutiveFailures.encode(message.kind.consecutiveFailures, writer.uint32(10).fork()).join();
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): FailureAccrual {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseFailureAccrual();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.kind = {
+              $case: "consecutiveFailures",
+              consecutiveFailures: FailureAccrual_ConsecutiveFailures.decode(reader, reader.uint32()),
+            };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<FailureAccrual>, I>>(base?: I): FailureAccrual {
+    return FailureAccrual.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<FailureAccrual>, I>>(object: I): FailureAccrual {
+    const message = createBaseFailureAccrual();
+    switch (object.kind?.$case) {
+      case "consecutiveFailures": {
+        if (object.kind?.consecutiveFailures !== undefined && object.kind?.consecutiveFailures !== null) {
+          message.kind = {
+            $case: "consecutiveFailures",
+            consecutiveFailures: FailureAccrual_ConsecutiveFailures.fromPartial(object.kind.consecutiveFailures),
+          };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseFailureAccrual_ConsecutiveFailures(): FailureAccrual_ConsecutiveFailures {
+  return { maxFailures: 0, backoff: undefined };
+}
+
+export const FailureAccrual_ConsecutiveFailures: MessageFns<FailureAccrual_ConsecutiveFailures> = {
+  encode(message: FailureAccrual_ConsecutiveFailures, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.maxFailures !== 0) {
+      writer.uint32(8).uint32(message.maxFailures);
+    }
+    if (message.backoff !== undefined) {
+      ExponentialBackoff.encode(message.backoff, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): FailureAccrual_ConsecutiveFailures {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseFailureAccrual_ConsecutiveFailures();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.maxFailures = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.backoff = ExponentialBackoff.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<FailureAccrual_ConsecutiveFailures>, I>>(
+    base?: I,
+  ): FailureAccrual_ConsecutiveFailures {
+    return FailureAccrual_ConsecutiveFailures.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<FailureAccrual_ConsecutiveFailures>, I>>(
+    object: I,
+  ): FailureAccrual_ConsecutiveFailures {
+    const message = createBaseFailureAccrual_ConsecutiveFailures();
+    message.maxFailures = object.maxFailures ?? 0;
+    message.backoff = (object.backoff !== undefined && object.backoff !== null)
+      ? ExponentialBackoff.fromPartial(object.backoff)
+      : undefined;
+    return message;
+  },
+};
+
 function createBaseExponentialBackoff(): ExponentialBackoff {
   return { minBackoff: undefined, maxBackoff: undefined, jitterRatio: 0 };
 }
@@ -3099,6 +4152,15 @@ export const ExponentialBackoff: MessageFns<ExponentialBackoff> = {
 
 export type OutboundPoliciesService = typeof OutboundPoliciesService;
 export const OutboundPoliciesService = {
+  get: {
+    path: "/io.linkerd.proxy.outbound.OutboundPolicies/Get" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: TrafficSpec): Buffer => Buffer.from(TrafficSpec.encode(value).finish()),
+    requestDeserialize: (value: Buffer): TrafficSpec => TrafficSpec.decode(value),
+    responseSerialize: (value: OutboundPolicy): Buffer => Buffer.from(OutboundPolicy.encode(value).finish()),
+    responseDeserialize: (value: Buffer): OutboundPolicy => OutboundPolicy.decode(value),
+  },
   watch: {
     path: "/io.linkerd.proxy.outbound.OutboundPolicies/Watch" as const,
     requestStream: false as const,
@@ -3111,10 +4173,23 @@ export const OutboundPoliciesService = {
 } as const;
 
 export interface OutboundPoliciesServer extends UntypedServiceImplementation {
+  get: handleUnaryCall<TrafficSpec, OutboundPolicy>;
   watch: handleServerStreamingCall<TrafficSpec, OutboundPolicy>;
 }
 
 export interface OutboundPoliciesClient extends Client {
+  get(request: TrafficSpec, callback: (error: ServiceError | null, response: OutboundPolicy) => void): ClientUnaryCall;
+  get(
+    request: TrafficSpec,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: OutboundPolicy) => void,
+  ): ClientUnaryCall;
+  get(
+    request: TrafficSpec,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: OutboundPolicy) => void,
+  ): ClientUnaryCall;
   watch(request: TrafficSpec, options?: Partial<CallOptions>): ClientReadableStream<OutboundPolicy>;
   watch(
     request: TrafficSpec,
