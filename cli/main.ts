@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The `mesh` command: reads the command line and calls what it names. Exit code 2 for wrong usage, 1 for failures,
-// else that of the command. What a command does is loaded only when it is called.
+// The `mesh` command: reads the command line and calls what it names. Exit code 1 for failures; for wrong usage 2 in
+// `mesh local` and 1 elsewhere, as Linkerd has it; else that of the command. What a command does is loaded only when
+// it is called.
 
 import yargs from 'yargs';
 import { errorMessage } from '#lib/core/errors.ts';
 import { ownVersion } from '#lib/version/own-version.ts';
+import { checkCommand } from './check/commands.ts';
+import { installCommands } from './install/commands.ts';
+import { Refusal } from './install/refusal.ts';
 import { localCommands } from './local-commands.ts';
 import { ExitCode, UsageError } from './outcome.ts';
 
@@ -23,7 +27,7 @@ function splitArguments(argv: readonly string[]): { own: string[]; rest: string[
 
 const { own, rest } = splitArguments(process.argv.slice(2));
 
-const parser = yargs(own)
+const parser = checkCommand(installCommands(yargs(own)))
   .scriptName('mesh')
   .usage('$0 <command>\n\nA service mesh without sidecars.')
   .command('local', 'nodes and pods on this machine, without a cluster', (local) =>
@@ -50,9 +54,12 @@ try {
 } catch (error) {
   if (error instanceof ExitCode) {
     process.exitCode = error.code;
+  } else if (error instanceof Refusal) {
+    process.stderr.write(`${error.message}\n`);
+    process.exitCode = 1;
   } else {
     process.stderr.write(`mesh: ${errorMessage(error)}\n`);
     if (error instanceof UsageError) process.stderr.write('"mesh --help" tells what there is.\n');
-    process.exitCode = error instanceof UsageError ? 2 : 1;
+    process.exitCode = error instanceof UsageError && own[0] === 'local' ? 2 : 1;
   }
 }

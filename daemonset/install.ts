@@ -8,6 +8,7 @@ import { asList, asText, describeConfig, loadConfig, type Setting } from '#lib/c
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import { PLUGIN_TYPE } from '#lib/cni-install/conflist.ts';
 import { installCni, uninstallCni } from '#lib/cni-install/install.ts';
+import { takeInstallerRole } from '#lib/cni-install/installer-role.ts';
 import { keepInstalled } from '#lib/cni-install/keep-installed.ts';
 import { createLog } from '#lib/log/pino.ts';
 
@@ -40,16 +41,24 @@ const settings = {
     parse: asList,
     doc: 'Further namespaces whose pods always pass.',
   },
+  roleFile: text(
+    'NODEMESH_INSTALLER_ROLE',
+    '',
+    'A file on the node that tells which of two installers works during an upgrade; empty: there is one.',
+  ),
+  podUid: text('NODEMESH_POD_UID', '', "The uid of the installer's own pod."),
 } as const;
 
 try {
   const [verb] = process.argv.slice(2);
-  const { confDir, binDir, shim, ...entry } = loadConfig(settings, process.env);
+  const { confDir, binDir, shim, roleFile, podUid, ...entry } = loadConfig(settings, process.env);
   if (verb === 'install') {
     const installed = installCni({ confDir, binDir, shim, entry: { type: PLUGIN_TYPE, ...entry } });
     process.stdout.write(`${JSON.stringify(installed)}\n`);
   } else if (verb === 'watch') {
     const log = createLog('cni-install', 'info');
+    const role =
+      roleFile === '' ? undefined : takeInstallerRole(roleFile, podUid, () => systemClock.wallMs());
     const kept = keepInstalled({
       confDir,
       binDir,
@@ -57,12 +66,14 @@ try {
       entry: { type: PLUGIN_TYPE, ...entry },
       clock: systemClock,
       log,
+      ...(role === undefined ? {} : { holds: () => role.holds() }),
     });
     // Nothing else keeps this process alive.
     const alive = setInterval(() => undefined, 2 ** 31 - 1);
     process.on('SIGTERM', () => {
       clearInterval(alive);
       kept.close();
+      role?.close();
       log.info(
         { repairs: kept.repairs, failures: kept.failures },
         'the CNI plugin stays; nobody watches it now',

@@ -2,10 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # Prepares this machine and this clone: checks, Debian packages, node_modules, compiled parts.
 # Does nothing, quickly, when nothing is to be done. Starts no service. `setup.sh lint` stops before the
-# checks and packages that only running the mesh needs.
+# checks and packages that only running the mesh needs; `setup.sh cluster` adds what a cluster needs.
 set -eu
 cd "$(dirname "$0")/.."
-mode=${1:-full}
+asked=${1:-full}
+mode=$asked
+lists=scripts/packages.txt
+if [ "$mode" = cluster ]; then
+  mode=full
+  lists="$lists scripts/packages-cluster.txt"
+fi
 
 fail() {
   printf 'setup: %s\n' "$1" >&2
@@ -55,10 +61,10 @@ mkdir -p build
 
 # --- Go, which only some tests need: it builds their foreign programs once --------------------------------
 # 1.21 and later fetch the version that test/tools/go.mod asks for by themselves.
-if [ "$mode" = full ] && { [ ! -x build/test-tools/cnitool ] || [ ! -x build/test-tools/h2spec ]; }; then
+if [ "$mode" = full ] && [ ! -x build/test-tools/kustomize ]; then
   go=$(PATH="$PATH:/usr/local/go/bin:/usr/lib/go/bin" go env GOVERSION 2>/dev/null | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
   [ "${go:-0}" -ge 21 ] ||
-    printf 'setup: %s; tests of the CNI chain and of HTTP/2 fail without it: install Go 1.26 from https://go.dev/dl (the package of Debian 12 is too old)\n' \
+    printf 'setup: %s; tests that run programs in Go fail without it: install Go 1.26 from https://go.dev/dl (the package of Debian 12 is too old)\n' \
       "$([ -n "$go" ] && echo "Go 1.$go is too old" || echo 'Go is missing')" >&2
 fi
 
@@ -66,13 +72,13 @@ fi
 if [ -z "${SETUP_LOCKED:-}" ] && command -v flock >/dev/null; then
   lock=build/.setup.lock
   [ "$(id -u)" != 0 ] || [ ! -d /run/lock ] || lock=/run/lock/nodemesh-setup.lock
-  SETUP_LOCKED=1 NODE_MAJOR=$NODE_MAJOR exec flock "$lock" sh scripts/setup.sh "$mode"
+  SETUP_LOCKED=1 NODE_MAJOR=$NODE_MAJOR exec flock "$lock" sh scripts/setup.sh "$asked"
 fi
 
 # --- Debian packages ------------------------------------------------------------------------------------
 missing_packages() {
-  wanted=$(sed 's/#.*//' scripts/packages.txt)
-  # shellcheck disable=SC2086 # one word per package
+  # shellcheck disable=SC2086 # one word per list, one per package
+  wanted=$(sed 's/#.*//' $lists)
   present=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' $wanted 2>/dev/null | sed -n 's/^ii *//p')
   for package in $wanted; do
     printf '%s\n' "$present" | grep -qx "$package" || printf ' %s' "$package"
@@ -142,5 +148,6 @@ if [ "$mode" = full ]; then
   compile keeper build
   compile agent/parent build
   compile agent/connect-test build
+  compile agent/probe build
   compile bench/open-loop build
 fi

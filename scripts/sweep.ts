@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Removes local meshes whose daemon was killed: namespaces, mounts, cgroups, files. Living ones are left alone.
+// Removes local meshes whose daemon was killed, and clusters that were killed half-way: namespaces, mounts, cgroups,
+// files. Living ones are left alone.
 // `make test` and `make sweep`.
 
 import { execFileSync } from 'node:child_process';
@@ -9,6 +10,8 @@ import { errorMessage } from '#lib/core/errors.ts';
 import { findCgroup2 } from '../local/cgroups.ts';
 import { STATE_ROOT } from '../local/layout.ts';
 import { daemonPid, sweep } from '../local/sweep.ts';
+import { takeDown } from '../test/kind/down.ts';
+import { clusterNames, clusterState } from '../test/kind/notes.ts';
 
 const list = (dir: string | undefined): string[] =>
   dir === undefined || !existsSync(dir)
@@ -34,6 +37,16 @@ for (const name of meshNames()) {
     if (await sweep(name)) console.log(`removed what an earlier run left of local mesh ${name}`);
   } catch (error) {
     console.error(`local mesh ${name} cannot be removed: ${errorMessage(error)}`);
+    process.exitCode = 1;
+  }
+}
+
+for (const name of clusterNames()) {
+  try {
+    if (clusterState(name) !== 'left over') continue;
+    if (await takeDown(name)) console.log(`removed what an earlier run left of cluster ${name}`);
+  } catch (error) {
+    console.error(`cluster ${name} cannot be removed: ${errorMessage(error)}`);
     process.exitCode = 1;
   }
 }

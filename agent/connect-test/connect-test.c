@@ -2,7 +2,7 @@
 // Connects from pods as their applications do, to see whether that comes to the agent: enters a cgroup below the pods',
 // then each network namespace of its descriptors from 3 on, and dials a test address there (RFC 5737, RFC 3849). Writes
 // a line per namespace: ok, or the error. Ends with 2 when it cannot test at all.
-//   connect-test CGROUP FAMILY...     (FAMILY: 4 or 6, one for each descriptor)
+//   connect-test CGROUP FAMILY...     (CGROUP: - if it is in one already; FAMILY: 4 or 6, one for each descriptor)
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -67,7 +67,7 @@ int main(int argc, char **argv) {
     fputs("usage: connect-test CGROUP FAMILY...\n", stderr);
     return 2;
   }
-  if (enter_cgroup(argv[1]) < 0) return fail(argv[1]);
+  if (strcmp(argv[1], "-") != 0 && enter_cgroup(argv[1]) < 0) return fail(argv[1]);
   for (int i = 0; i < count; i++) {
     int fd = dial(FIRST_FD + i, strcmp(argv[2 + i], "6") == 0 ? AF_INET6 : AF_INET);
     waiting[i] = (struct pollfd){.fd = fd, .events = POLLOUT};

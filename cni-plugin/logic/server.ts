@@ -102,9 +102,10 @@ export async function serveCni(
     const reply = (result: CniAnswer): void => {
       answered = true;
       if (socket.destroyed) return;
-      // A caller that neither reads nor closes is not waited for.
+      // The caller closes, having read: who still writes to a closed socket gets EPIPE and may lose the answer. A
+      // caller that does neither is not waited for.
       patience = clock.after(requestMs, () => socket.destroy());
-      socket.end(encodeReply(result), () => socket.destroy());
+      socket.end(encodeReply(result));
     };
     socket.once('close', () => patience?.cancel());
     socket.on('error', (error) => log.debug({ error: error.message }, 'a CNI caller went away'));

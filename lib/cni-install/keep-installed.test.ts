@@ -185,4 +185,31 @@ describe('keeping the CNI plugin installed', () => {
     uninstallCni({ confDir, binDir });
     assert.deepEqual(readdirSync(confDir), ['10-main.conflist']);
   });
+
+  it('leaves its files to another installer of the node while that one works', () => {
+    kept.close();
+    let holds = true;
+    kept = keepInstalled({
+      confDir,
+      binDir,
+      shim: join(dir, 'shim'),
+      entry,
+      clock,
+      log,
+      holds: () => holds,
+      watchFolders: (_folders, report) => {
+        changed = report;
+        return () => undefined;
+      },
+    });
+    holds = false;
+    const shim = join(binDir, 'nodemesh-cni');
+    other(() => writeFileSync(shim, 'newer'));
+    clock.advance(60_000);
+    assert.equal(readFileSync(shim, 'utf8'), 'newer');
+    holds = true;
+    clock.advance(11_000);
+    assert.equal(readFileSync(shim, 'utf8'), 'binary');
+    assert.equal(kept.repairs, 0);
+  });
 });

@@ -34,6 +34,8 @@ const WAIT_MAX_MS = 300_000;
 export interface KeepOptions extends InstallOptions {
   readonly clock: Clock;
   readonly log: Log;
+  /** Whether this installer is the one that works (installer-role.ts); always if absent. */
+  readonly holds?: () => boolean;
   /** Calls `changed` when something in a folder changes; the answer ends the watch. */
   readonly watchFolders?: (folders: readonly string[], changed: () => void) => () => void;
 }
@@ -141,7 +143,11 @@ export function keepInstalled(options: KeepOptions): KeptInstallation {
     // First the watch, then the look: nothing that comes in between is missed.
     unwatch = watchFolders([confDir, binDir], () => lookAfter(GATHER_MS));
     try {
-      install();
+      if (options.holds?.() === false) {
+        if (last !== undefined) log.info({}, 'another installer of this node has taken over');
+        // What that one puts there is no other program's harm.
+        last = undefined;
+      } else install();
       lastError = '';
     } catch (error) {
       failures++;

@@ -88,14 +88,20 @@ const DURATION_UNIT_MS: Readonly<Record<string, number>> = {
   d: 86_400_000,
 };
 
-/** `300ms`, `10s`, `5m`, `1h`, `1d`; a bare number is only allowed if it is 0 (as linkerd2-proxy reads durations). */
+/**
+ * `300ms`, `10s`, `5m`, `1h`, `1d`; several one after the other (`24h0m0s`) as Go writes them. A bare number is only
+ * allowed if it is 0 (as linkerd2-proxy reads durations).
+ */
 export function asDurationMs(text: string): number {
-  const match = /^\s*(\d+)(ms|s|m|h|d)?\s*$/.exec(text);
-  const value = Number(match?.[1]);
-  const unit = match?.[2];
-  if (match === null || (unit === undefined && value !== 0))
+  const trimmed = text.trim();
+  if (/^0+$/.test(trimmed)) return 0;
+  if (!/^(?:\d+(?:ms|s|m|h|d))+$/.test(trimmed))
     throw new Error('expected a duration such as 300ms, 10s or 5m');
-  return value * (unit === undefined ? 1 : (DURATION_UNIT_MS[unit] ?? 1));
+  let total = 0;
+  for (const [, value = '', unit = ''] of trimmed.matchAll(/(\d+)(ms|s|m|h|d)/g)) {
+    total += Number(value) * (DURATION_UNIT_MS[unit] ?? 1);
+  }
+  return total;
 }
 
 /** Comma-separated list, white space trimmed, empty items dropped. */

@@ -31,6 +31,7 @@ export const errorCatalogue = {
   MESH_TIMEOUT: 'Something took longer than it may.',
   MESH_KEEPER_UNAVAILABLE: 'The keeper cannot be reached, or does not answer in time.',
   MESH_KEEPER_REFUSED: 'The keeper refused a request; the reason is named.',
+  MESH_KUBERNETES: 'A call of the Kubernetes API failed; the call and its answer are named.',
   MESH_COMMAND_FAILED: 'A program that was called failed; its output is part of the error.',
 } as const;
 

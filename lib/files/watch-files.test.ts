@@ -56,6 +56,27 @@ describe('watched files', () => {
     assert.deepEqual(told, [{ a: 'a2', b: 'b2' }]);
   });
 
+  it('are never read half before and half after Kubernetes swaps them', async () => {
+    const files = { a: file('a'), b: file('b') };
+    const swapping = new AbortController();
+    const swaps = (async () => {
+      for (let version = 2; !swapping.signal.aborted; version++) {
+        mkdirSync(file(`v${version}`));
+        for (const name of ['a', 'b']) writeFileSync(file(`v${version}/${name}`), `${name}${version}`);
+        symlinkSync(`v${version}`, file('..next'));
+        renameSync(file('..next'), file('..data'));
+        // Often enough to meet most readings, not so often that none succeeds.
+        for (let turn = 0; turn < 20; turn++) await new Promise(setImmediate);
+      }
+    })();
+    for (let round = 0; round < 300; round++) {
+      const { a, b } = await readTexts(files);
+      assert.equal(a.slice(1), b.slice(1));
+    }
+    swapping.abort();
+    await swaps;
+  });
+
   it('are read again at every interval, until closed', async () => {
     writeFileSync(file('v1/a'), 'changed');
     clock.advance(1000);

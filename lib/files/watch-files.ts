@@ -2,9 +2,10 @@
 // Reads small text files that belong together again and again, and tells when any of them changed. By reading, not by
 // inotify: Kubernetes replaces mounted files through symbolic links, of which a watch on a file learns nothing.
 
-import { readFile } from 'node:fs/promises';
+import { readFile, readlink } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import type { Clock, Timer } from '#lib/core/clock.ts';
-import { MeshError } from '#lib/core/errors.ts';
+import { errnoName, MeshError } from '#lib/core/errors.ts';
 
 const BYTES_MAX = 1024 * 1024;
 
@@ -14,8 +15,29 @@ export async function readTexts<Names extends string>(
   files: Readonly<Record<Names, string>>,
 ): Promise<FileTexts<Names>> {
   const names = Object.keys(files) as Names[];
-  const entries = await Promise.all(names.map(async (name) => [name, await readText(files[name])] as const));
-  return Object.fromEntries(entries) as FileTexts<Names>;
+  for (let attempt = 1; ; attempt++) {
+    const before = await mountedVersions(names.map((name) => files[name]));
+    const entries = await Promise.all(
+      names.map(async (name) => [name, await readText(files[name])] as const),
+    );
+    const after = await mountedVersions(names.map((name) => files[name]));
+    // Swapped while they were read: a certificate would come with another's key.
+    if (before !== after && attempt < ATTEMPTS_MAX) continue;
+    return Object.fromEntries(entries) as FileTexts<Names>;
+  }
+}
+
+const ATTEMPTS_MAX = 5;
+
+/** Where the links point by which Kubernetes swaps the files of a mounted Secret or ConfigMap together. */
+async function mountedVersions(paths: readonly string[]): Promise<string> {
+  const folders = [...new Set(paths.map((path) => dirname(path)))];
+  const targets = await Promise.all(
+    folders.map((folder) =>
+      readlink(`${folder}/..data`).catch((error: unknown) => errnoName(error) ?? String(error)),
+    ),
+  );
+  return targets.join('\n');
 }
 
 /** The text of a small file, with an error that names it. */

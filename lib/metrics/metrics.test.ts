@@ -16,7 +16,7 @@ const families: readonly MetricFamily[] = [
 
 function setUp(sources = 1) {
   const clock = new VirtualClock();
-  const registry = new MetricRegistry(families);
+  const registry = new MetricRegistry(families, clock);
   const store = (source: number, id: string, seriesMax?: number, ownerSeriesMax?: number): MetricStore =>
     new MetricStore({
       id,
@@ -170,6 +170,35 @@ describe('metrics', () => {
     assert.deepEqual(lines(await registry.render()), ['requests_total{x="1"} 7']);
   });
 
+  test('a series that only ended threads have counted goes after ten minutes, one that is counted on does not', async () => {
+    const { clock, registry, store } = setUp(0);
+    const ended = store(0, 'first life');
+    ended.cell('requests_total', 'pod="vanished"', 'uid-a').add(3);
+    ended.cell('requests_total', 'pod="stays"', 'uid-a').add(4);
+    ended.cell('latency_ms', 'pod="vanished"', 'uid-a').observe(5);
+    const successor = store(0, 'second life');
+    successor.cell('requests_total', 'pod="new"', 'uid-a');
+    clock.advance(9 * 60_000);
+    successor.cell('requests_total', 'pod="stays"', 'uid-a').add(1);
+    clock.advance(60_000 - 1);
+    assert.match(await registry.render(), /requests_total\{pod="vanished"\} 3/);
+    clock.advance(1);
+    assert.deepEqual(lines(await registry.render()).sort(), [
+      'requests_total{pod="new"} 0',
+      'requests_total{pod="stays"} 5',
+    ]);
+    assert.equal(registry.seriesCount, 2);
+  });
+
+  test('a crash after the other leaves no more series than those of ten minutes', () => {
+    const { clock, registry, store } = setUp(0);
+    for (let life = 0; life < 100; life++) {
+      store(0, `life ${life}`).cell('requests_total', `client="${life}"`, 'uid-a').add(1);
+      clock.advance(60_000);
+    }
+    assert.ok(registry.seriesCount <= 12, String(registry.seriesCount));
+  });
+
   test('a series that is used again in time is kept', () => {
     const { clock, first } = setUp();
     first.release(first.cell('requests_total', '', ''));
@@ -261,7 +290,7 @@ describe('metrics', () => {
   });
 
   test('counts of a real thread are seen without a message', async () => {
-    const registry = new MetricRegistry(families);
+    const registry = new MetricRegistry(families, new VirtualClock());
     const worker = new Worker(new URL('./counting-thread.ts', import.meta.url));
     const done = new Promise<void>((resolve) => {
       worker.on('message', (message: MetricDefinition | 'done') => {

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rendering side: knows which cells of which threads make up each series, sums them and writes Prometheus'
-// text format (0.0.4) or OpenMetrics (1.0.0). What a thread counted stays counted after its end.
+// text format (0.0.4) or OpenMetrics (1.0.0). What a thread counted stays counted after its end; a series that none of its
+// successors counts on goes after the time after which a thread gives up one that nobody holds.
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Clock } from '#lib/core/clock.ts';
 import type { MetricDefinition, MetricFamily } from './model.ts';
 import { cellsOf } from './model.ts';
 import type { Exposition } from './exposition.ts';
+import { SERIES_IDLE_MS } from './store.ts';
 
 /** Lines between two pauses, so that a scrape never holds up the thread for long. */
 const LINES_PER_TURN = 2_000;
@@ -34,8 +37,12 @@ export class MetricRegistry {
   /** The present life of each counting thread. */
   readonly #stores = new Map<number, string>();
   readonly #collectors = new Map<string, (() => Iterable<Sample>)[]>();
+  /** Series that only ended threads have counted, since when; the first one is the oldest. */
+  readonly #orphans = new Map<Series, { readonly family: string; readonly sinceMs: number }>();
+  readonly #clock: Pick<Clock, 'nowMs'>;
 
-  constructor(families: readonly MetricFamily[]) {
+  constructor(families: readonly MetricFamily[], clock: Pick<Clock, 'nowMs'>) {
+    this.#clock = clock;
     for (const family of families) this.#addFamily(family);
   }
 
@@ -83,6 +90,7 @@ export class MetricRegistry {
           family.set(definition.labels, series);
         }
         series.sources.set(store, { values, at: definition.at });
+        this.#orphans.delete(series);
         break;
       }
       case 'removed': {
@@ -111,7 +119,9 @@ export class MetricRegistry {
         if (series.owner !== owner) continue;
         if (isFirst) for (const source of series.sources.keys()) others.add(source);
         else series.sources.delete(store);
-        if (isFirst || series.sources.size === 0) family.delete(labels);
+        if (!isFirst && series.sources.size > 0) continue;
+        family.delete(labels);
+        this.#orphans.delete(series);
       }
     }
     if (!isFirst) {
@@ -124,6 +134,8 @@ export class MetricRegistry {
 
   /** The counts of a thread that ended stay; its gauges, which speak of the present, go. */
   #retire(store: string): void {
+    this.#dropOrphans();
+    const sinceMs = this.#clock.nowMs();
     this.#slabs.delete(store);
     for (const [owner, stores] of this.#leaving) {
       if (stores.delete(store) && stores.size === 0) this.#leaving.delete(owner);
@@ -135,10 +147,20 @@ export class MetricRegistry {
         series.sources.delete(store);
         if (family.type !== 'gauge') {
           this.#keep(family, series, source.values.subarray(source.at, source.at + cellsOf(family)));
+          if (series.sources.size === 0) this.#orphans.set(series, { family: family.name, sinceMs });
         } else if (series.sources.size === 0) {
           this.#series.get(family.name)?.delete(labels);
         }
       }
+    }
+  }
+
+  #dropOrphans(): void {
+    const untilMs = this.#clock.nowMs() - SERIES_IDLE_MS;
+    for (const [series, { family, sinceMs }] of this.#orphans) {
+      if (sinceMs > untilMs) break;
+      this.#orphans.delete(series);
+      this.#series.get(family)?.delete(series.labels);
     }
   }
 
@@ -162,6 +184,7 @@ export class MetricRegistry {
 
   /** All series, or those of one owner. */
   async render(owner?: string, exposition: Exposition = 'text'): Promise<string> {
+    this.#dropOrphans();
     const out: string[] = [];
     let lines = 0;
     const open = exposition === 'openmetrics';

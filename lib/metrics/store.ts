@@ -8,7 +8,7 @@ import { cellsOf, type MetricDefinition, type MetricFamily } from './model.ts';
 
 const SLAB_CELLS = 4096;
 /** A series that nobody holds any more stays for a while, as a scraper expects of a counter. */
-const IDLE_MS = 10 * 60_000;
+export const SERIES_IDLE_MS = 10 * 60_000;
 /** A freed cell is not given out again at once: the other thread may be reading it as what it was. */
 const QUARANTINE_MS = 60_000;
 const SERIES_MAX = 100_000;
@@ -152,7 +152,7 @@ export class MetricStore {
   sweep(): void {
     const now = this.#options.clock.nowMs();
     for (const [key, cell] of this.#series) {
-      if (cell.holders > 0 || now - cell.idleSinceMs < IDLE_MS) continue;
+      if (cell.holders > 0 || now - cell.idleSinceMs < SERIES_IDLE_MS) continue;
       this.#series.delete(key);
       this.#options.send({
         kind: 'removed',

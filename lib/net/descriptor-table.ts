@@ -60,7 +60,10 @@ export class DescriptorTable {
   sweep(): number[] {
     const found: number[] = [];
     for (let at = 0; at < this.#cells.length; at++) {
-      const cell = Atomics.exchange(this.#cells, at, EMPTY);
+      const cell = Atomics.load(this.#cells, at);
+      // Most were never used, and take up no memory.
+      if (cell === EMPTY) continue;
+      Atomics.store(this.#cells, at, EMPTY);
       if (cell > 0) found.push(cell - 1);
     }
     return found;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The descriptor under a socket of Node.js, which keeps it to itself.
+// The descriptor under a socket. Node.js keeps that of its own to itself.
 
-import type { Socket } from 'node:net';
+import type { StreamSocket } from './stream-socket.ts';
 
 interface SocketInternals {
-  readonly _handle: { readonly fd: number } | null;
+  readonly fd?: number;
+  readonly _handle?: { readonly fd: number } | null;
 }
 
 /** Undefined once the socket is closed. */
-export function descriptorOf(socket: Socket): number | undefined {
-  const fd = (socket as unknown as SocketInternals)._handle?.fd;
+export function descriptorOf(socket: StreamSocket): number | undefined {
+  const internals = socket as StreamSocket & SocketInternals;
+  const fd = internals.fd ?? internals._handle?.fd;
   return fd === undefined || fd < 0 ? undefined : fd;
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes to a connected TCP socket without the stream around it: as a rule the kernel takes all at once, and then there is
+// Writes to a connected TCP socket of Node.js without the stream around it: as a rule the kernel takes all at once, and then there is
 // nothing to buffer and nobody to call back. Where it does not, or fails, the stream takes that over as if it had
 // written itself. This is no public interface of Node.js: it is used in this file only, after `net` itself was seen to do
 // the same; without it writing goes through the stream.
 
 import type { Socket } from 'node:net';
+import { PlainSocket } from './plain-socket.ts';
+import type { StreamSocket } from './stream-socket.ts';
 
 /** 0: the kernel has taken all; another number: an error; else a write that goes on. */
 type Answer = number | object;
@@ -14,6 +16,17 @@ type Handle = Record<Method, Write>;
 
 /** Whether `net` was seen to write in this way; false: it does so otherwise. */
 const seen: Record<Method, boolean | undefined> = { writeLatin1String: undefined, writeBuffer: undefined };
+
+/** As `socket.write`, of text in latin1 or of bytes, to a connected socket; `encrypted`: that of TLS. */
+export function writeOut(stream: StreamSocket, chunk: string | Uint8Array, encrypted: boolean): void {
+  if (!(stream instanceof PlainSocket)) {
+    // There is no third kind.
+    const socket = stream as Socket;
+    if (encrypted) socket.write(chunk, 'latin1');
+    else writeDirect(socket, chunk);
+  } else if (typeof chunk === 'string') stream.writeText(chunk);
+  else stream.writeBytes(chunk, chunk.length);
+}
 
 /** As `socket.write`, of text in latin1 or of bytes. The socket is connected and not encrypted. */
 export function writeDirect(socket: Socket, chunk: string | Uint8Array): void {

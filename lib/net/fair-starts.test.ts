@@ -2,7 +2,15 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
-import { FairStarts, STARTS_PER_TURN, StartQueue } from './fair-starts.ts';
+import { FairStarts, STARTS_PER_TURN, type Start, StartQueue, UNDER_WAY_MAX } from './fair-starts.ts';
+
+/** Is over when it has begun. */
+const ended =
+  (what: () => void): Start =>
+  (over) => {
+    what();
+    over();
+  };
 
 describe('fair starts', () => {
   test('what comes alone starts at once, turn after turn', async () => {
@@ -12,7 +20,10 @@ describe('fair starts', () => {
     queue.onHeld = () => held++;
     for (let at = 0; at < 5; at++) {
       let ran = false;
-      starts.start(queue, () => (ran = true));
+      starts.start(
+        queue,
+        ended(() => (ran = true)),
+      );
       assert.ok(ran);
       await turn();
       await turn();
@@ -27,7 +38,11 @@ describe('fair starts', () => {
     queue.onHeld = () => held++;
     const order: number[] = [];
     const most: number[] = [];
-    for (let at = 0; at < 20; at++) starts.start(queue, () => order.push(at));
+    for (let at = 0; at < 20; at++)
+      starts.start(
+        queue,
+        ended(() => order.push(at)),
+      );
     assert.equal(order.length, STARTS_PER_TURN);
     assert.equal(held, 20 - STARTS_PER_TURN);
     while (order.length < 20) {
@@ -46,9 +61,16 @@ describe('fair starts', () => {
     const starts = new FairStarts();
     const [greedy, modest] = [new StartQueue(), new StartQueue()];
     let before = 0;
-    for (let at = 0; at < 1_000; at++) starts.start(greedy, () => before++);
+    for (let at = 0; at < 1_000; at++)
+      starts.start(
+        greedy,
+        ended(() => before++),
+      );
     const reached = Promise.withResolvers<number>();
-    starts.start(modest, () => reached.resolve(before));
+    starts.start(
+      modest,
+      ended(() => reached.resolve(before)),
+    );
     assert.ok((await reached.promise) <= STARTS_PER_TURN + 1);
   });
 
@@ -59,10 +81,46 @@ describe('fair starts', () => {
     let left = 30;
     const again = (): void => {
       if (--left === 0) done.resolve();
-      else starts.start(queue, again);
+      else starts.start(queue, ended(again));
     };
-    starts.start(queue, again);
+    starts.start(queue, ended(again));
     assert.ok(left >= 30 - STARTS_PER_TURN);
     await done.promise;
+  });
+
+  test('only so many of a queue are under way; one that ends lets the next one begin', async () => {
+    const starts = new FairStarts();
+    const [greedy, modest] = [new StartQueue(), new StartQueue()];
+    const underWay: (() => void)[] = [];
+    for (let at = 0; at < 3 * UNDER_WAY_MAX; at++) starts.start(greedy, (over) => underWay.push(over));
+    for (let at = 0; at < 2 * UNDER_WAY_MAX; at++) await turn();
+    assert.equal(underWay.length, UNDER_WAY_MAX);
+    let ran = false;
+    starts.start(
+      modest,
+      ended(() => (ran = true)),
+    );
+    assert.ok(ran, 'another queue does not wait');
+    for (let at = UNDER_WAY_MAX; at < 2 * UNDER_WAY_MAX; at++) {
+      underWay.shift()?.();
+      await turn();
+      await turn();
+      assert.equal(underWay.length, UNDER_WAY_MAX);
+    }
+  });
+
+  test('those that do not end hold up the others for a moment only', async () => {
+    const starts = new FairStarts();
+    const queue = new StartQueue();
+    const underWay: (() => void)[] = [];
+    const all = Promise.withResolvers<void>();
+    for (let at = 0; at < 3 * UNDER_WAY_MAX; at++) {
+      starts.start(queue, (over) => {
+        if (underWay.push(over) === 3 * UNDER_WAY_MAX) all.resolve();
+      });
+    }
+    await all.promise;
+    for (const over of underWay) over();
+    assert.equal(queue.underWay, 0);
   });
 });

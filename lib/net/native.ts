@@ -37,6 +37,7 @@ export const EAGAIN = 11;
 export const EEXIST = 17;
 export const EPIPE = 32;
 export const EADDRINUSE = 98;
+export const ECONNABORTED = 103;
 export const ECONNRESET = 104;
 
 const F_DUPFD_CLOEXEC = 1030;

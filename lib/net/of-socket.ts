@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // One listener for an event of many sockets.
 
-import type { Socket } from 'node:net';
+import type { StreamSocket } from './stream-socket.ts';
 
 /** An event calls its listeners with the socket as `this`. */
 export function ofSocket<Args extends readonly unknown[]>(
-  listen: (socket: Socket, ...args: Args) => void,
-): (this: Socket, ...args: Args) => void {
+  listen: (socket: StreamSocket, ...args: Args) => void,
+): (this: StreamSocket, ...args: Args) => void {
   return function (...args) {
     listen(this, ...args);
   };

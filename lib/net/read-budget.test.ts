@@ -4,7 +4,9 @@ import { once } from 'node:events';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
-import { SHARED_BUFFER_BYTES, SharedSource } from './accept.ts';
+import { openTcp } from './plain-fixture.ts';
+import { PlainSocket, SHARED_BUFFER_BYTES } from './plain-socket.ts';
+import { plainReadiness } from './readiness.ts';
 import { ReadBudget, TURN_BYTES } from './read-budget.ts';
 
 describe('read budget', () => {
@@ -61,7 +63,7 @@ describe('read budget', () => {
     let most = 0;
     let now = 0;
     const done = Promise.withResolvers<void>();
-    const client = new SharedSource({});
+    const client = new PlainSocket(plainReadiness(), openTcp());
     client.budget = budget;
     client.onBytes = (_buffer, length) => {
       read += length;
@@ -69,7 +71,8 @@ describe('read budget', () => {
       if (read === total) done.resolve();
     };
     const { port } = server.address() as AddressInfo;
-    client.socket.connect(port, '127.0.0.1', () => client.socket.resume());
+    client.on('connect', () => client.resume());
+    client.connect('127.0.0.1', port);
     const [peer] = (await once(server, 'connection')) as [Socket];
     t.after(() => {
       server.close();

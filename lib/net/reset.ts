@@ -2,9 +2,9 @@
 // Ends a TCP connection so that the peer sees an error. `Socket.resetAndDestroy` writes what waits and says FIN first,
 // and while a FIN is on its way libuv refuses to reset: the handle would stay open, and 'close' never come.
 
-import type { Socket } from 'node:net';
 import { descriptorOf } from './descriptor.ts';
 import { setsockopt, stableBytes } from './native.ts';
+import type { StreamSocket } from './stream-socket.ts';
 
 const SOL_SOCKET = 1;
 const SO_LINGER = 13;
@@ -13,7 +13,7 @@ const atOnce = stableBytes(8);
 atOnce.writeInt32LE(1);
 
 /** RST for a TCP socket that is connected; anything else is destroyed. What waits to be written is dropped. */
-export function resetSocket(socket: Socket): void {
+export function resetSocket(socket: StreamSocket): void {
   if (socket.destroyed) return;
   const fd = descriptorOf(socket);
   // It cannot fail in a way that matters: then the connection ends with FIN.

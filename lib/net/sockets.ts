@@ -32,6 +32,7 @@ import {
   TCP_NODELAY,
 } from './native.ts';
 import { inNamespace } from './netns.ts';
+import { SOCKET_ADDRESS_BYTES, writeSocketAddress } from './socket-address.ts';
 
 export const LISTEN_BACKLOG = 4096;
 const BIND_ATTEMPTS = 64;
@@ -68,9 +69,13 @@ export function openListener(
   });
 }
 
-/** As Node.js sets them with `keepAlive`. */
-const KEEPALIVE_INTERVAL_SECONDS = 1;
-const KEEPALIVE_PROBES = 10;
+/** Level, name and value of each option, as Node.js sets them with `keepAlive`. */
+export const keepAliveOptions = (idleSeconds: number): readonly (readonly [number, number, number])[] => [
+  [SOL_SOCKET, SO_KEEPALIVE, 1],
+  [IPPROTO_TCP, TCP_KEEPIDLE, idleSeconds],
+  [IPPROTO_TCP, TCP_KEEPINTVL, 1],
+  [IPPROTO_TCP, TCP_KEEPCNT, 10],
+];
 
 /**
  * What a listener has, the connections accepted on it have from the start (Linux): keep-alive and no delay cost five
@@ -83,10 +88,7 @@ export function setAcceptedOptions(fd: number, keepAliveSeconds: number): void {
     checked('setsockopt', setsockopt(fd, level, name, value, 4), 'preparing a listener');
   };
   set(IPPROTO_TCP, TCP_NODELAY, 1);
-  set(SOL_SOCKET, SO_KEEPALIVE, 1);
-  set(IPPROTO_TCP, TCP_KEEPIDLE, keepAliveSeconds);
-  set(IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS);
-  set(IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
+  for (const [level, name, number] of keepAliveOptions(keepAliveSeconds)) set(level, name, number);
 }
 
 /**
@@ -139,14 +141,11 @@ function bindLoopback(
   range: { first: number; last: number },
   pick: (first: number, last: number) => number,
 ): void {
-  const address = stableBytes(family === 4 ? 16 : 28);
-  address.writeUInt16LE(family === 4 ? AF_INET : AF_INET6, 0);
-  if (family === 4) address.set([127, 0, 0, 1], 4);
-  else address[23] = 1;
+  const address = stableBytes(SOCKET_ADDRESS_BYTES);
   let answer = -EADDRINUSE;
   for (let attempt = 0; attempt < BIND_ATTEMPTS && answer === -EADDRINUSE; attempt++) {
-    address.writeUInt16BE(pick(range.first, range.last), 2);
-    answer = bind(fd, address, address.byteLength);
+    const port = pick(range.first, range.last);
+    answer = bind(fd, address, writeSocketAddress(address, family === 4 ? '127.0.0.1' : '::1', port));
   }
   if (answer === -EADDRINUSE) {
     throw new MeshError('MESH_LIMIT', `no free port between ${range.first} and ${range.last} in the pod`, {

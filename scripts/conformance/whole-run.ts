@@ -32,6 +32,8 @@ describe('conformance, by the run of all tests', () => {
     const page = readFileSync('docs/reference/conformance.md', 'utf8').split('\n');
     const shown = `${conformancePage(note, catalogues, evidence)}\n`.split('\n');
     const [onPage, inRun] = [new Set(page), new Set(shown)];
+    // A test that failed changes the page too; then it is that test which matters, and this says no more.
+    if (complaints(catalogues, evidence).length > 0) return assert.ok(page.join() === shown.join());
     assert.deepEqual(
       { onlyOnThePage: page.filter((line) => !inRun.has(line)).map(brief) },
       { onlyOnThePage: [] },

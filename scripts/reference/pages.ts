@@ -2,6 +2,12 @@
 // The pages of docs/reference that are made from tables in the code. A test compares them with what is committed;
 // `make docs` writes them.
 
+import { Registry as MetricRegistry } from 'prom-client';
+import { accountRules } from '../../install/objects/rbac.ts';
+import { cniValues } from '../../install/cni-values-table.ts';
+import { capabilityRights, nodeFolders } from '../../install/objects/node-rights.ts';
+import type { Field } from '../../install/value-fields.ts';
+import { fields } from '../../install/values-table.ts';
 import { agentSettings } from '../../agent/config.ts';
 import { certificateMetrics, type CertificateMetricsSources } from '../../agent/node/certificate-metrics.ts';
 import { controlFamilies } from '../../agent/node/control-metrics.ts';
@@ -10,7 +16,9 @@ import { failures } from '../../agent/proxy/failure.ts';
 import { proxyFamilies } from '../../agent/proxy/metrics/families.ts';
 import { destinationSettings } from '../../destination/config.ts';
 import { identitySettings } from '../../identity/config.ts';
+import { webhookSettings } from '../../webhook/config.ts';
 import type { MetricFamily } from '#lib/metrics/model.ts';
+import { createKubernetesCounts } from '#lib/registry-kubernetes/counts.ts';
 import type { SettingTable } from '#lib/core/config.ts';
 import { errorCatalogue } from '#lib/core/errors.ts';
 import { readCatalogues } from '../conformance/catalogue.ts';
@@ -86,6 +94,8 @@ function settingsPage(): string {
     settingsTable(identitySettings),
     '## Destination (`destination/main.ts`)',
     settingsTable(destinationSettings),
+    '## Policy webhook (`webhook/main.ts`)',
+    settingsTable(webhookSettings),
   ].join('\n\n');
 }
 
@@ -97,6 +107,13 @@ function collectedFamilies(): MetricFamily[] {
   certificateMetrics(registry, {} as CertificateMetricsSources);
   nodeMetrics(registry, {} as NodeMetricsSources);
   return families;
+}
+
+/** What the control plane counts of the Kubernetes API. */
+function kubernetesFamilies(): string[][] {
+  const register = new MetricRegistry();
+  createKubernetesCounts(register);
+  return register.getMetricsAsArray().map(({ name, type, help }) => [`\`${name}\``, type, help]);
 }
 
 function metricsPage(): string {
@@ -111,7 +128,9 @@ function metricsPage(): string {
       'and dashboards made for it work; what starts with `nodemesh_` is ours. Every series of a pod also has `namespace`,',
       '`pod`, the owner (`deployment`, `statefulset`, …), `control_plane_ns` and `workload_ns`: scrape with `honor_labels`.',
       'Traffic between two pods of one node says `tls="true"` with both identities and `same_node="true"`: its ends are',
-      'vouched for by the kernel, it is not encrypted.',
+      'vouched for by the kernel, it is not encrypted. A series goes about ten minutes after the last peer, connection or request',
+      'that it speaks of, also if a crashed worker had counted it, and at once with its own pod. Linkerd counts what a TLSRoute',
+      'routes in `outbound_tls_…`: there are no such routes here, TLS of applications is opaque and in `outbound_tcp_…`.',
     ),
     '## Of pods',
     table(['name', 'type', 'meaning'], proxyFamilies.map(row)),
@@ -123,6 +142,97 @@ function metricsPage(): string {
       'part of it. `outbound_tls_*` and `route_*` come with the routes that they are of.',
     ),
     table(['name', 'type', 'meaning'], ofNode.map(row)),
+    '## Of the control plane: the Kubernetes API',
+    'Identity and destination serve these on their admin ports when they read a cluster.',
+    table(['name', 'type', 'meaning'], kubernetesFamilies()),
+  ].join('\n\n');
+}
+
+const valuesTable = (of: ReadonlyMap<string, Field>): string =>
+  table(
+    ['value', 'default', 'meaning'],
+    [...of].map(([path, field]) => [
+      `\`${path}\``,
+      field.default === '' ? '(empty)' : `\`${JSON.stringify(field.default)}\``,
+      field.doc,
+    ]),
+  );
+
+function cniValuesPage(): string {
+  return [
+    '# Values of what runs on the nodes',
+    note,
+    paragraph(
+      'For `mesh install-cni` (`--set`, `--set-string`, `--set-file`, `-f`) and for the chart `charts/nodemesh-cni`. Keys are',
+      'those of Linkerd’s CNI chart where it has one; keys of it that configure its sidecars, their ports or its images are',
+      'taken and mean nothing. Any other key is refused.',
+    ),
+    valuesTable(cniValues.fields),
+  ].join('\n\n');
+}
+
+function nodeRightsPage(): string {
+  const folders = nodeFolders.map((folder) => [
+    folder.container,
+    typeof folder.onNode === 'string'
+      ? `\`${folder.onNode}\``
+      : `\`${folder.onNode.$ === 'value' ? folder.onNode.path : ''}\` (a value)`,
+    folder.readOnly === true ? 'read' : 'read, write',
+    folder.reason,
+  ]);
+  return [
+    '# What runs on a node may do there',
+    note,
+    paragraph(
+      'Every capability of the containers on the nodes and every folder of the node that they see, with what needs it. All other',
+      'capabilities are dropped. None is `privileged`, none shares the process namespace of the node, and none has a right in the',
+      'Kubernetes API. All are in the node’s network namespace and run as root; root file systems are read-only.',
+    ),
+    table(
+      ['container', 'capability', 'needed for'],
+      capabilityRights.map(({ container, capability, reason }) => [container, `\`${capability}\``, reason]),
+    ),
+    table(['container', 'folder of the node', 'may', 'needed for'], folders),
+  ].join('\n\n');
+}
+
+function valuesPage(): string {
+  return [
+    '# Values of the installation',
+    note,
+    paragraph(
+      'For `mesh install` and `mesh upgrade` (`--set`, `--set-string`, `--set-file`, `-f`) and for the chart',
+      '`charts/nodemesh-control-plane`. Keys are those of Linkerd’s chart where it has one; keys of it that configure sidecars,',
+      'its injector or its heartbeat are taken and mean nothing. Any other key is refused.',
+    ),
+    valuesTable(fields),
+  ].join('\n\n');
+}
+
+function rbacPage(): string {
+  const rows = accountRules.map((rule) => [
+    `\`${rule.account}\``,
+    [
+      rule.apiGroup === '' ? '' : `\`${rule.apiGroup}\``,
+      rule.resources.map((resource) => `\`${resource}\``).join(', '),
+      rule.resourceNames === undefined
+        ? ''
+        : `named ${rule.resourceNames.map((name) => `\`${name}\``).join(', ')}`,
+      rule.ownNamespace === true ? 'in the install namespace' : '',
+    ]
+      .filter((text) => text !== '')
+      .join(' '),
+    rule.verbs.join(', '),
+    rule.feature,
+  ]);
+  return [
+    '# What the control plane may do',
+    note,
+    paragraph(
+      'Every right of the control plane’s accounts, with what stops working without it. Agents have no right in the',
+      'Kubernetes API at all.',
+    ),
+    table(['account', 'on', 'verbs', 'needed for'], rows),
   ].join('\n\n');
 }
 
@@ -133,6 +243,10 @@ export function referencePages(): ReadonlyMap<string, string> {
       'errors.md': errorsPage(),
       'settings.md': settingsPage(),
       'metrics.md': metricsPage(),
+      'values.md': valuesPage(),
+      'cni-values.md': cniValuesPage(),
+      'node-rights.md': nodeRightsPage(),
+      'rbac.md': rbacPage(),
       'cni-conformance.md': cniConformancePage(note),
       'conformance.md': conformancePage(note, readCatalogues(), evidenceOfSources()),
     }).map(([path, text]) => [path, `${text}\n`]),

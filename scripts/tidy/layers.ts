@@ -16,6 +16,7 @@ const featureParts = new Set([
   'identity',
   'local',
   'webhook',
+  'install',
   'keeper',
   'viz',
   'tracing',

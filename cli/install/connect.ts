@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reaches the cluster of a kubeconfig, or the one that this runs in.
+
+import { systemClock } from '#lib/core/clock.ts';
+import { type ApiAccess, inCluster, podAccess } from '#lib/registry-kubernetes/api-access.ts';
+import { createApiClient } from '#lib/registry-kubernetes/api-client.ts';
+import { ApiFailure } from '#lib/registry-kubernetes/api-failure.ts';
+import { kubeconfigAccess } from '#lib/registry-kubernetes/kubeconfig.ts';
+import type { Cluster, ClusterObject } from './cluster.ts';
+
+export interface ConnectOptions {
+  readonly kubeconfig: string | undefined;
+  readonly context: string | undefined;
+  readonly as: string | undefined;
+  readonly asGroups: readonly string[];
+  readonly version: string;
+}
+
+const PAGE = 500;
+const TIMEOUT_MS = 30_000;
+
+export async function connect(options: ConnectOptions): Promise<Cluster> {
+  const api = createApiClient({
+    access: impersonate(await accessOf(options), options),
+    clock: systemClock,
+    userAgent: `nodemesh-cli/${options.version}`,
+  });
+  const unlessAbsent = async (path: string, query: Readonly<Record<string, string>>): Promise<unknown> => {
+    try {
+      return await api.call({ path, query, timeoutMs: TIMEOUT_MS });
+    } catch (error) {
+      if (error instanceof ApiFailure && error.status === 404) return undefined;
+      throw error;
+    }
+  };
+  return {
+    get: async (path) => (await unlessAbsent(path, {})) as ClusterObject | undefined,
+    async list(path, labelSelector) {
+      const items: ClusterObject[] = [];
+      const base = { limit: String(PAGE), ...(labelSelector === undefined ? {} : { labelSelector }) };
+      for (let more = ''; ; ) {
+        const page = (await unlessAbsent(path, more === '' ? base : { ...base, continue: more })) as
+          | { readonly items?: readonly ClusterObject[]; readonly metadata?: { readonly continue?: string } }
+          | undefined;
+        if (page === undefined) return undefined;
+        items.push(...(page.items ?? []));
+        more = page.metadata?.continue ?? '';
+        if (more === '') return items;
+      }
+    },
+    async apply(path, object) {
+      await api.call({
+        method: 'PATCH',
+        path,
+        query: { fieldManager: 'mesh', force: 'true' },
+        body: object,
+        contentType: 'application/apply-patch+yaml',
+        timeoutMs: TIMEOUT_MS,
+      });
+    },
+    ask: async (path, object) =>
+      (await api.call({ method: 'POST', path, body: object, timeoutMs: TIMEOUT_MS })) as ClusterObject,
+    text: (path) => api.text({ path, timeoutMs: TIMEOUT_MS }),
+    async remove(path) {
+      try {
+        await api.call({
+          method: 'DELETE',
+          path,
+          query: { propagationPolicy: 'Background' },
+          timeoutMs: TIMEOUT_MS,
+        });
+      } catch (error) {
+        if (!(error instanceof ApiFailure && error.status === 404)) throw error;
+      }
+    },
+    close: () => api.close(),
+  };
+}
+
+async function accessOf(options: ConnectOptions): Promise<ApiAccess> {
+  const named = options.kubeconfig !== undefined || (process.env['KUBECONFIG'] ?? '') !== '';
+  if (!named && options.context === undefined && inCluster(process.env))
+    return podAccess(process.env, systemClock);
+  return await kubeconfigAccess({
+    ...(options.kubeconfig === undefined ? {} : { file: options.kubeconfig }),
+    ...(options.context === undefined ? {} : { context: options.context }),
+  });
+}
+
+/** The header for several groups has their names in a list, which one header cannot hold: only one is sent. */
+function impersonate(access: ApiAccess, { as, asGroups }: ConnectOptions): ApiAccess {
+  if (as === undefined) return access;
+  return {
+    server: access.server,
+    async credentials(fresh) {
+      const own = await access.credentials(fresh);
+      return {
+        ...own,
+        headers: {
+          ...own.headers,
+          'impersonate-user': as,
+          ...(asGroups[0] === undefined ? {} : { 'impersonate-group': asGroups[0] }),
+        },
+      };
+    },
+  };
+}
