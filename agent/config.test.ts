@@ -15,3 +15,17 @@ it('the socket of the keeper is in the run directory, or where it is set to be',
   const elsewhere = '/run/keeper/socket';
   assert.equal(loadAgentConfig({ ...env, NODEMESH_KEEPER_SOCKET: elsewhere }).keeperSocket, elsewhere);
 });
+
+it('an address of the control plane is the first that Kubernetes has filled in', () => {
+  const addressOf = (NODEMESH_IDENTITY_ADDRESS: string) =>
+    loadAgentConfig({ ...least, NODEMESH_IDENTITY_ADDRESS }).identityAddress;
+  const name = 'linkerd-identity.nodemesh.svc.cluster.local:8080';
+  assert.equal(addressOf(`10.96.0.7:8080,${name}`), '10.96.0.7:8080');
+  assert.equal(addressOf(`$(LINKERD_IDENTITY_SERVICE_HOST):8080,${name}`), name);
+  assert.equal(addressOf(`fd00:96::7:8080,${name}`), '[fd00:96::7]:8080');
+  assert.equal(addressOf('[fd00::7]:8080'), '[fd00::7]:8080');
+  assert.throws(
+    () => addressOf('$(LINKERD_IDENTITY_SERVICE_HOST):8080'),
+    /NODEMESH_IDENTITY_ADDRESS.*ip:port/,
+  );
+});

@@ -15,6 +15,17 @@ import {
 } from '#lib/core/config.ts';
 import { INFLIGHT_MAX } from '#lib/bpf/abi.ts';
 
+/**
+ * The first of a list that Kubernetes has filled in: it leaves `$(X_SERVICE_HOST)` as it is where there is no Service,
+ * and writes IPv6 addresses without brackets.
+ */
+function asServerAddress(text: string): string {
+  const filled = asList(text).find((address) => !address.includes('$('));
+  if (filled === undefined) throw new Error('expected ip:port');
+  const match = /^([0-9a-f]*(?::[0-9a-f]*){2,}):(\d+)$/i.exec(filled);
+  return match === null ? filled : `[${match[1]}]:${match[2]}`;
+}
+
 export const agentSettings = {
   nodeName: setting(
     'NODEMESH_NODE_NAME',
@@ -74,16 +85,29 @@ export const agentSettings = {
   ),
   podsCgroup: setting(
     'NODEMESH_PODS_CGROUP',
-    undefined,
+    '',
     asText,
-    "The pods' parent cgroup (cgroup2 path), for the connect hooks.",
+    "The pods' parent cgroup (cgroup2 path), for the connect hooks; empty: found by the agent's own pod.",
   ),
   nodeCgroup: setting(
     'NODEMESH_NODE_CGROUP',
-    undefined,
+    '',
     asText,
-    'An ancestor cgroup of the agent and of all pods, for sockops.',
+    "An ancestor cgroup of the agent and of all pods, for sockops; empty: the pods', which the agent is one of.",
   ),
+  cgroupMount: setting(
+    'NODEMESH_CGROUP_MOUNT',
+    '/sys/fs/cgroup',
+    asText,
+    "The node's cgroups, where the pods' parent is looked for.",
+  ),
+  probeSocket: setting(
+    'NODEMESH_PROBE_SOCKET',
+    '',
+    asText,
+    'A socket of this agent alone, which answers /live and /ready from its start to its end; empty: none.',
+  ),
+  podUid: setting('NODEMESH_POD_UID', '', asText, "The uid of the agent's own pod."),
   workers: setting(
     'NODEMESH_WORKERS',
     String(Math.min(4, availableParallelism())),
@@ -113,8 +137,8 @@ export const agentSettings = {
   identityAddress: setting(
     'NODEMESH_IDENTITY_ADDRESS',
     undefined,
-    asText,
-    'ip:port of the identity service.',
+    asServerAddress,
+    'ip:port of the identity service, or several: the first whose Service was there when the pod started counts.',
   ),
   identityName: setting(
     'NODEMESH_IDENTITY_NAME',
@@ -131,8 +155,8 @@ export const agentSettings = {
   destinationAddress: setting(
     'NODEMESH_DESTINATION_ADDRESS',
     undefined,
-    asText,
-    'ip:port of the destination service.',
+    asServerAddress,
+    'ip:port of the destination service, or several, as with identity.',
   ),
   destinationName: setting(
     'NODEMESH_DESTINATION_NAME',

@@ -2,7 +2,7 @@
 // The node's agent: wiring only. Control thread here, proxy workers in threads of their own.
 
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -22,6 +22,7 @@ import { identityOf } from '#lib/x509/names.ts';
 import type { CniNode } from '../cni-plugin/logic/node.ts';
 import { type CniServer, serveCni } from '../cni-plugin/logic/server.ts';
 import { createAdmin } from './admin/admin.ts';
+import { serveProbes } from './admin/probe-server.ts';
 import { TapServer } from './admin/tap.ts';
 import { loadAgentConfig } from './config.ts';
 import { createAccessLogOutput } from './node/access-log-output.ts';
@@ -34,6 +35,7 @@ import { createDiscovery } from './node/discovery.ts';
 import { createDiskLists } from './node/disk-lists.ts';
 import { createEnrolment } from './node/enrolment.ts';
 import type { Sandbox } from './node/enrolment-model.ts';
+import { findPodsCgroup } from './node/find-cgroup.ts';
 import { processView } from './node/find-namespace.ts';
 import { createHandOver, takeKept, whileHolding } from './node/hand-over.ts';
 import { createKeeper } from './node/keeper.ts';
@@ -72,8 +74,15 @@ const clock = systemClock;
 const random = Math.random;
 const common = { clock, random, log };
 
-mkdirSync(config.runDir, { recursive: true, mode: 0o700 });
-mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
+for (const folder of [config.runDir, config.stateDir]) {
+  mkdirSync(folder, { recursive: true });
+  // The kubelet makes the folders of a volume open to everybody.
+  chmodSync(folder, 0o700);
+}
+const found = config.podsCgroup === '' ? findPodsCgroup(config.cgroupMount, config.podUid) : undefined;
+const podsCgroup = found?.path ?? config.podsCgroup;
+const nodeCgroup = config.nodeCgroup || podsCgroup;
+if (found !== undefined) log.info({ ...found }, 'found the cgroup of the pods');
 const lists = createDiskLists({ runDir: config.runDir, stateDir: config.stateDir, log });
 
 // Until this agent holds the role an earlier one may still run, and what both could write is left to that one.
@@ -106,7 +115,7 @@ let namespaces = earlier?.namespaces;
 /** The same in both agents of an upgrade: each accepts what the other one dials. */
 const permitKey = earlier?.permitKey ?? randomBytes(PERMIT_KEY_BYTES).toString('base64');
 
-const metrics = new MetricRegistry([...proxyFamilies, ...controlFamilies]);
+const metrics = new MetricRegistry([...proxyFamilies, ...controlFamilies], clock);
 const controlMetrics = createControlMetrics(metrics, config.nodeName, clock);
 const certificates = createCertificates({
   ...common,
@@ -138,8 +147,8 @@ const destination = connectDestination(
 const redirection = createRedirection({
   bpffs: config.bpffs,
   objectsDir: config.bpfObjects,
-  podsCgroup: config.podsCgroup,
-  nodeCgroup: config.nodeCgroup,
+  podsCgroup,
+  nodeCgroup,
   slots: config.slots,
   inflightMax: config.inflightMax,
   loader: createLibbpfLoader(),
@@ -237,7 +246,11 @@ const selfCheck = createSelfCheck({
     enrolment.pods
       .filter(({ phase }) => phase === 'enrolled')
       .map(({ uid, namespace, name, netnsPath }) => ({ uid, name: `${namespace}/${name}`, netnsPath })),
-  testConnects: createTestConnects({ program: config.connectTest, podsCgroup: config.podsCgroup, log }),
+  testConnects: createTestConnects({
+    program: config.connectTest,
+    podsCgroup: found?.hasAgent === true ? undefined : podsCgroup,
+    log,
+  }),
   repairListeners: (uid) => enrolment.repairListeners(uid),
   failed: (uid, message) => enrolment.setProblem(uid, message),
   recovered: (uid) => enrolment.setProblem(uid, undefined),
@@ -367,6 +380,16 @@ if (earlier !== undefined) {
 }
 restore(sandboxes ?? [], earlier);
 
+const notReady = (): string | undefined => {
+  if (certificates.get(ownIdentity) === undefined) return `no certificate of ${ownIdentity} so far`;
+  if (snapshotSeen || earlier !== undefined) return undefined;
+  return 'destination has not told the workloads of this node so far';
+};
+/** What the kubelet is told, also while another agent has the node's port. */
+let probeAnswer = (): string | undefined => 'it starts';
+const probes =
+  config.probeSocket === '' ? undefined : await serveProbes(config.probeSocket, () => probeAnswer());
+
 await workers.ready;
 // The pods of the earlier agent first: whoever claims the role serves them.
 for (const deadline = clock.nowMs() + SETTLE_MS; !enrolment.settled && clock.nowMs() < deadline; )
@@ -394,11 +417,7 @@ const admin = await createAdmin({
   socketPath: join(config.runDir, 'agent.sock'),
   peerUid,
   metrics: async (exposition) => metrics.render(undefined, exposition),
-  notReady: () => {
-    if (certificates.get(ownIdentity) === undefined) return `no certificate of ${ownIdentity} so far`;
-    if (snapshotSeen || earlier !== undefined) return undefined;
-    return 'destination has not told the workloads of this node so far';
-  },
+  notReady,
   state: () => ({
     version: VERSION,
     instance: nodeStream.instanceId,
@@ -416,6 +435,10 @@ const admin = await createAdmin({
   clock,
   log,
 });
+probeAnswer = () =>
+  keeper.role === 'holder' && admin.port === undefined
+    ? 'an earlier agent of this node has not handed over its port so far'
+    : notReady();
 // An earlier agent gives the port up last: what it has heard of until then is taken over once more.
 void Promise.race([admin.bound, sleep(SETTLE_MS)]).then(() => {
   if (keeper.role !== 'holder') return;
@@ -446,6 +469,7 @@ const end = async (): Promise<void> => {
   redirection.close();
   lists.flush();
   await admin.close();
+  probes?.close();
 };
 let ending: Promise<void> | undefined;
 const exit = (): void => {

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { systemClock } from '#lib/core/clock.ts';
 import { MetricRegistry } from '#lib/metrics/registry.ts';
 import { certificateMetrics } from './certificate-metrics.ts';
 import type { PodView } from './enrolment-model.ts';
@@ -23,7 +24,7 @@ const pod = (uid: string, identity: string): PodView => ({
 });
 
 test('each pod has its certificate’s figures, in its own view too', async () => {
-  const registry = new MetricRegistry([]);
+  const registry = new MetricRegistry([], systemClock);
   const certificate = { identity: 'web', chainPem: '', keyPem: '', notAfterMs: 86_400_000 };
   certificateMetrics(registry, {
     enrolment: { pods: [pod('a', 'web'), pod('b', 'web'), pod('c', ''), pod('d', 'new')] },

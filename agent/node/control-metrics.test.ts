@@ -9,7 +9,7 @@ import { IdentityClient } from '#lib/proto/gen/linkerd/identity.ts';
 import { controlFamilies, createControlMetrics } from './control-metrics.ts';
 
 test('a call that never reached its server is a failed one of its address', async (t) => {
-  const registry = new MetricRegistry(controlFamilies);
+  const registry = new MetricRegistry(controlFamilies, systemClock);
   const control = createControlMetrics(registry, 'node1', systemClock);
   // Nobody listens on port 1.
   const client = new IdentityClient('127.0.0.1:1', credentials.createInsecure(), {

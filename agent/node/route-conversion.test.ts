@@ -26,19 +26,31 @@ const shared = (weight = 1, path = 'web:80') =>
     },
   }) as const;
 
+/** Over the wire, as it comes. */
+function convertPolicy(kind: object | undefined): ClientRoutes {
+  const policy = OutboundPolicy.fromPartial({ protocol: { kind } } as unknown as Written);
+  return clientRoutes(OutboundPolicy.decode(OutboundPolicy.encode(policy).finish()));
+}
+
 function convert(rule: HttpRule, hosts: readonly object[] = []): ClientRoutes {
   const routes = [
     { metadata: metadata('HTTPRoute', 'a'), hosts: [...hosts], rules: [{ backends: shared(), ...rule }] },
   ];
-  // Over the wire, as it comes.
-  const policy = OutboundPolicy.fromPartial({
-    protocol: { kind: { $case: 'detect', detect: { http1: { routes } } } },
-  } as unknown as Written);
-  return clientRoutes(OutboundPolicy.decode(OutboundPolicy.encode(policy).finish()));
+  return convertPolicy({ $case: 'detect', detect: { http1: { routes } } });
 }
 const header = (name: string, value = 'x') => ({ headers: [{ name, value: Buffer.from(value) }] });
 
 describe('routes of an outbound policy', () => {
+  test('are the same where the port names its protocol; bytes have none', () => {
+    const routes = [{ metadata: metadata('HTTPRoute', 'a'), rules: [{ backends: shared() }] }];
+    const detected = convert({});
+    assert.equal(detected.routes.length, 1);
+    assert.deepEqual(convertPolicy({ $case: 'http1', http1: { routes } }), detected);
+    assert.deepEqual(convertPolicy({ $case: 'http2', http2: { routes } }), detected);
+    assert.deepEqual(convertPolicy({ $case: 'opaque', opaque: {} }), { protocol: 'http', routes: [] });
+    assert.equal(convertPolicy(undefined).invalid, 'it names no protocol');
+  });
+
   test('are converted with everything that they say', () => {
     const converted = convert(
       {

@@ -62,14 +62,30 @@ export function clientRoutes(policy: OutboundPolicy): ClientRoutes {
   const kind = policy.protocol?.kind;
   const protocol = kind?.$case === 'grpc' ? 'grpc' : 'http';
   try {
-    if (kind === undefined) throw new Error('it names no protocol');
     const routes =
-      kind.$case === 'grpc'
+      kind?.$case === 'grpc'
         ? kind.grpc.routes.map((route) => convert(route, grpcMatch, grpcFilter))
-        : (kind.detect.http1?.routes ?? []).map((route) => convert(route, httpMatch, httpFilter));
+        : httpRoutesOf(kind).map((route) => convert(route, httpMatch, httpFilter));
     return { protocol, routes };
   } catch (error) {
     return { protocol, routes: [], invalid: errorMessage(error) };
+  }
+}
+
+function httpRoutesOf(kind: NonNullable<OutboundPolicy['protocol']>['kind']): readonly HttpRoute[] {
+  switch (kind?.$case) {
+    case 'detect':
+      return kind.detect.http1?.routes ?? [];
+    case 'http1':
+      return kind.http1.routes;
+    case 'http2':
+      return kind.http2.routes;
+    case 'opaque':
+      // Its profile says so too: there is nothing to route on such a port.
+      return [];
+    case 'grpc':
+    case undefined:
+      throw new Error('it names no protocol');
   }
 }
 
@@ -344,7 +360,8 @@ function backend<F>(
 ): RouteBackend {
   if (weight > WEIGHT_MAX) throw new Error(`a backend has a weight of more than ${WEIGHT_MAX}`);
   const filters = (target?.filters ?? []).map(filter);
-  const authority = target?.backend?.kind?.balancer.discovery?.kind?.dst.path;
+  const kind = target?.backend?.kind;
+  const authority = kind?.$case === 'balancer' ? kind.balancer.discovery?.kind?.dst.path : undefined;
   if (authority === undefined || authority === '') {
     const answers = filters.some((one) => one.kind === 'failure' || one.kind === 'redirect');
     if (!answers) throw new Error('a backend of an unknown kind');

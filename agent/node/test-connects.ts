@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A connection from each pod, as an application would make it: that it comes to the agent proves that hook, programs,
 // records and listeners work together. Made by a small program of its own (agent/connect-test), because the hook runs
-// for sockets of processes below the pods' cgroup only, and the agent is not there.
+// for sockets of processes below the pods' cgroup only, and the agent may not be there.
 
 import { spawn } from 'node:child_process';
 import { mkdirSync, rmdirSync } from 'node:fs';
@@ -18,7 +18,8 @@ export interface TestedPod {
 export interface TestConnectsOptions {
   /** The program (build/connect-test). */
   readonly program: string;
-  readonly podsCgroup: string;
+  /** undefined: the agent is a pod itself, and what it starts is below it as well. */
+  readonly podsCgroup: string | undefined;
   readonly log: Log;
 }
 
@@ -55,10 +56,10 @@ export function createTestConnects(options: TestConnectsOptions): TestConnects {
   return async (all) => {
     const pods = all.slice(0, PODS_MAX);
     if (pods.length === 0) return NOTHING;
-    const cgroup = join(podsCgroup, `nodemesh-check-${process.pid}`);
+    const cgroup = podsCgroup === undefined ? undefined : join(podsCgroup, `nodemesh-check-${process.pid}`);
     try {
-      mkdirSync(cgroup, { recursive: true });
-      const said = await run(cgroup, pods);
+      if (cgroup !== undefined) mkdirSync(cgroup, { recursive: true });
+      const said = await run(cgroup ?? '-', pods);
       told = '';
       return new Map(
         pods.flatMap(({ uid }, at) => (said[at] === 'ok' ? [] : [[uid, said[at] ?? 'no answer'] as const])),
@@ -70,7 +71,7 @@ export function createTestConnects(options: TestConnectsOptions): TestConnects {
       told = message;
       return NOTHING;
     } finally {
-      removeCgroup(cgroup, log);
+      if (cgroup !== undefined) removeCgroup(cgroup, log);
     }
   };
 }

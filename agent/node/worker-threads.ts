@@ -10,8 +10,8 @@ import { DescriptorTable } from '#lib/net/descriptor-table.ts';
 import { checked, close, dup } from '#lib/net/native.ts';
 import type { ProxyWorkersOptions } from './proxy-workers.ts';
 
-/** Descriptors that one worker may hold through FFI. */
-const DESCRIPTORS_MAX = 16_384;
+/** Descriptors that one worker may hold beside Node.js: as many as Linux gives a process. Costs memory as far as it is used. */
+const DESCRIPTORS_MAX = 1_048_576;
 /** More did not lower p99. */
 const YOUNG_GENERATION_MB = 12;
 

@@ -9,7 +9,6 @@ import { createSocketRecords, type KernelDescription } from '#lib/bpf/socket-rec
 import { systemClock } from '#lib/core/clock.ts';
 import { invariant } from '#lib/core/errors.ts';
 import { createLog } from '#lib/log/pino.ts';
-import { proveSharedAccept } from '#lib/net/accept.ts';
 import { DescriptorTable } from '#lib/net/descriptor-table.ts';
 import { checked, close, dup } from '#lib/net/native.ts';
 import { proveUserBuffer } from '#lib/net/user-buffer.ts';
@@ -51,8 +50,8 @@ const worker = createProxyWorker({
   log,
 });
 
-// Before the first listener: what is accepted later reads as proved here.
-await Promise.all([proveSharedAccept(log), proveUserBuffer(log)]);
+// Before the first listener: TLS connections read as proved here.
+await proveUserBuffer(log);
 port.on('message', (message: ToWorker) => worker.handle(message));
 post({ type: 'ready' });
 // For the next start (agent/main.ts says why); the other threads' modules are not these.
@@ -62,26 +61,27 @@ function kernelOf({ kernel, descriptors }: WorkerStart): WorkerKernel {
   const records = createSocketRecords(kernel as KernelDescription);
   const table = new DescriptorTable(descriptors);
   const forget = (fd: number): void => table.remove(fd);
+  const closeDescriptor = (fd: number): void => {
+    forget(fd);
+    close(fd);
+  };
   return {
     ...records,
     openSockets: (netnsFd, family, count) => openSockets(netnsFd, family, count, table),
-    openPair,
-    duplicate: (fd) => checked('dup', dup(fd), 'handing a connection over'),
-    // libuv owns it now, and closes it when the thread ends.
-    handOver: forget,
-    duplicateOwn: (fd) => {
-      const copy = checked('fcntl', dup(fd), 'duplicating a socket');
+    openPair: () => {
+      const pair = openPair();
       try {
-        table.add(copy);
+        for (const fd of pair) table.add(fd);
       } catch (error) {
-        close(copy);
+        for (const fd of pair) closeDescriptor(fd);
         throw error;
       }
-      return copy;
+      return pair;
     },
-    closeDescriptor: (fd) => {
-      forget(fd);
-      close(fd);
-    },
+    duplicate: (fd) => checked('dup', dup(fd), 'handing a connection over'),
+    keep: (fd) => table.add(fd),
+    // libuv owns it now, and closes it when the thread ends.
+    handOver: forget,
+    closeDescriptor,
   };
 }

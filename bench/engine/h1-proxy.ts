@@ -3,14 +3,10 @@
 // as one of so many endpoints (second argument, 1 if absent), each with connections and counts of its own.
 // No policy, no mesh, no redirection; balancing, pool, codec and metrics calls are the real ones.
 
-import { once } from 'node:events';
-import { type AddressInfo, createServer } from 'node:net';
 import { createHttpServer } from '../../agent/proxy/exchange/server.ts';
-import { fixedTarget, LoopbackEndpoint } from '../../agent/proxy/exchange/loopback.ts';
+import { fixedTarget, LoopbackEndpoint, listenLoopback } from '../../agent/proxy/exchange/loopback.ts';
 import type { HttpMetrics } from '../../agent/proxy/exchange/types.ts';
 import { FAILURE_NONE } from '../../agent/proxy/failure.ts';
-import { onAccepted, proveSharedAccept } from '#lib/net/accept.ts';
-import { silentLog } from '#lib/core/log.ts';
 
 const upstreamPort = Number(process.argv[2]);
 const endpoints = Number(process.argv[3] ?? 1);
@@ -42,23 +38,11 @@ class CountedMetrics implements HttpMetrics {
   requestReturned(): void {}
 }
 
-const shares = await proveSharedAccept(silentLog);
 const target = fixedTarget(
   Array.from({ length: endpoints }, () => new LoopbackEndpoint(upstreamPort, new CountedMetrics(), true)),
 );
-const server = createHttpServer();
-const listener = createServer({ allowHalfOpen: true, pauseOnConnect: true });
-onAccepted(listener, (source) => {
-  source.socket.setNoDelay(true);
-  server.serve({
-    source,
-    first: null,
-    target,
-    gate: null,
-    onClosed: () => undefined,
-  });
-});
-listener.listen(0, '127.0.0.1');
-await once(listener, 'listening');
-process.stdout.write(`${(listener.address() as AddressInfo).port} ${shares ? 'shared' : 'own'} buffers\n`);
+const { port } = await listenLoopback(createHttpServer(), target, null, true);
+process.stdout.write(`${port}\n`);
+// Our own sockets keep no process alive.
+setInterval(() => undefined, 60_000);
 process.on('SIGTERM', () => process.exit(0));

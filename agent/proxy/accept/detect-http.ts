@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads until a connection's protocol is known, counts what it was and how long that took. What was read is handed on.
 
-import type { ByteSource } from '../exchange/byte-source.ts';
+import type { TcpSource } from '../exchange/byte-source.ts';
 import { collectBytes } from '../detect/collect.ts';
 import { detectProtocol, judgeProtocol, type Protocol } from '../detect/protocol.ts';
 import { countOnce, observeOnce, type WorkerContext } from '../pods/context.ts';
@@ -21,7 +21,7 @@ export interface DetectHttp {
 export function detectHttp(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   { direction, first, timeoutMs }: DetectHttp,
   done: (protocol: Protocol, bytes: Buffer) => void,
 ): void {

@@ -2,17 +2,18 @@
 // Connections to the mesh port: mutually authenticated TLS, or the kernel's voucher for a pod of this node, then the
 // transport header that names the port and protocol. Anything else is closed: there is no plain text here.
 
+import type { Socket } from 'node:net';
 import { joinLabels, renderLabels } from '#lib/metrics/model.ts';
 import { CLIENT_HELLO_BYTES_MAX, type ClientHello, parseClientHello } from '../detect/client-hello.ts';
 import { type Collected, collectBytes, lookAhead } from '../detect/collect.ts';
-import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
+import { PlainSocket } from '#lib/net/plain-socket.ts';
+import type { ByteSource, TcpSource } from '../exchange/byte-source.ts';
 import {
   acceptTls,
-  adoptSocket,
+  asNodeSocket,
   awaitClient,
   countOnce,
   countRefusal,
-  peekFor,
   type WorkerContext,
 } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
@@ -36,13 +37,12 @@ const DETECT_TIMEOUT_MS = 10_000;
 export function acceptDirect(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: PlainSocket,
   server: InboundServer,
   client: InboundClient,
   arrived: Arrived | null,
 ): void {
-  const record = readRecord(context, pod, source.socket);
-  adoptSocket(context, pod, source.socket);
+  const record = readRecord(context, pod, source);
   // Agents keep them and send many requests over each.
   const lasting = (first: Buffer | null) => ({ direction: 'inbound', protocol: null, first }) as const;
   if (record?.kind === 'voucher') {
@@ -59,7 +59,7 @@ export function acceptDirect(
     readHeader(context, pod, source, server, vouched, peer);
     return;
   }
-  awaitClient(context, pod, source.socket);
+  awaitClient(context, pod, source);
   let hello: ClientHello = { kind: 'partial' };
   const options = {
     bytesMax: CLIENT_HELLO_BYTES_MAX,
@@ -78,7 +78,7 @@ export function acceptDirect(
         { pod: pod.name, client: client.ip, bytes: first.length },
         'a client of the mesh port sent no TLS hello in time',
       );
-      source.socket.destroy();
+      source.destroy();
     } else if (hello.kind !== 'hello') {
       countRefusal(context, pod, 'not_mesh');
       refuse(context, pod, source, server, client, '', 'neither TLS nor a voucher of this node');
@@ -91,29 +91,26 @@ export function acceptDirect(
   };
   const first = arrived?.first ?? null;
   // TLS that is given its first bytes keeps a buffer of their size, and reads with two calls what one could bring.
-  if (first === null) lookAhead(source, (socket, look) => peekFor(context, socket, look), options, decided);
+  if (first === null) lookAhead(source, options, decided);
   else collectBytes(source, first, options, (outcome, bytes) => decided(outcome, bytes, false));
 }
 
 function endTls(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  plain: PlainSocket,
   server: InboundServer,
   client: InboundClient,
   hello: Buffer | null,
 ): void {
-  acceptTls(context, pod, 'direct', source.socket, hello, (secured, reason, presented) => {
-    pod.waiting.remove(source.socket);
-    if (secured === null) {
-      refuse(context, pod, source, server, client, presented, reason);
+  acceptTls(context, pod, 'direct', plain, hello, (inner, identity, reason) => {
+    if (inner === null) {
+      refuse(context, pod, null, server, client, identity, reason);
       return;
     }
-    adoptSocket(context, pod, secured.socket);
-    const inner = pod.budgeted(attachDataSource(secured.socket, source.socket));
     const meshed: InboundClient = {
       ...client,
-      tls: { kind: 'meshed', identity: secured.identity, serverName: '', sameNode: false },
+      tls: { kind: 'meshed', identity, serverName: '', sameNode: false },
     };
     readHeader(context, pod, inner, server, meshed, null);
   });
@@ -122,7 +119,7 @@ function endTls(
 function readHeader(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   server: InboundServer,
   client: InboundClient,
   vouchedFor: PodState | null,
@@ -145,7 +142,7 @@ function readHeader(
       const rest = bytes.subarray(decoded.bytes);
       if (vouchedFor !== null && decoded.header.name === PERMIT_NAME) {
         countHeader(context, pod, { ...decoded.header, name: '' }, identity);
-        trackInbound(context, pod, source, { ip: server.ip, port: decoded.header.port }, client);
+        trackInbound(context, pod, source.socket, { ip: server.ip, port: decoded.header.port }, client);
         grantPermit(context, vouchedFor, pod, source, rest);
       } else serve(context, pod, source, server, client, decoded.header, rest);
       return;
@@ -166,7 +163,7 @@ function readHeader(
 function serve(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   local: InboundServer,
   client: InboundClient,
   header: TransportHeader,
@@ -179,20 +176,30 @@ function serve(
   }
   const server = { ip: local.ip, port: header.port };
   countHeader(context, pod, header, identity);
-  trackInbound(context, pod, source, server, client);
   if (server.port === ADMIN_PORT) {
+    const socket = nodeSocketOf(context, pod, source);
+    trackInbound(context, pod, socket, server, client);
     const facts = policyClient(client);
     const metricsAllowed = (): boolean => authorize(pod.policyOf(ADMIN_PORT), facts) !== null;
-    // The admin server reads the socket itself.
-    source.onBytes = () => undefined;
-    if (rest.length > 0) source.socket.unshift(rest);
+    if (rest.length > 0) socket.unshift(rest);
     const metrics = inboundHttpMetrics(context, pod, server, client);
-    context.servePodAdmin(pod, source.socket, { metricsAllowed, metrics });
-  } else if (server.port === MESH_PORT) {
+    context.servePodAdmin(pod, socket, { metricsAllowed, metrics });
+    return;
+  }
+  trackInbound(context, pod, source.socket, server, client);
+  if (server.port === MESH_PORT) {
     refuse(context, pod, source, local, client, identity, 'asked for the mesh port itself');
   } else if (header.protocol !== undefined && !pod.isOpaque(server.port)) {
     serveHttp(context, pod, source, server, client, rest, header.protocol === 'http2');
   } else serveTcp(context, pod, source, server, client, rest);
+}
+
+/** For the admin server, which reads the socket itself. */
+function nodeSocketOf(context: WorkerContext, pod: PodState, source: TcpSource): Socket {
+  if (source instanceof PlainSocket) return asNodeSocket(context, pod, source);
+  source.onBytes = () => undefined;
+  // There is no third kind.
+  return (source as ByteSource).socket;
 }
 
 function countHeader(context: WorkerContext, pod: PodState, header: TransportHeader, identity: string): void {
@@ -209,7 +216,8 @@ function countHeader(context: WorkerContext, pod: PodState, header: TransportHea
 function refuse(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  /** Null: it is closed already. */
+  source: TcpSource | null,
   server: InboundServer,
   client: InboundClient,
   presented: string,
@@ -226,5 +234,5 @@ function refuse(
     },
     'a connection to the mesh port is refused',
   );
-  source.socket.destroy();
+  source?.socket.destroy();
 }

@@ -10,11 +10,13 @@ import { canonicalIp } from '#lib/core/addresses.ts';
 import { CLIENT_HELLO_BYTES_MAX, type ClientHello, parseClientHello } from '../detect/client-hello.ts';
 import { collectBytes } from '../detect/collect.ts';
 import { judgeProtocol } from '../detect/protocol.ts';
-import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
+import type { PlainSocket } from '#lib/net/plain-socket.ts';
+import type { TcpSource } from '../exchange/byte-source.ts';
 import type { ServerPolicy } from '../model.ts';
 import {
   acceptTls,
   adoptSocket,
+  asNodeSocket,
   awaitClient,
   countRefusal,
   refusedForRoom,
@@ -44,10 +46,10 @@ const ADMIN_DETECT_TIMEOUT_MS = 10_000;
 export function acceptInbound(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  socket: PlainSocket,
   arrived: Arrived | null = null,
 ): void {
-  const { socket } = pod.budgeted(source);
+  pod.budgeted(socket);
   const server = { ip: canonicalIp(socket.localAddress ?? '') ?? '', port: socket.localPort ?? 0 };
   const client = {
     ip: canonicalIp(socket.remoteAddress ?? '') ?? '',
@@ -60,23 +62,21 @@ export function acceptInbound(
     socket.destroy();
     return;
   }
-  if (refusedForRoom(context, pod, source)) return;
+  if (refusedForRoom(context, pod, socket)) return;
+  adoptSocket(context, pod, socket);
   switch (server.port) {
     case TAP_PORT:
       countRefusal(context, pod, 'tap');
-      adoptSocket(context, pod, socket);
-      closePolitely(context, source);
+      closePolitely(context, socket);
       return;
     case ADMIN_PORT:
-      adoptSocket(context, pod, socket);
-      acceptAdmin(context, pod, source, server, client);
+      acceptAdmin(context, pod, socket, server, client);
       return;
     case MESH_PORT:
-      acceptDirect(context, pod, source, server, client, arrived);
+      acceptDirect(context, pod, socket, server, client, arrived);
       return;
     default:
-      adoptSocket(context, pod, socket);
-      serveTransparent(context, pod, source, server, client, arrived);
+      serveTransparent(context, pod, socket, server, client, arrived);
   }
 }
 
@@ -84,7 +84,7 @@ export function acceptInbound(
 function acceptAdmin(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  plain: PlainSocket,
   server: InboundServer,
   client: InboundClient,
 ): void {
@@ -98,7 +98,7 @@ function acceptAdmin(
       metrics: inboundHttpMetrics(context, pod, server, who),
     });
   };
-  awaitClient(context, pod, source.socket);
+  awaitClient(context, pod, plain);
   let hello: ClientHello = { kind: 'partial' };
   const options = {
     bytesMax: CLIENT_HELLO_BYTES_MAX,
@@ -109,26 +109,25 @@ function acceptAdmin(
       return hello.kind !== 'partial';
     },
   };
-  collectBytes(source, null, options, (outcome, first) => {
+  collectBytes(plain, null, options, (outcome, first) => {
     if (outcome === 'closed') return;
     // Nobody tells the admin server of an end that is past already.
-    if (outcome === 'timeout' || outcome === 'end') source.socket.destroy();
+    if (outcome === 'timeout' || outcome === 'end') plain.destroy();
     else if (hello.kind === 'hello') {
-      acceptTls(context, pod, 'transparent', source.socket, first, (secured, reason, presented) => {
-        pod.waiting.remove(source.socket);
-        if (secured === null) {
-          refuseTls(context, pod, source, server, client, presented, reason);
+      acceptTls(context, pod, 'transparent', plain, first, (inner, identity, reason) => {
+        if (inner === null) {
+          refuseTls(context, pod, server, client, identity, reason);
           return;
         }
-        adoptSocket(context, pod, secured.socket);
-        serve(secured.socket, { ...client, tls: securedTls(secured.identity) });
+        // The admin server reads the socket itself.
+        inner.onBytes = () => undefined;
+        serve(inner.socket, { ...client, tls: securedTls(identity) });
       });
     } else {
-      pod.waiting.remove(source.socket);
-      // The admin server reads the socket itself.
-      source.onBytes = () => undefined;
-      if (first.length > 0) source.socket.unshift(first);
-      serve(source.socket, client);
+      pod.waiting.remove(plain);
+      const socket = asNodeSocket(context, pod, plain);
+      if (first.length > 0) socket.unshift(first);
+      serve(socket, client);
     }
   });
 }
@@ -141,22 +140,21 @@ function securedTls(identity: string): InboundClient['tls'] {
 export function joinInbound(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  plain: PlainSocket,
   server: InboundServer,
 ): void {
-  const stays: Arrived = { source, protocol: null, first: null };
-  serveTransparent(context, pod, source, server, { ip: server.ip, port: 0, tls: NO_TLS }, stays);
+  const stays: Arrived = { plain, protocol: null, first: null };
+  serveTransparent(context, pod, plain, server, { ip: server.ip, port: 0, tls: NO_TLS }, stays);
 }
 
 function isLoopback(ip: string): boolean {
   return ip.startsWith('127.') || ip === '::1';
 }
 
-function closePolitely(context: WorkerContext, source: ByteSource): void {
-  const { socket } = source;
+function closePolitely(context: WorkerContext, socket: PlainSocket): void {
   const timer = context.clock.after(POLITE_CLOSE_MS, () => socket.destroy());
   socket.once('close', () => timer.cancel());
-  source.onBytes = () => undefined;
+  socket.onBytes = () => undefined;
   socket.resume();
   socket.end();
 }
@@ -164,7 +162,7 @@ function closePolitely(context: WorkerContext, source: ByteSource): void {
 function serveTransparent(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: PlainSocket,
   server: InboundServer,
   client: InboundClient,
   arrived: Arrived | null,
@@ -174,11 +172,11 @@ function serveTransparent(
     const opaque = { direction: 'inbound', protocol: 'opaque', first: null } as const;
     if (handedOn(context, pod, source, opaque, arrived)) return;
     const skipped = { ...client, tls: PORT_SKIPPED };
-    trackInbound(context, pod, source, server, skipped);
+    trackInbound(context, pod, source.socket, server, skipped);
     serveTcp(context, pod, source, server, skipped, null);
     return;
   }
-  awaitClient(context, pod, source.socket);
+  awaitClient(context, pod, source);
   let hello: ClientHello = { kind: 'partial' };
   const options = {
     bytesMax: CLIENT_HELLO_BYTES_MAX,
@@ -191,7 +189,7 @@ function serveTransparent(
   };
   collectBytes(source, arrived?.first ?? null, options, (outcome, first) => {
     const ours = hello.kind === 'hello' && hello.serverName === pod.pod.identity.toLowerCase();
-    if (!ours) pod.waiting.remove(source.socket);
+    if (!ours) pod.waiting.remove(source);
     if (outcome === 'closed') return;
     if (outcome === 'timeout') {
       // As with Linkerd: a port whose server speaks first has to be opaque.
@@ -206,7 +204,7 @@ function serveTransparent(
     if (hello.kind !== 'hello' || hello.serverName === undefined) {
       const http2 = { direction: 'inbound', protocol: null, first } as const;
       if (judgeProtocol(first) === 'http2' && handedOn(context, pod, source, http2, arrived)) return;
-      trackInbound(context, pod, source, server, client);
+      trackInbound(context, pod, source.socket, server, client);
       serveByProtocol(context, pod, source, server, client, first, policy);
     } else if (ours) {
       endTls(context, pod, source, server, client, first);
@@ -215,7 +213,7 @@ function serveTransparent(
         ...client,
         tls: { ...NO_TLS, kind: 'passthrough', serverName: hello.serverName },
       };
-      trackInbound(context, pod, source, server, passing);
+      trackInbound(context, pod, source.socket, server, passing);
       serveTcp(context, pod, source, server, passing, first);
     }
   });
@@ -224,22 +222,19 @@ function serveTransparent(
 function endTls(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  plain: PlainSocket,
   server: InboundServer,
   client: InboundClient,
   hello: Buffer,
 ): void {
-  acceptTls(context, pod, 'transparent', source.socket, hello, (secured, reason, presented) => {
-    pod.waiting.remove(source.socket);
-    if (secured === null) {
-      refuseTls(context, pod, source, server, client, presented, reason);
+  acceptTls(context, pod, 'transparent', plain, hello, (inner, identity, reason) => {
+    if (inner === null) {
+      refuseTls(context, pod, server, client, identity, reason);
       return;
     }
-    adoptSocket(context, pod, secured.socket);
-    const meshed: InboundClient = { ...client, tls: securedTls(secured.identity) };
-    const inner = pod.budgeted(attachDataSource(secured.socket, source.socket));
+    const meshed: InboundClient = { ...client, tls: securedTls(identity) };
     const policy = pod.policyOf(server.port).source;
-    trackInbound(context, pod, inner, server, meshed);
+    trackInbound(context, pod, inner.socket, server, meshed);
     serveByProtocol(context, pod, inner, server, meshed, null, policy);
   });
 }
@@ -247,7 +242,6 @@ function endTls(
 function refuseTls(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
   server: InboundServer,
   client: InboundClient,
   presented: string,
@@ -258,14 +252,13 @@ function refuseTls(
     { pod: pod.name, port: server.port, client: client.ip, clientIdentity: presented, reason },
     'a TLS client is refused',
   );
-  source.socket.destroy();
 }
 
 /** `first` is what was read already. What comes decides, unless policy says what is spoken. */
 function serveByProtocol(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   server: InboundServer,
   client: InboundClient,
   first: Buffer | null,

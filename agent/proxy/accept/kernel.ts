@@ -12,14 +12,14 @@ export type AcceptedRecord =
 export interface WorkerKernel {
   /** TCP sockets inside the namespace, non-blocking, not connected. */
   openSockets(netnsFd: number, family: 4 | 6, count: number): number[];
-  /** Two ends of a stream inside this process. */
+  /** Two ends of a stream inside this process. Throws MESH_LIMIT. */
   openPair(): [number, number];
   /** A second descriptor of the same socket, for another worker: nobody's here. */
   duplicate(fd: number): number;
-  /** The same for this worker itself, which calls `closeDescriptor`. */
-  duplicateOwn(fd: number): number;
   /** The descriptor belongs to a `net.Socket` from now on. */
   handOver(fd: number): void;
+  /** Notes one that comes from elsewhere: nobody else would close it if this thread died. Throws MESH_LIMIT. */
+  keep(fd: number): void;
   /** For descriptors that were not handed over. */
   closeDescriptor(fd: number): void;
   /** May throw MeshError when the kernel refuses. */

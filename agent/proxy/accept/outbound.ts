@@ -3,13 +3,13 @@
 //
 //   record of the kernel ─▶ destination known ─▶ opaque? ─▶ first bytes ─▶ HTTP: exchange │ else: relay
 
-import type { Socket } from 'node:net';
 import { canonicalIp, formatSocketAddress } from '#lib/core/addresses.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import { TEST_ADDRESSES, TEST_PORT } from '#lib/core/mesh-ports.ts';
 import { descriptorOf } from '#lib/net/descriptor.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 import type { Protocol } from '../detect/protocol.ts';
-import type { ByteSource } from '../exchange/byte-source.ts';
+import type { TcpSource } from '../exchange/byte-source.ts';
 import type { HttpTarget } from '../exchange/types.ts';
 import {
   FAILURE_CONNECT_OTHER,
@@ -46,40 +46,58 @@ const TCP_ATTEMPTS = 2;
 export function acceptOutbound(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   arrived: Arrived | null = null,
 ): void {
-  const { socket } = pod.budgeted(source);
-  const record = readRecord(context, pod, socket);
-  if (record?.kind !== 'outbound') {
-    // Nobody dialled this: a local process found the listener, or the record is lost.
-    countRefusal(context, pod, 'no_destination');
-    socket.destroy();
-    return;
-  }
-  if (refusedForRoom(context, pod, source)) return;
-  const { ip, port } = record;
-  if (port === TEST_PORT && TEST_ADDRESSES.includes(ip)) {
-    socket.destroy();
-    return;
-  }
-  adoptSocket(context, pod, socket);
-  const target = outboundTarget(context, pod, ip, port);
-  if (arrived === null) context.transports.track(socket, target.clientLabels, pod.uid);
-  else context.transports.trackArrived(socket, target.clientLabels, pod.uid);
-  target.hold();
-  socket.on('close', target.onClientClosed);
+  const target = targetOf(context, pod, source);
+  if (target === null) return;
+  own(context, pod, source, target, arrived);
   target.whenKnown((failure) => {
-    if (socket.destroyed) return;
+    if (source.socket.destroyed) return;
     if (failure === FAILURE_NONE) serve(context, pod, source, target, arrived);
     else serveUnresolved(context, pod, source, target, failure, arrived?.first ?? null);
   });
 }
 
+/** Where the connection was going; null: it is refused and closed. */
+function targetOf(context: WorkerContext, pod: PodState, source: TcpSource): OutboundTarget | null {
+  const { socket } = source;
+  const record = readRecord(context, pod, socket);
+  if (record?.kind !== 'outbound') {
+    // Nobody dialled this: a local process found the listener, or the record is lost.
+    countRefusal(context, pod, 'no_destination');
+    socket.destroy();
+    return null;
+  }
+  if (refusedForRoom(context, pod, source)) return null;
+  const { ip, port } = record;
+  if (port === TEST_PORT && TEST_ADDRESSES.includes(ip)) {
+    socket.destroy();
+    return null;
+  }
+  return outboundTarget(context, pod, ip, port);
+}
+
+/** The connection ends with the pod, is counted, and uses the target until its end. */
+function own(
+  context: WorkerContext,
+  pod: PodState,
+  source: TcpSource,
+  target: OutboundTarget,
+  arrived: Arrived | null,
+): void {
+  const { socket } = pod.budgeted(source);
+  adoptSocket(context, pod, socket);
+  if (arrived === null) context.transports.track(socket, target.clientLabels, pod.uid);
+  else context.transports.trackArrived(socket, target.clientLabels, pod.uid);
+  target.hold();
+  socket.on('close', target.onClientClosed);
+}
+
 export function readRecord(
   context: WorkerContext,
   pod: PodState,
-  socket: Socket,
+  socket: StreamSocket,
 ): AcceptedRecord | undefined {
   const fd = descriptorOf(socket);
   if (fd === undefined) return undefined;
@@ -98,17 +116,14 @@ export function readRecord(
 function serve(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   target: OutboundTarget,
   arrived: Arrived | null,
 ): void {
   const known = (protocol: Protocol, first: Buffer | null): void => {
     const connection = { direction: 'outbound', protocol, first } as const;
-    if (protocol !== 'http1' && handedOn(context, pod, source, connection, arrived)) return;
-    if (protocol === 'opaque') {
-      target.countProtocol('opaq');
-      forward(context, source, target, first);
-    } else {
+    if (protocol === 'opaque') serveOpaque(context, pod, source, target, first, arrived);
+    else if (protocol !== 'http2' || !handedOn(context, pod, source, connection, arrived)) {
       target.countProtocol(protocol === 'http2' ? 'http/2' : 'http/1');
       serveHttp(context, pod, source, target, protocol, first ?? Buffer.alloc(0));
     }
@@ -119,10 +134,24 @@ function serve(
   else detect(context, pod, source, null, known);
 }
 
+function serveOpaque(
+  context: WorkerContext,
+  pod: PodState,
+  source: TcpSource,
+  target: OutboundTarget,
+  first: Buffer | null,
+  arrived: Arrived | null,
+): void {
+  const connection = { direction: 'outbound', protocol: 'opaque', first } as const;
+  if (handedOn(context, pod, source, connection, arrived)) return;
+  target.countProtocol('opaq');
+  forward(context, source, target, first);
+}
+
 function serveHttp(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   target: HttpTarget,
   protocol: Protocol,
   first: Buffer,
@@ -140,7 +169,7 @@ function serveHttp(
   });
 }
 
-function connectionTap(context: WorkerContext, pod: PodState, source: ByteSource): ConnectionTap {
+function connectionTap(context: WorkerContext, pod: PodState, source: TcpSource): ConnectionTap {
   return new ConnectionTap({
     direction: 'outbound',
     taps: pod.taps,
@@ -164,7 +193,7 @@ function connectionTap(context: WorkerContext, pod: PodState, source: ByteSource
 function detect(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   first: Buffer | null,
   done: (protocol: Protocol, first: Buffer) => void,
 ): void {
@@ -176,7 +205,7 @@ function detect(
 function serveUnresolved(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   target: OutboundTarget,
   failure: number,
   first: Buffer | null,
@@ -199,7 +228,7 @@ function serveUnresolved(
 
 function forward(
   context: WorkerContext,
-  source: ByteSource,
+  source: TcpSource,
   target: OutboundTarget,
   first: Buffer | null,
 ): void {

@@ -2,8 +2,9 @@
 // The last step of an inbound connection, when client, server port and protocol are known: policy, then the
 // application.
 
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 import { inboundLog } from '../access-log/inbound-log.ts';
-import type { ByteSource } from '../exchange/byte-source.ts';
+import type { TcpSource } from '../exchange/byte-source.ts';
 import { errorLabel } from '../metrics/error-labels.ts';
 import { countHttpLimit, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
@@ -17,17 +18,17 @@ import { relay } from '../tcp/relay.ts';
 export function trackInbound(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  socket: StreamSocket,
   server: InboundServer,
   client: InboundClient,
 ): void {
-  context.transports.track(source.socket, inboundTransportLabels(pod, server, client), pod.uid);
+  context.transports.track(socket, inboundTransportLabels(pod, server, client), pod.uid);
 }
 
 export function serveHttp(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   server: InboundServer,
   client: InboundClient,
   first: Buffer,
@@ -58,7 +59,7 @@ export function serveHttp(
 export function serveTcp(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   server: InboundServer,
   client: InboundClient,
   first: Buffer | null,
@@ -69,7 +70,7 @@ export function serveTcp(
     source.socket.destroy();
     return;
   }
-  source.socket.once('close', () => permit.release());
+  source.socket.on('close', () => permit.release());
   if (source.socket.destroyed) {
     permit.release();
     return;

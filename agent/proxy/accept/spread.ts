@@ -7,11 +7,11 @@
 //   accepted here ─▶ it lasts ─▶ fewest here? ─▶ served here
 //                                     └────────▶ dup, close, post ─▶ control thread ─▶ another worker: takeConnection
 
-import { SharedSource } from '#lib/net/accept.ts';
 import { descriptorOf } from '#lib/net/descriptor.ts';
 import { errorMessage } from '#lib/core/errors.ts';
+import { PlainSocket } from '#lib/net/plain-socket.ts';
 import type { Protocol } from '../detect/protocol.ts';
-import type { ByteSource } from '../exchange/byte-source.ts';
+import type { TcpSource } from '../exchange/byte-source.ts';
 import type { HandedConnection } from '../model.ts';
 import { countOnce, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
@@ -21,7 +21,7 @@ export const OPAQUE_SLACK = 4;
 
 /** What another worker found out before it handed the connection over. */
 export interface Arrived {
-  readonly source: ByteSource;
+  readonly plain: PlainSocket;
   readonly protocol: Protocol | null;
   readonly first: Buffer | null;
 }
@@ -66,7 +66,7 @@ export class WorkerLoads {
 export function handedOn(
   context: WorkerContext,
   pod: PodState,
-  source: ByteSource,
+  source: TcpSource,
   connection: Pick<HandedConnection, 'direction' | 'protocol' | 'first'>,
   arrived: Arrived | null,
 ): boolean {
@@ -98,12 +98,16 @@ export function handedOn(
   return true;
 }
 
-/** The connection that another worker handed over; counted here since it was assigned. */
-export function arrivedConnection({ fd, protocol, first }: HandedConnection, loads: WorkerLoads): Arrived {
-  const source = new SharedSource({ fd });
-  const { socket } = source;
-  socket.on('close', loads.onClosed);
+/** The connection that another worker handed over; counted here since it was assigned. Throws MESH_LIMIT. */
+export function arrivedConnection(
+  { kernel, readiness }: WorkerContext,
+  { fd, protocol, first }: HandedConnection,
+  loads: WorkerLoads,
+): Arrived {
+  kernel.keep(fd);
+  const plain = new PlainSocket(readiness, fd);
+  plain.on('close', loads.onClosed);
   // It came as a view of plain bytes.
   const bytes = first === null ? null : Buffer.from(first.buffer, first.byteOffset, first.byteLength);
-  return { source, protocol, first: bytes };
+  return { plain, protocol, first: bytes };
 }

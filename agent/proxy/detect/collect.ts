@@ -2,9 +2,9 @@
 // Reads the first bytes of a connection until somebody can decide on them, within limits of time and size. What was
 // read is handed on as a buffer of its own; the source is paused afterwards.
 
-import type { Socket } from 'node:net';
 import type { Clock, Timer } from '#lib/core/clock.ts';
-import type { ByteSource } from '../exchange/byte-source.ts';
+import type { PlainSocket } from '#lib/net/plain-socket.ts';
+import type { TcpSource } from '../exchange/byte-source.ts';
 
 export type Collected =
   | 'decided'
@@ -27,7 +27,7 @@ const NOTHING = Buffer.alloc(0);
 
 /** `done` is called once; also synchronously if `first` decides already. */
 export function collectBytes(
-  source: ByteSource,
+  source: TcpSource,
   first: Buffer | null,
   options: CollectOptions,
   done: (outcome: Collected, bytes: Buffer) => void,
@@ -63,54 +63,43 @@ export function collectBytes(
 }
 
 /**
- * Shows first bytes without taking them, or undefined if the connection has failed; once, unless the returned function
- * is called before. Null: it cannot be done, nothing happens.
- */
-export type Peek = (socket: Socket, look: (bytes: Buffer | undefined) => void) => (() => void) | null;
-
-/**
  * As collectBytes, and if what comes first decides already, it is left in the socket (`unread`): for a successor that
- * had better read it itself.
+ * had better read it itself. `bytes` are valid until `done` returns then.
  */
 export function lookAhead(
-  source: ByteSource,
-  peek: Peek,
+  socket: PlainSocket,
   options: CollectOptions,
   done: (outcome: Collected, bytes: Buffer, unread: boolean) => void,
 ): void {
-  const { socket } = source;
   const { clock, timeoutMs } = options;
   const begunMs = clock.nowMs();
-  const read = (): void => {
-    const restMs = Math.max(timeoutMs - (clock.nowMs() - begunMs), 0);
-    collectBytes(source, null, { ...options, timeoutMs: restMs }, (outcome, bytes) =>
-      done(outcome, bytes, false),
-    );
-  };
-  const stop = socket.destroyed
-    ? null
-    : peek(socket, (bytes) => {
-        settle();
-        if (bytes === undefined) {
-          socket.destroy();
-          done('closed', NOTHING, false);
-        } else if (bytes.length > 0 && options.decide(bytes)) done('decided', bytes, true);
-        else read();
-      });
-  if (stop === null) {
-    read();
-    return;
-  }
-  const end = (outcome: Collected): void => {
-    settle();
-    stop();
-    done(outcome, NOTHING, false);
-  };
-  const onClose = (): void => end('closed');
-  const timer = clock.after(timeoutMs, () => end('timeout'));
   const settle = (): void => {
     timer.cancel();
+    socket.pause();
     socket.off('close', onClose);
   };
+  const onClose = (): void => {
+    settle();
+    done('closed', NOTHING, false);
+  };
+  const timer = clock.after(timeoutMs, () => {
+    settle();
+    done('timeout', NOTHING, false);
+  });
   socket.on('close', onClose);
+  if (socket.destroyed) {
+    onClose();
+    return;
+  }
+  socket.peek((bytes) => {
+    settle();
+    if (bytes.length > 0 && options.decide(bytes)) {
+      done('decided', bytes, true);
+      return;
+    }
+    const restMs = Math.max(timeoutMs - (clock.nowMs() - begunMs), 0);
+    collectBytes(socket, null, { ...options, timeoutMs: restMs }, (outcome, read) =>
+      done(outcome, read, false),
+    );
+  });
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// How bytes reach a codec: one settable callback per socket, so that sockets may read into one buffer per worker
-// (`onread`) and hand it over without an event, a stream chunk or a copy. Writing goes through the socket itself.
+// How bytes reach a codec: one settable callback per socket, so that sockets may read into one buffer per worker and hand
+// it over without an event, a stream chunk or a copy. Writing goes through the socket itself.
 
 import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { type HeldReader, READ_BYTES_MIN, type ReadBudget } from '#lib/net/read-budget.ts';
 import { resetSocket } from '#lib/net/reset.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 import { readInto } from '#lib/net/user-buffer.ts';
 
 /**
@@ -17,8 +18,8 @@ import { readInto } from '#lib/net/user-buffer.ts';
  *   receiver sets `onBytes` and calls `socket.resume()`. Bytes while `onBytes` is null destroy the socket.
  * - End, errors and close are the socket's own events: 'end' (FIN seen; sockets are allowHalfOpen), 'error', 'close'.
  */
-export interface ByteSource {
-  readonly socket: Socket;
+export interface TcpSource {
+  readonly socket: StreamSocket;
   /** TLS: closing needs close_notify, so never only a destroy after the last byte. */
   readonly encrypted: boolean;
   onBytes: ((buffer: Buffer, length: number) => void) | null;
@@ -33,8 +34,13 @@ export interface ByteSource {
   reset(): void;
 }
 
+/** One with a socket of Node.js under it. */
+export interface ByteSource extends TcpSource {
+  readonly socket: Socket;
+}
+
 /**
- * The source of a socket without an `onread` hook. `raw` is the TCP socket under a TLS one where it is known, so that
+ * The source of a socket of Node.js. `raw` is the TCP socket under a TLS one where it is known, so that
  * `reset` can send an RST; without it a TLS connection is reset by closing it without close_notify.
  */
 export function attachDataSource(socket: Socket, raw: Socket | null = null): ByteSource {

@@ -7,8 +7,7 @@ import { Agent } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
 import { type Clock, systemClock, VirtualClock } from '#lib/core/clock.ts';
-import { silentLog } from '#lib/core/log.ts';
-import { proveSharedAccept } from '#lib/net/accept.ts';
+import { resetSocket } from '#lib/net/reset.ts';
 import {
   fixedTarget,
   LoopbackEndpoint,
@@ -45,7 +44,6 @@ async function chain(
   port?: number,
   clock: Clock = systemClock,
 ): Promise<Chain & { upstream: RawServer }> {
-  await proveSharedAccept(silentLog);
   const upstream = await RawServer.listen();
   const farMetrics = new RecordedMetrics();
   const far = createHttpServer();
@@ -224,7 +222,7 @@ test(
     const within = await exchange(GET);
     within.server.write('HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc');
     await within.client.take('abc');
-    for (const socket of wire.sockets) socket.resetAndDestroy();
+    for (const socket of wire.sockets) resetSocket(socket);
     assert.match(await waiting.client.head(), /^HTTP\/1\.1 502 /);
     assert.equal(await within.client.gone(), 'RST');
     const next = await exchange(GET);

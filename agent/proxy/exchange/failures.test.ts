@@ -2,8 +2,8 @@
 // What goes wrong, and that each side can tell: on real sockets.
 
 import assert from 'node:assert/strict';
-import type { Socket } from 'node:net';
 import { VirtualClock } from '#lib/core/clock.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 import {
   FAILURE_BAD_REQUEST,
   FAILURE_CLIENT_GONE,
@@ -15,9 +15,9 @@ import {
   FAILURE_UPSTREAM_RESET,
 } from '../failure.ts';
 import { HEAD_BYTES_MAX, TARGET_BYTES_MAX } from '../http1/limits.ts';
-import { attachDataSource } from './byte-source.ts';
+import type { TcpSource } from './byte-source.ts';
 import { fixedTarget, LoopbackEndpoint, RecordedMetrics } from './loopback.ts';
-import { proxyFixture, sharesBuffers, testBoth } from './proxy-fixture.ts';
+import { proxyFixture, hasPlainSockets, testBoth } from './proxy-fixture.ts';
 import { RawServer, until } from './raw-peers.ts';
 import type { HttpEndpoint, HttpTarget } from './types.ts';
 
@@ -159,7 +159,7 @@ testBoth(
   'a pooled connection lost before the request was written: sent again over a fresh one',
   async (t) => {
     // Lost between the pick and the flush at the end of the same turn.
-    let pooled: Socket | undefined;
+    let pooled: StreamSocket | undefined;
     let losing = false;
     class Endpoint extends LoopbackEndpoint {
       override connect(http2: boolean, done: Parameters<HttpEndpoint['connect']>[1]): void {
@@ -178,7 +178,7 @@ testBoth(
     const server = await RawServer.listen();
     t.after(() => server.close());
     const metrics = new Metrics();
-    const endpoint = new Endpoint(server.port, metrics, sharesBuffers());
+    const endpoint = new Endpoint(server.port, metrics, hasPlainSockets());
     const { client } = await proxyFixture(t, { target: () => fixedTarget([endpoint]) });
     const peer = await client();
     const post = 'POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 3\r\n\r\nabc';
@@ -321,7 +321,7 @@ testBoth('a client gone while connecting leaves its connection to the next reque
   const { client, proxy, metrics } = await proxyFixture(t, {
     target: (original) => ({
       authority: 'a:80',
-      endpoints: [new SlowEndpoint(server.port, original.metrics, sharesBuffers())],
+      endpoints: [new SlowEndpoint(server.port, original.metrics, hasPlainSockets())],
       failfast: false,
       whenAvailable: () => undefined,
     }),
@@ -454,7 +454,7 @@ testBoth('a source whose bytes nobody takes is closed', async (t) => {
   const server = await RawServer.listen();
   t.after(() => server.close());
   const endpoint = new LoopbackEndpoint(server.port, (await proxyFixture(t)).metrics);
-  const socket = await new Promise<ReturnType<typeof attachDataSource>>((resolve) => {
+  const socket = await new Promise<TcpSource>((resolve) => {
     endpoint.connect(false, (_, source) => source !== null && resolve(source));
   });
   const peer = await server.accept();

@@ -6,8 +6,8 @@
 // Most turns of most connections write little, so a buffer begins small and many small ones are kept: each that is made
 // anew is memory outside the heap, which makes V8 collect all of its heap again and again.
 
-import type { Socket } from 'node:net';
-import { writeDirect } from '#lib/net/direct-write.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
+import { writeOut } from '#lib/net/direct-write.ts';
 import type { Flushed, Flusher } from './outbox.ts';
 
 const none = Buffer.alloc(0);
@@ -40,13 +40,13 @@ export class FrameOutbox implements Flushed {
   /** `room(n)` makes at least n bytes of it free from `at` on; the writer moves `at`. */
   buffer: Buffer = none;
   at = 0;
-  readonly #socket: Socket;
+  readonly #socket: StreamSocket;
   readonly #encrypted: boolean;
   readonly #flusher: Flusher;
   #queued = false;
   #ends = false;
 
-  constructor(socket: Socket, encrypted: boolean, flusher: Flusher) {
+  constructor(socket: StreamSocket, encrypted: boolean, flusher: Flusher) {
     this.#socket = socket;
     this.#encrypted = encrypted;
     this.#flusher = flusher;
@@ -101,8 +101,7 @@ export class FrameOutbox implements Flushed {
     }
     const idle = this.#socket.writableLength === 0;
     const bytes = at === buffer.length ? buffer : buffer.subarray(0, at);
-    if (this.#encrypted) this.#socket.write(bytes);
-    else writeDirect(this.#socket, bytes);
+    writeOut(this.#socket, bytes, this.#encrypted);
     // TLS has encrypted or copied what it was given at once; TCP refers to it until it left.
     if (this.#encrypted ? idle : this.#socket.writableLength === 0) give(buffer);
   }

@@ -17,7 +17,7 @@ import type { HeaderList } from '../http2/hpack/header-list.ts';
 import { BODY_MISMATCH, responseBody, VALID, validateResponse, validateTrailers } from '../http2/message.ts';
 import type { Http2Limit } from '../http2/limits.ts';
 import { blockBytesMax, writeRequestHead } from '../http2/translate.ts';
-import type { ByteSource } from './byte-source.ts';
+import type { TcpSource } from './byte-source.ts';
 import type { EndpointSlot } from './endpoint-slot.ts';
 import { Http2Connection, STREAMS_MAX } from './http2-connection.ts';
 import { Stream } from './http2-stream.ts';
@@ -140,7 +140,7 @@ export class ClientConnection extends Http2Connection {
   #next = 1;
   #idleSinceMs: number;
 
-  constructor(context: ServerContext, slot: EndpointSlot, source: ByteSource) {
+  constructor(context: ServerContext, slot: EndpointSlot, source: TcpSource) {
     super(context, source, false);
     this.#slot = slot;
     this.#idleSinceMs = this.receivedMs;

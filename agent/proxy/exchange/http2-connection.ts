@@ -5,7 +5,7 @@
 // The connection's receive window is credited as soon as something came: a slow reader is held back by the window of
 // its own stream and never stops the other streams of the connection.
 
-import type { Socket } from 'node:net';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 import {
   CANCEL,
   ENHANCE_YOUR_CALM,
@@ -53,7 +53,7 @@ import { BLOCK_OVERHEAD_BYTES, Encoder, FIELD_ENCODED_OVERHEAD_BYTES } from '../
 import { HeaderList } from '../http2/hpack/header-list.ts';
 import { type Http2Limit, LIST_BYTES_MAX } from '../http2/limits.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';
-import type { ByteSource } from './byte-source.ts';
+import type { TcpSource } from './byte-source.ts';
 import { FrameOutbox } from './frame-outbox.ts';
 import type { Stream } from './http2-stream.ts';
 import type { ServerContext } from './server-context.ts';
@@ -120,8 +120,8 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
   /** A new stream's send window. */
   peerWindow = INITIAL_WINDOW_DEFAULT;
   protected readonly context: ServerContext;
-  protected readonly source: ByteSource;
-  protected readonly socket: Socket;
+  protected readonly source: TcpSource;
+  protected readonly socket: StreamSocket;
   protected readonly out: FrameOutbox;
   protected readonly encoder = new Encoder();
   protected peerStreamsMax = Number.MAX_SAFE_INTEGER;
@@ -139,11 +139,13 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
   #frameBytesMax = FRAME_SIZE_DEFAULT;
   readonly #starved = new Set<Stream>();
   readonly #reset = new Set<number>();
+  /** The settings that come let streams send more. */
+  #widened = false;
   #noise = NOISE_MAX;
   #noiseMs: number;
   #pinged = false;
 
-  constructor(context: ServerContext, source: ByteSource, isServer: boolean) {
+  constructor(context: ServerContext, source: TcpSource, isServer: boolean) {
     this.context = context;
     this.source = source;
     this.socket = source.socket;
@@ -449,7 +451,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
           stream.sendWindow += change;
           if (stream.sendWindow > WINDOW_MAX) return FLOW_CONTROL_ERROR;
         }
-        if (change > 0) for (const stream of this.streams.list()) stream.proceed();
+        if (change > 0) this.#widened = true;
         break;
       }
       default:
@@ -461,6 +463,11 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
   onSettingsEnd(): number {
     this.out.room(FRAME_HEADER_BYTES);
     this.out.at = writeSettingsAck(this.out.buffer, this.out.at);
+    // All of them are in force first, and the peer knows it (RFC 9113 6.5.3).
+    if (this.#widened) {
+      this.#widened = false;
+      for (const stream of this.streams.list()) stream.proceed();
+    }
     return this.noise();
   }
 
@@ -510,7 +517,8 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     const stream = this.streams.get(id);
     if (stream !== undefined) return this.streamError(stream, code);
     if (this.isIdle(id)) return PROTOCOL_ERROR;
-    return this.noise();
+    // Over already, maybe since the peer wrote this: it is told all the same.
+    return this.refuse(id, code);
   }
 
   onIgnored(): number {
@@ -527,7 +535,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     return this.noise();
   }
 
-  /** Resets a stream that was never begun. */
+  /** Resets a stream that was never begun, or is over. */
   protected refuse(id: number, code: number): number {
     this.#writeReset(id, code);
     return this.noise();

@@ -20,6 +20,7 @@ import {
   FRAME_PRIORITY,
   FRAME_RST_STREAM,
   FRAME_SETTINGS,
+  FRAME_SIZE_ERROR,
   FRAME_WINDOW_UPDATE,
   REFUSED_STREAM,
   SETTINGS_INITIAL_WINDOW_SIZE,
@@ -250,6 +251,33 @@ test('frames that carry nothing', timeout, async (t) => {
   const empty = await setUp(t);
   empty.client.send(frame(FRAME_HEADERS, HEAD, 1, POST));
   await flood(empty, 'flood_data', () => [frame(FRAME_DATA, 0, 1)]);
+});
+
+test('a mistake about a stream that is over is answered, too', timeout, async (t) => {
+  const { client } = await setUp(t);
+  client.send(frame(FRAME_HEADERS, HEAD, 1, POST), frame(FRAME_DATA, FLAG_END_STREAM, 1, Buffer.from('x')));
+  await client.frame(({ type, flags }) => type === FRAME_DATA && (flags & FLAG_END_STREAM) !== 0);
+  client.send(frame(FRAME_PRIORITY, 0, 1, Buffer.alloc(4)));
+  const { payload } = await client.frame(({ type }) => type === FRAME_RST_STREAM);
+  assert.equal(payload.readUInt32BE(0), FRAME_SIZE_ERROR);
+});
+
+test('settings are acknowledged before anything is sent that they allow', timeout, async (t) => {
+  const { client } = await setUp(t);
+  client.send(setting(SETTINGS_INITIAL_WINDOW_SIZE, 0));
+  client.send(frame(FRAME_HEADERS, HEAD, 1, POST), frame(FRAME_DATA, FLAG_END_STREAM, 1, Buffer.from('xyz')));
+  // What it may send it sends, and then the rest of the answer is there, too.
+  await client.frame(({ type }) => type === FRAME_HEADERS);
+  client.send(frame(FRAME_WINDOW_UPDATE, 0, 1, number32(1)));
+  await client.frame(({ type }) => type === FRAME_DATA);
+  const before = client.frames.length;
+  client.send(setting(SETTINGS_INITIAL_WINDOW_SIZE, 1));
+  await client.until(() => client.count(FRAME_DATA) === 2);
+  const after = client.frames.slice(before).map(({ type, flags }) => [type, flags & FLAG_ACK]);
+  assert.deepEqual(after, [
+    [FRAME_SETTINGS, FLAG_ACK],
+    [FRAME_DATA, 0],
+  ]);
 });
 
 test('a PING for each message is honest', timeout, async (t) => {

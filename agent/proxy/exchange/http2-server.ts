@@ -261,6 +261,8 @@ class ServerStream extends Stream implements ExchangeClient {
     this.#wantsBody = !endStream;
     this.#method = list.method;
     const origin = originOf(list);
+    // Said between proxies alone, also where it says what nobody knows.
+    if (origin === ORIGIN_NONE) list.drop(FLAG_ORIGIN);
     this.#grpc = origin === ORIGIN_NONE && isGrpc(list);
     this.#exchange.begin(this.#grpc);
     if (verdict !== VALID) {

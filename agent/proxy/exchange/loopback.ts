@@ -5,8 +5,11 @@
 import { once } from 'node:events';
 import { type AddressInfo, createServer, type Server, Socket } from 'node:net';
 import { FAILURE_CONNECT_OTHER, FAILURE_CONNECT_REFUSED, FAILURE_NONE } from '../failure.ts';
-import { onAccepted, SharedSource } from '#lib/net/accept.ts';
-import { attachDataSource, type ByteSource } from './byte-source.ts';
+import { listenPlain, openTcp } from '#lib/net/plain-fixture.ts';
+import { PlainSocket } from '#lib/net/plain-socket.ts';
+import { plainReadiness, type Readiness } from '#lib/net/readiness.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
+import { attachDataSource, type TcpSource } from './byte-source.ts';
 import {
   type Connected,
   GRPC_NONE,
@@ -17,6 +20,9 @@ import {
   type HttpTarget,
   type RequestGate,
 } from './types.ts';
+
+let readiness: Readiness | undefined;
+const ownReadiness = (): Readiness => (readiness ??= plainReadiness());
 
 /** Metrics that keep what they were told. */
 export class RecordedMetrics implements HttpMetrics {
@@ -62,31 +68,35 @@ export class LoopbackEndpoint implements HttpEndpoint {
   passage: HttpEndpoint['passage'] = null;
   connections = 0;
   readonly #port: number;
-  readonly #shared: boolean;
+  readonly #plain: boolean;
 
-  /** `shared`: the connections read into the thread's shared buffer, as the agent's do; `multiplexed`: it speaks HTTP/2. */
-  constructor(port: number, metrics: HttpMetrics, shared = false, multiplexed = false) {
+  /** `plain`: over sockets of our own, as the agent's without TLS; `multiplexed`: it speaks HTTP/2. */
+  constructor(port: number, metrics: HttpMetrics, plain = false, multiplexed = false) {
     this.multiplexed = multiplexed;
     this.#port = port;
-    this.#shared = shared;
+    this.#plain = plain;
     this.name = `127.0.0.1:${port}`;
     this.metrics = metrics;
   }
 
   connect(_http2: boolean, done: Connected): void {
     this.connections++;
-    const source: ByteSource = this.#shared
-      ? new SharedSource({})
-      : attachDataSource(new Socket({ allowHalfOpen: true }));
-    const { socket } = source;
-    const onError = (error: NodeJS.ErrnoException): void =>
+    const socket = this.#plain
+      ? new PlainSocket(ownReadiness(), openTcp())
+      : new Socket({ allowHalfOpen: true });
+    const source: TcpSource = socket instanceof PlainSocket ? socket : attachDataSource(socket);
+    let connected = false;
+    source.socket.on('error', (error: NodeJS.ErrnoException) => {
+      if (connected) return;
       done(error.code === 'ECONNREFUSED' ? FAILURE_CONNECT_REFUSED : FAILURE_CONNECT_OTHER, null);
-    socket.once('error', onError);
-    socket.connect({ port: this.#port, host: '127.0.0.1' }, () => {
-      socket.setNoDelay(true);
-      socket.off('error', onError);
+    });
+    source.socket.on('connect', () => {
+      connected = true;
+      socket.setNoDelay();
       done(FAILURE_NONE, source);
     });
+    if (socket instanceof PlainSocket) socket.connect('127.0.0.1', this.#port);
+    else socket.connect({ port: this.#port, host: '127.0.0.1' });
   }
 }
 
@@ -102,28 +112,42 @@ export function fixedTarget(endpoints: readonly HttpEndpoint[]): HttpTarget {
 
 export interface LoopbackProxy {
   readonly port: number;
-  readonly sockets: ReadonlySet<Socket>;
+  readonly sockets: ReadonlySet<StreamSocket>;
   close(): Promise<void>;
 }
 
-/** Listens on 127.0.0.1 and serves every connection against `target`. `shared` needs `proveSharedAccept` before. */
+/** Listens on 127.0.0.1 and serves every connection against `target`; `plain`: as the agent does without TLS. */
 export async function listenLoopback(
   server: HttpServer,
   target: HttpTarget,
   gate: RequestGate | null = null,
-  shared = false,
+  plain = false,
   http2 = false,
   watched: Pick<HttpConnection, 'log' | 'observer'> = {},
 ): Promise<LoopbackProxy> {
-  const sockets = new Set<Socket>();
-  const listener: Server = createServer({ allowHalfOpen: true, noDelay: true, pauseOnConnect: true });
-  const accept = (source: ByteSource): void => {
+  const sockets = new Set<StreamSocket>();
+  const accept = (source: TcpSource): void => {
     sockets.add(source.socket);
     const onClosed = (): void => void sockets.delete(source.socket);
     server.serve({ source, first: null, http2, target, gate, ...watched, onClosed });
   };
-  if (shared) onAccepted(listener, accept);
-  else listener.on('connection', (socket) => accept(attachDataSource(socket)));
+  if (plain) {
+    const { listener, port } = listenPlain(ownReadiness(), (fd) => {
+      const socket = new PlainSocket(ownReadiness(), fd);
+      socket.setNoDelay();
+      accept(socket);
+    });
+    return {
+      port,
+      sockets,
+      async close() {
+        listener.close();
+        for (const socket of sockets) socket.destroy();
+      },
+    };
+  }
+  const listener: Server = createServer({ allowHalfOpen: true, noDelay: true, pauseOnConnect: true });
+  listener.on('connection', (socket) => accept(attachDataSource(socket)));
   listener.listen(0, '127.0.0.1');
   await once(listener, 'listening');
   return {

@@ -4,8 +4,8 @@
 // without allocating), larger ones as a copy of their own. Not a queue: what does not fit the kernel waits in the
 // socket, and the owner is told to stop its source.
 
-import type { Socket } from 'node:net';
-import { writeDirect } from '#lib/net/direct-write.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
+import { writeOut } from '#lib/net/direct-write.ts';
 
 /** Up to this size Node.js writes a latin1 string from the stack. */
 const TEXT_BYTES_MAX = 16_384;
@@ -55,7 +55,7 @@ export class Flusher {
 }
 
 export class Outbox implements Flushed {
-  readonly #socket: Socket;
+  readonly #socket: StreamSocket;
   readonly #flusher: Flusher;
   readonly #owner: OutboxOwner;
   readonly #encrypted: boolean;
@@ -65,7 +65,7 @@ export class Outbox implements Flushed {
   /** Whether anything was written since `mark`. */
   #flushed = false;
 
-  constructor(socket: Socket, encrypted: boolean, flusher: Flusher, owner: OutboxOwner) {
+  constructor(socket: StreamSocket, encrypted: boolean, flusher: Flusher, owner: OutboxOwner) {
     this.#socket = socket;
     this.#encrypted = encrypted;
     this.#flusher = flusher;
@@ -162,8 +162,7 @@ export class Outbox implements Flushed {
     if (text.length === 0 || socket.destroyed) return;
     this.#text = '';
     this.#flushed = true;
-    if (this.#encrypted) socket.write(text, 'latin1');
-    else writeDirect(socket, text);
+    writeOut(socket, text, this.#encrypted);
     if (this.blocked) this.#owner.onBlocked();
   }
 }

@@ -11,8 +11,6 @@ import {
 } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { type TestContext, test } from 'node:test';
-import { silentLog } from '#lib/core/log.ts';
-import { proveSharedAccept } from '#lib/net/accept.ts';
 import {
   FAILURE_BAD_REQUEST,
   FAILURE_CLIENT_GONE,
@@ -113,7 +111,6 @@ interface SceneOptions {
 }
 
 async function scene(t: TestContext, options: SceneOptions = {}): Promise<Scene> {
-  assert.ok(await proveSharedAccept(silentLog));
   const upstream = await RawServer.listen();
   const [outer, inner] = [new RecordedMetrics(), new RecordedMetrics()];
   const application = new LoopbackEndpoint(options.port ?? upstream.port, inner, true);

@@ -11,6 +11,7 @@ import { FAILURE_NONE } from '../failure.ts';
 import { fixedTarget, LoopbackEndpoint, listenLoopback, RecordedMetrics } from './loopback.ts';
 import { proxyFixture, testBoth } from './proxy-fixture.ts';
 import { createHttpServer } from './server.ts';
+import type { RequestGate } from './types.ts';
 
 const GET = 'GET / HTTP/1.1\r\nHost: a\r\n\r\n';
 const TOLD =
@@ -110,3 +111,47 @@ testBoth(
     }
   },
 );
+
+testBoth(
+  'who a client is says its proxy alone: the field is taken off what an application sends',
+  async (t) => {
+    const { client, upstream } = await proxyFixture(t);
+    const peer = await client();
+    peer.write('GET / HTTP/1.1\r\nHost: a\r\nL5D-Client-Id: forged\r\n\r\n');
+    const server = await upstream.accept();
+    assert.equal(await server.head(), 'GET / HTTP/1.1\r\nHost: a\r\n\r\n');
+    await peer.close();
+    await server.close();
+  },
+);
+
+test('a version that nobody knows: the request stays HTTP/2, without the field', {
+  timeout: 20_000,
+}, async (t) => {
+  const seen: (string | string[] | undefined)[] = [];
+  const server = createHttp2Server((request, response) => {
+    seen.push(request.headers['l5d-orig-proto'], request.headers['l5d-client-id']);
+    response.end();
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const endpoint = new LoopbackEndpoint(
+    (server.address() as AddressInfo).port,
+    new RecordedMetrics(),
+    false,
+    true,
+  );
+  const gate: RequestGate = { judge: () => FAILURE_NONE, clientId: 'web' };
+  const proxy = await listenLoopback(createHttpServer(), fixedTarget([endpoint]), gate, false, true);
+  t.after(async () => {
+    await proxy.close();
+    server.close();
+  });
+  const session = connectHttp2(`http://127.0.0.1:${proxy.port}`);
+  t.after(() => session.destroy());
+  const stream = session.request({ ':path': '/', ':authority': 'a', 'l5d-orig-proto': 'HTTP/3' });
+  const [headers] = (await once(stream, 'response')) as [Record<string, unknown>];
+  stream.resume();
+  await once(stream, 'close');
+  assert.equal(headers[':status'], 200);
+  assert.deepEqual(seen, [undefined, 'web']);
+});

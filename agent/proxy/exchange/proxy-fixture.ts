@@ -2,8 +2,6 @@
 // For tests: the HTTP/1 server between a raw client and a raw server, torn down at the end of the test.
 
 import { type TestContext, test } from 'node:test';
-import { silentLog } from '#lib/core/log.ts';
-import { proveSharedAccept } from '#lib/net/accept.ts';
 import { LoopbackEndpoint, type LoopbackProxy, listenLoopback, RecordedMetrics } from './loopback.ts';
 import { type RawPeer, RawServer, rawClient } from './raw-peers.ts';
 import { createHttpServer, type HttpServerOptions } from './server.ts';
@@ -20,18 +18,16 @@ export interface ProxyFixture {
   readonly exchange: (request: string) => Promise<{ client: RawPeer; server: RawPeer; head: string }>;
 }
 
-/** How sockets are read in the test that runs; tests of a file run one after another. */
-let shared = false;
+/** What sockets the test that runs has; tests of a file run one after another. */
+let plain = false;
 
-export const sharesBuffers = (): boolean => shared;
+export const hasPlainSockets = (): boolean => plain;
 
-/** The behaviour must not depend on how sockets are read: each test runs with 'data' events and with shared buffers. */
+/** The behaviour must not depend on sockets: each test runs with those of Node.js and with our own. */
 export function testBoth(name: string, run: (context: TestContext) => Promise<void>): void {
-  for (const kind of ['data events', 'shared buffer']) {
+  for (const kind of ['sockets of Node.js', 'plain sockets']) {
     test(`${name} (${kind})`, { timeout: 20_000 }, async (context) => {
-      shared = kind === 'shared buffer';
-      if (shared && !(await proveSharedAccept(silentLog)))
-        throw new Error('accepted sockets cannot share a buffer');
+      plain = kind === 'plain sockets';
       await run(context);
     });
   }
@@ -49,7 +45,7 @@ export async function proxyFixture(
 ): Promise<ProxyFixture> {
   const upstream = await RawServer.listen();
   const metrics = new RecordedMetrics();
-  const endpoint = new LoopbackEndpoint(upstream.port, metrics, shared);
+  const endpoint = new LoopbackEndpoint(upstream.port, metrics, plain);
   const server = createHttpServer(options.server);
   const target: HttpTarget = options.target?.(endpoint) ?? {
     authority: 'test:80',
@@ -57,7 +53,7 @@ export async function proxyFixture(
     failfast: false,
     whenAvailable: () => undefined,
   };
-  const proxy = await listenLoopback(server, target, options.gate ?? null, shared);
+  const proxy = await listenLoopback(server, target, options.gate ?? null, plain);
   context.after(async () => {
     await proxy.close();
     await upstream.close();

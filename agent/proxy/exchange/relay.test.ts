@@ -7,7 +7,7 @@ import type { AddressInfo } from 'node:net';
 import { FAILURE_NONE } from '../failure.ts';
 import { LoopbackEndpoint, fixedTarget, listenLoopback, RecordedMetrics } from './loopback.ts';
 import { mirrorServer, postBodies } from './mirrored-bodies.ts';
-import { proxyFixture, sharesBuffers, testBoth } from './proxy-fixture.ts';
+import { proxyFixture, hasPlainSockets, testBoth } from './proxy-fixture.ts';
 import { createHttpServer } from './server.ts';
 
 const GET = 'GET /a?b HTTP/1.1\r\nHost: shop\r\n\r\n';
@@ -359,9 +359,9 @@ testBoth('node:http clients and servers, many at once, any sizes', async (t) => 
   const endpoint = new LoopbackEndpoint(
     (server.address() as AddressInfo).port,
     new RecordedMetrics(),
-    sharesBuffers(),
+    hasPlainSockets(),
   );
-  const proxy = await listenLoopback(createHttpServer(), fixedTarget([endpoint]), null, sharesBuffers());
+  const proxy = await listenLoopback(createHttpServer(), fixedTarget([endpoint]), null, hasPlainSockets());
   const agent = new Agent({ keepAlive: true, maxSockets: 8 });
   t.after(async () => {
     agent.destroy();

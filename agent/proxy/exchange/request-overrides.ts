@@ -47,8 +47,8 @@ export function takeOverrides(head: Head, buffer: Buffer): Overrides {
 }
 
 /** Parses a head that was well, once more; `overrides`: takes them out again. */
-export function parseAgain(head: Head, bytes: Buffer, strips: boolean, overrides: boolean): number {
-  const end = head.parseRequest(bytes, 0, bytes.length, strips);
+export function parseAgain(head: Head, bytes: Buffer, overrides: boolean): number {
+  const end = head.parseRequest(bytes, 0, bytes.length, true);
   if (overrides) takeOverrides(head, bytes);
   return end;
 }

@@ -8,7 +8,7 @@
 //                              └── failure before the response's head ──► answered here ──┘
 //   RELAYING ── 101, 2xx to CONNECT ──► TUNNEL      failure after the head ──► RST to the client
 
-import type { Socket } from 'node:net';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import {
   FAILURE_CLIENT_GONE,
@@ -68,7 +68,7 @@ export class ServerConnection
 
   readonly #context: ServerContext;
   readonly #connection: HttpConnection;
-  readonly #socket: Socket;
+  readonly #socket: StreamSocket;
   readonly #out: Outbox;
   /** `l5d-client-id` line to be added to every request. */
   readonly #clientIdField: string;
@@ -184,7 +184,7 @@ export class ServerConnection
             return;
           }
           const head = this.#context.requestHead;
-          const next = head.parseRequest(buffer, at, end, this.#connection.gate !== null);
+          const next = head.parseRequest(buffer, at, end, true);
           if (next === INCOMPLETE && end - at <= HEAD_BYTES_MAX) {
             this.#partial = new PartialHead(buffer, at, end);
             this.#context.wheel.schedule(this, this.#context.clock.nowMs(), HEAD_MS);
@@ -497,7 +497,7 @@ export class ServerConnection
   #writeKept(kept: KeptRequest): void {
     const head = this.#context.requestHead;
     const bytes = Buffer.from(kept.head, 'latin1');
-    const bodyStart = parseAgain(head, bytes, this.#connection.gate !== null, this.#overrides);
+    const bodyStart = parseAgain(head, bytes, this.#overrides);
     const { passage } = this.#exchange;
     kept.write(head, bytes, bodyStart, passage === null ? '' : this.#approach(passage, bytes, head));
   }
@@ -515,7 +515,7 @@ export class ServerConnection
     let bodyStart = 0;
     if (bytes === null) {
       bytes = Buffer.from(this.#kept?.head ?? this.#held, 'latin1');
-      bodyStart = parseAgain(head, bytes, this.#connection.gate !== null, this.#overrides);
+      bodyStart = parseAgain(head, bytes, this.#overrides);
     } else {
       bodyStart = head.start + this.#held.length;
     }

@@ -9,7 +9,7 @@ import type { Field } from '../http2/hpack/field.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import type { Http1Limit } from '../http1/limits.ts';
 import type { Http2Limit } from '../http2/limits.ts';
-import type { ByteSource } from './byte-source.ts';
+import type { TcpSource } from './byte-source.ts';
 import type { FieldChanges } from '../model.ts';
 import type { RoutedRequest } from '../route/routed-request.ts';
 import type { EndpointSlot } from './endpoint-slot.ts';
@@ -18,7 +18,7 @@ import type { EndpointSlot } from './endpoint-slot.ts';
  * Called with FAILURE_NONE and a source whose socket is ready for the first request byte, or a failure and null.
  * The source's socket is paused; the receiver sets `onBytes`, listens to 'end', 'error', 'close', and resumes it.
  */
-export type Connected = (failure: number, source: ByteSource | null) => void;
+export type Connected = (failure: number, source: TcpSource | null) => void;
 
 /** No gRPC, and gRPC without a status: counted as UNKNOWN, but no failure, as Linkerd does. */
 export const GRPC_NONE = -1;
@@ -246,7 +246,7 @@ export interface ObservedExchange {
 /** A client connection to be served with HTTP/1.x, or HTTP/2. */
 export interface HttpConnection {
   /** The accepted (or unwrapped TLS) connection, paused; allowHalfOpen. The callee sets `onBytes` and resumes. */
-  readonly source: ByteSource;
+  readonly source: TcpSource;
   /** What detection read already; the callee takes it out: the buffer shall not stay as long as the connection. */
   first: Buffer | null;
   /** HTTP/1.x if absent. */

@@ -2,12 +2,12 @@
 // One HTTP/1 connection to an endpoint: in the pool, or lent to the server connection whose request it carries. It
 // turns socket events into calls of its holder; what they mean for the client is decided there.
 
-import type { Socket } from 'node:net';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';
 import { BodyDecoder, type BodySink } from '../http1/body.ts';
 import { PartialHead } from '../http1/partial-head.ts';
 import type { IdleList, IdleNode } from '../pool/idle-list.ts';
-import type { ByteSource } from './byte-source.ts';
+import type { TcpSource } from './byte-source.ts';
 import type { EndpointSlot } from './endpoint-slot.ts';
 import { Outbox, type OutboxOwner } from './outbox.ts';
 import type { ServerContext } from './server-context.ts';
@@ -53,15 +53,15 @@ export class UpstreamConnection implements BodySink, IdleNode, TimeoutNode, Outb
   readonly #slot: EndpointSlot;
   /** Null: for one request only. */
   readonly #list: IdleList | null;
-  readonly #source: ByteSource;
-  readonly #socket: Socket;
+  readonly #source: TcpSource;
+  readonly #socket: StreamSocket;
   #holder: UpstreamHolder | null = null;
   #state = IDLE;
   #paused = true;
   #partial: PartialHead | null = null;
 
   /** `host` null: not to be pooled. */
-  constructor(context: ServerContext, slot: EndpointSlot, host: string | null, source: ByteSource) {
+  constructor(context: ServerContext, slot: EndpointSlot, host: string | null, source: TcpSource) {
     this.#context = context;
     this.#slot = slot;
     this.#list = host === null ? null : context.pool.join(slot, host);

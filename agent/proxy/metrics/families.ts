@@ -212,7 +212,7 @@ export const proxyFamilies: readonly MetricFamily[] = [
   ),
   counter(
     'nodemesh_handshakes_held_total',
-    'How often a TLS handshake waited for a later turn of the worker, since several were to start at once.',
+    'How often a TLS handshake waited for a later turn of the worker, since several were to start at once or were under way.',
   ),
   counter(
     'nodemesh_connections_refused_total',

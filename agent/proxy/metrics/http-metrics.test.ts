@@ -16,7 +16,7 @@ const IDLE_MS = 600_000;
 
 test('the series of an endpoint that is gone end ten minutes later; those of others stay', async () => {
   const clock = new VirtualClock();
-  const registry = new MetricRegistry(proxyFamilies);
+  const registry = new MetricRegistry(proxyFamilies, clock);
   const store = new MetricStore({
     id: 'w',
     families: proxyFamilies,

@@ -62,7 +62,7 @@ describe('route metrics', () => {
 
   beforeEach(() => {
     clock = new VirtualClock();
-    registry = new MetricRegistry(proxyFamilies);
+    registry = new MetricRegistry(proxyFamilies, clock);
     store = new MetricStore({
       id: 'w',
       families: proxyFamilies,

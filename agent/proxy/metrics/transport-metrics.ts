@@ -2,11 +2,11 @@
 // Connection counts and bytes per label set (tcp_* families). Bytes are read off the sockets once a second and at
 // their end, so that no chunk on the way pays for counting.
 
-import type { Socket } from 'node:net';
 import { errnoName } from '#lib/core/errors.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import type { Cell, MetricStore } from '#lib/metrics/store.ts';
 import { ofSocket } from '#lib/net/of-socket.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 
 interface Transport {
   readonly key: string;
@@ -30,7 +30,7 @@ export interface ZoneCost {
 }
 
 interface Tracked {
-  readonly socket: Socket;
+  readonly socket: StreamSocket;
   readonly transport: Transport;
   read: number;
   written: number;
@@ -40,7 +40,7 @@ interface Tracked {
 export class TransportMetrics {
   readonly #store: MetricStore;
   readonly #transports = new Map<string, Transport>();
-  readonly #tracked = new Map<Socket, Tracked>();
+  readonly #tracked = new Map<StreamSocket, Tracked>();
 
   readonly #onError = ofSocket((socket, error: Error) => {
     const tracked = this.#tracked.get(socket);
@@ -63,19 +63,19 @@ export class TransportMetrics {
    * Counts a connection until its 'close'; TLS connections are given as their decrypted side. `cost`: also what zones
    * cost, see `ZoneCost`.
    */
-  track(socket: Socket, labels: string, owner: string, cost: ZoneCost | null = null): void {
+  track(socket: StreamSocket, labels: string, owner: string, cost: ZoneCost | null = null): void {
     const transport = this.#transport(labels, owner, cost);
     transport.opened.add(1);
     this.#follow(socket, transport);
   }
 
   /** As `track`, of a connection that another worker has counted as opened. */
-  trackArrived(socket: Socket, labels: string, owner: string): void {
+  trackArrived(socket: StreamSocket, labels: string, owner: string): void {
     this.#follow(socket, this.#transport(labels, owner, null));
   }
 
   /** Another worker counts it from now on. */
-  moved(socket: Socket): void {
+  moved(socket: StreamSocket): void {
     const tracked = this.#tracked.get(socket);
     if (tracked === undefined) return;
     this.#tracked.delete(socket);
@@ -84,7 +84,7 @@ export class TransportMetrics {
     this.#leave(tracked.transport);
   }
 
-  #follow(socket: Socket, transport: Transport): void {
+  #follow(socket: StreamSocket, transport: Transport): void {
     transport.connections++;
     transport.open.add(1);
     const tracked: Tracked = { socket, transport, read: 0, written: 0, errno: '' };

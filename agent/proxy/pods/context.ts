@@ -8,12 +8,15 @@ import type { Log } from '#lib/core/log.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import { descriptorOf } from '#lib/net/descriptor.ts';
 import type { FairStarts } from '#lib/net/fair-starts.ts';
-import { peekOnce } from '#lib/net/peek.ts';
+import { nodeSocket } from '#lib/net/node-socket.ts';
+import type { PlainSocket } from '#lib/net/plain-socket.ts';
+import type { Readiness } from '#lib/net/readiness.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 import type { MetricStore } from '#lib/metrics/store.ts';
 import type { AccessLog } from '../access-log/lines.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
 import type { WorkerLoads } from '../accept/spread.ts';
-import type { ByteSource } from '../exchange/byte-source.ts';
+import { attachDataSource, type ByteSource, type TcpSource } from '../exchange/byte-source.ts';
 import type { HttpMetrics, HttpServer } from '../exchange/types.ts';
 import type { Http1Limit } from '../http1/limits.ts';
 import type { Http2Limit } from '../http2/limits.ts';
@@ -21,7 +24,7 @@ import type { HandedConnection, SameNode } from '../model.ts';
 import type { TransportMetrics } from '../metrics/transport-metrics.ts';
 import type { Destinations } from '../route/destinations.ts';
 import type { TlsContexts } from '../tls/contexts.ts';
-import type { MeshServerMode, MeshTlsServer, SecuredCallback } from '../tls/mesh-server.ts';
+import type { MeshServerMode, MeshTlsServer } from '../tls/mesh-server.ts';
 import type { LateKeepAlive } from './late-keep-alive.ts';
 import type { PodState } from './pod-state.ts';
 
@@ -34,6 +37,8 @@ export interface AdminVisit {
 
 export interface WorkerContext {
   readonly kernel: WorkerKernel;
+  /** Of connections and listeners that are not libuv's. */
+  readonly readiness: Readiness;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -66,7 +71,7 @@ export interface WorkerContext {
   podByIndex(index: number): PodState | undefined;
   podByUid(uid: string): PodState | undefined;
   /** Serves a connection of the pod to itself at its inbound side. */
-  joinInbound(pod: PodState, source: ByteSource, local: { readonly ip: string; readonly port: number }): void;
+  joinInbound(pod: PodState, plain: PlainSocket, local: { readonly ip: string; readonly port: number }): void;
   /** Serves /live, /ready and this pod's /metrics. */
   servePodAdmin(pod: PodState, socket: Socket, visit: AdminVisit): void;
 }
@@ -99,7 +104,7 @@ export function countHttpLimit(
 }
 
 /** Resets an accepted connection for which the pod or the process has no room; true: it did. */
-export function refusedForRoom(context: WorkerContext, pod: PodState, source: ByteSource): boolean {
+export function refusedForRoom(context: WorkerContext, pod: PodState, source: TcpSource): boolean {
   if (pod.full) countRefusal(context, pod, 'limit');
   else if (isScarce(context, descriptorOf(source.socket))) refuseForDescriptors(context, pod);
   else return false;
@@ -127,7 +132,7 @@ export function countOnce(context: WorkerContext, family: string, labels: string
 }
 
 /** Until `pod.waiting.remove`: a client that has not said who it is takes the place of the one that waits longest. */
-export function awaitClient(context: WorkerContext, pod: PodState, socket: Socket): void {
+export function awaitClient(context: WorkerContext, pod: PodState, socket: StreamSocket): void {
   for (const oldest of pod.waiting.add(socket, context.clock.nowMs())) {
     countRefusal(context, pod, 'waiting');
     context.log.warn(
@@ -138,20 +143,54 @@ export function awaitClient(context: WorkerContext, pod: PodState, socket: Socke
   }
 }
 
-/** Ends TLS of an accepted connection when it is the pod's turn. */
+/** What is inside TLS and whom the client proved to be ('': nobody), or null, whom it said it was, and why it is refused. */
+export type TlsAccepted = (inner: ByteSource | null, identity: string, reason: string) => void;
+
+/** Ends TLS of an accepted connection when it is the pod's turn; then its client waits no longer. */
 export function acceptTls(
   context: WorkerContext,
   pod: PodState,
   mode: MeshServerMode,
-  raw: Socket,
+  plain: PlainSocket,
   first: Buffer | null,
-  done: SecuredCallback,
+  done: TlsAccepted,
 ): void {
-  context.handshakes.start(pod.handshakes, () => {
+  context.handshakes.start(pod.handshakes, (over) => {
+    pod.waiting.remove(plain);
     // Whoever destroyed it has counted why.
-    if (raw.destroyed) pod.waiting.remove(raw);
-    else context.meshServer.accept(mode, raw, first, done);
+    if (plain.destroyed) {
+      over();
+      return;
+    }
+    const raw = asNodeSocket(context, pod, plain);
+    awaitClient(context, pod, raw);
+    context.meshServer.accept(mode, raw, first, (secured, reason, presented) => {
+      over();
+      pod.waiting.remove(raw);
+      if (secured === null) {
+        raw.destroy();
+        done(null, presented, reason);
+        return;
+      }
+      adoptSocket(context, pod, secured.socket);
+      done(pod.budgeted(attachDataSource(secured.socket, raw)), secured.identity, '');
+    });
   });
+}
+
+/** The connection as a socket of Node.js, paused and the pod's as before: for TLS and for its HTTP server. */
+export function asNodeSocket(context: WorkerContext, pod: PodState, plain: PlainSocket): Socket {
+  const fd = plain.detach();
+  context.kernel.handOver(fd);
+  const socket = nodeSocket(fd);
+  adoptSocket(context, pod, socket);
+  // One that lasts counts until its own end.
+  const { loads } = context;
+  if (loads !== null && plain.listenerCount('close', loads.onClosed) > 0) {
+    plain.off('close', loads.onClosed);
+    socket.on('close', loads.onClosed);
+  }
+  return socket;
 }
 
 /** As `countOnce`, for a histogram. */
@@ -168,31 +207,9 @@ export function observeOnce(
 }
 
 /** Makes the socket the pod's; its errors are somebody's business even if no stage listens. */
-export function adoptSocket(context: WorkerContext, pod: PodState, socket: Socket): void {
+export function adoptSocket(context: WorkerContext, pod: PodState, socket: StreamSocket): void {
   pod.onError ??= (error) =>
     context.log.debug({ pod: pod.name, error: errorMessage(error) }, 'connection failed');
   socket.on('error', pod.onError);
   pod.adopt(socket);
-}
-
-/** Shows what a socket will read first; null where that cannot be. */
-export function peekFor(
-  { kernel, descriptorsMax }: WorkerContext,
-  socket: Socket,
-  look: (bytes: Buffer | undefined) => void,
-): (() => void) | null {
-  const fd = descriptorOf(socket);
-  if (fd === undefined) return null;
-  let copy: number;
-  try {
-    copy = kernel.duplicateOwn(fd);
-  } catch {
-    // It is read in the usual way then, which needs no descriptor more.
-    return null;
-  }
-  if (copy >= descriptorsMax) {
-    kernel.closeDescriptor(copy);
-    return null;
-  }
-  return peekOnce(copy, (duplicate) => kernel.closeDescriptor(duplicate), look);
 }

@@ -2,17 +2,17 @@
 // Keep-alive for connections that we dial, once they are about a second old: it costs four system calls, which most
 // short ones never need. (Accepted ones have it from their listener.)
 
-import type { Socket } from 'node:net';
 import { ofSocket } from '#lib/net/of-socket.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 
 export const KEEPALIVE_MS = 10_000;
 
 export class LateKeepAlive {
-  #young = new Set<Socket>();
+  #young = new Set<StreamSocket>();
   /** Held for a second after its end it would be old for the garbage collector, with all that hangs on it. */
   readonly #onClose = ofSocket((socket) => this.#young.delete(socket));
 
-  add(socket: Socket): void {
+  add(socket: StreamSocket): void {
     this.#young.add(socket);
     socket.on('close', this.#onClose);
   }

@@ -2,14 +2,15 @@
 // What a worker keeps of one pod: its configuration made ready for use, and everything that is open for it, so that
 // nothing is left when the pod goes.
 
-import type { Server, Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { canonicalIp, portsContain } from '#lib/core/addresses.ts';
 import { StartQueue } from '#lib/net/fair-starts.ts';
 import { ofSocket } from '#lib/net/of-socket.ts';
+import type { PlainListener } from '#lib/net/plain-listener.ts';
 import { ReadBudget } from '#lib/net/read-budget.ts';
 import { resetSocket } from '#lib/net/reset.ts';
-import type { ByteSource } from '../exchange/byte-source.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
+import type { TcpSource } from '../exchange/byte-source.ts';
 import type { ListenerHandle, WorkerPod } from '../model.ts';
 import { podLabels } from '../metrics/labels.ts';
 import { type CompiledPolicy, compilePolicy } from '../policy/authorize.ts';
@@ -31,9 +32,9 @@ export interface TcpPermit {
 export class PodState {
   readonly uid: string;
   readonly spares: SpareSockets;
-  readonly listeners = new Map<Server, ListenerHandle>();
+  readonly listeners = new Map<PlainListener, ListenerHandle>();
   /** Accepted and dialled ones. */
-  readonly sockets = new Set<Socket>();
+  readonly sockets = new Set<StreamSocket>();
   readonly permits = new Set<TcpPermit>();
   readonly waiting = new WaitingClients();
   readonly taps = new PodTaps();
@@ -113,19 +114,19 @@ export class PodState {
   }
 
   /** What it may read counts with the pod's other connections from now on. */
-  budgeted<Source extends Pick<ByteSource, 'budget'>>(source: Source): Source {
+  budgeted<Source extends Pick<TcpSource, 'budget'>>(source: Source): Source {
     source.budget = this.#budget;
     return source;
   }
 
   /** From now on the socket ends with the pod. */
-  adopt(socket: Socket): void {
+  adopt(socket: StreamSocket): void {
     this.sockets.add(socket);
     socket.on('close', this.#onClose);
     if (this.gone) socket.destroy();
   }
 
-  #left(socket: Socket): void {
+  #left(socket: StreamSocket): void {
     this.sockets.delete(socket);
     this.waiting.remove(socket);
     // After what others do at the end of this socket.
@@ -155,10 +156,7 @@ export class PodState {
     const closed = (): void => {
       if (--waiting === 0) done();
     };
-    for (const server of this.listeners.keys()) {
-      waiting++;
-      server.close(closed);
-    }
+    for (const listener of this.listeners.keys()) listener.close();
     this.listeners.clear();
     this.spares.close();
     for (const target of this.outboundTargets.values()) target.close();
@@ -173,7 +171,7 @@ export class PodState {
 }
 
 /** The peer shall not take what it has for all there was: an RST where there can be one. */
-function cutOff(socket: Socket): void {
+function cutOff(socket: StreamSocket): void {
   if (socket instanceof TLSSocket) socket.destroy();
   else resetSocket(socket);
 }

@@ -2,21 +2,22 @@
 // A proxy worker: takes the control thread's messages, keeps the pods and their listeners, hands accepted connections
 // to the inbound and outbound side. Runs in a thread (agent/proxy/worker.ts) or, in tests, in process.
 
-import { createServer, type Server } from 'node:net';
 import type { Clock, Random, Timer } from '#lib/core/clock.ts';
 import { assertNever, errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { joinLabels } from '#lib/metrics/model.ts';
 import { MetricStore } from '#lib/metrics/store.ts';
-import { onAccepted } from '#lib/net/accept.ts';
 import { FairStarts } from '#lib/net/fair-starts.ts';
+import { PlainListener } from '#lib/net/plain-listener.ts';
+import { PlainSocket } from '#lib/net/plain-socket.ts';
+import { Readiness } from '#lib/net/readiness.ts';
 import { setAcceptedOptions } from '#lib/net/sockets.ts';
 import { AccessLog } from '../access-log/lines.ts';
 import { acceptInbound, joinInbound } from '../accept/inbound.ts';
 import type { WorkerKernel } from '../accept/kernel.ts';
 import { limitLog } from '../accept/limited-log.ts';
 import { acceptOutbound } from '../accept/outbound.ts';
-import { arrivedConnection, type WorkerLoads } from '../accept/spread.ts';
+import { type Arrived, arrivedConnection, type WorkerLoads } from '../accept/spread.ts';
 import { createHttpServer } from '../exchange/server.ts';
 import { proxyFamilies } from '../metrics/families.ts';
 import { TransportMetrics } from '../metrics/transport-metrics.ts';
@@ -38,7 +39,6 @@ import { PodAdmin } from './pod-admin.ts';
 import { PodState } from './pod-state.ts';
 import { SpareSockets } from './spare-sockets.ts';
 
-const BACKLOG = 4096;
 const SAMPLE_MS = 1_000;
 const REFUSED_TELL_MS = 1_000;
 const METRIC_SWEEP_MS = 60_000;
@@ -110,6 +110,10 @@ class Worker implements ProxyWorker {
     this.#admin = new PodAdmin(post, clock, (pod) => contexts.has(pod.pod.identity));
     this.#context = {
       kernel,
+      readiness: new Readiness({
+        keep: (fd) => kernel.keep(fd),
+        close: (fd) => kernel.closeDescriptor(fd),
+      }),
       clock,
       random,
       log,
@@ -133,7 +137,7 @@ class Worker implements ProxyWorker {
       applicationRefused: (pod) => this.#applicationRefused(pod),
       podByIndex: (index) => this.#byIndex.get(index),
       podByUid: (uid) => this.#pods.get(uid),
-      joinInbound: (pod, source, local) => joinInbound(this.#context, pod, source, local),
+      joinInbound: (pod, plain, local) => joinInbound(this.#context, pod, plain, local),
       servePodAdmin: (pod, socket, visit) => this.#admin.serve(pod, socket, visit),
     };
     this.#every(SAMPLE_MS, () => {
@@ -224,6 +228,7 @@ class Worker implements ProxyWorker {
     await Promise.all(
       [...this.#pods.keys()].map((uid) => new Promise<void>((resolve) => this.#removePod(uid, resolve))),
     );
+    this.#context.readiness.close();
   }
 
   #take(connection: HandedConnection): void {
@@ -236,9 +241,20 @@ class Worker implements ProxyWorker {
       kernel.closeDescriptor(fd);
       return;
     }
-    const arrived = arrivedConnection(connection, loads);
-    if (direction === 'inbound') acceptInbound(this.#context, pod, arrived.source, arrived);
-    else acceptOutbound(this.#context, pod, arrived.source, arrived);
+    let arrived: Arrived;
+    try {
+      arrived = arrivedConnection(this.#context, connection, loads);
+    } catch (error) {
+      loads.ended();
+      kernel.closeDescriptor(fd);
+      this.#context.log.error(
+        { pod: pod.name, error: errorMessage(error) },
+        'a connection of another worker is closed',
+      );
+      return;
+    }
+    const accept = direction === 'inbound' ? acceptInbound : acceptOutbound;
+    accept(this.#context, pod, arrived.plain, arrived);
   }
 
   #applicationRefused({ uid }: PodState): void {
@@ -284,22 +300,15 @@ class Worker implements ProxyWorker {
   }
 
   #listen(pod: PodState, handle: ListenerHandle): void {
-    const { log } = this.#context;
+    const { kernel, readiness, clock, log } = this.#context;
     const { direction, fd, family, slot } = handle;
     // A dead one whose place this takes would keep the thread busy with its end.
     pod.dropListener(handle);
-    const server: Server = createServer({ pauseOnConnect: true, allowHalfOpen: true });
-    onAccepted(server, (source) => {
-      if (direction === 'inbound') acceptInbound(this.#context, pod, source);
-      else acceptOutbound(this.#context, pod, source);
-    });
-    server.on('error', (error) =>
+    const failed = (error: Error): void =>
       log.error(
         { pod: pod.name, direction, family, slot, error: errorMessage(error) },
         'a listener of a pod failed',
-      ),
-    );
-    pod.listeners.set(server, handle);
+      );
     try {
       setAcceptedOptions(fd, KEEPALIVE_MS / 1000);
     } catch (error) {
@@ -308,7 +317,15 @@ class Worker implements ProxyWorker {
         'connections of a listener have no keep-alive',
       );
     }
-    server.listen({ fd }, BACKLOG);
+    const serve = direction === 'inbound' ? acceptInbound : acceptOutbound;
+    const accept = (accepted: number): void =>
+      serve(this.#context, pod, new PlainSocket(readiness, accepted));
+    try {
+      pod.listeners.set(new PlainListener(fd, { readiness, clock, accept, failed }), handle);
+    } catch (error) {
+      kernel.closeDescriptor(fd);
+      failed(error as Error);
+    }
   }
 
   #removePod(uid: string, done: () => void): void {

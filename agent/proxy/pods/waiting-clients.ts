@@ -3,7 +3,7 @@
 // is slow on purpose ends after a time, and when there are many at once the longest waiting ends for each new one: so
 // they cannot take the places of those who speak up.
 
-import type { Socket } from 'node:net';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 
 /** Of one pod in one worker. */
 export const WAITING_MAX = 2_048;
@@ -13,16 +13,16 @@ export const WAITING_SURE_MS = 1_000;
 const DISPLACED_MAX = 8;
 
 export class WaitingClients {
-  readonly #sinceMs = new Map<Socket, number>();
+  readonly #sinceMs = new Map<StreamSocket, number>();
 
   get size(): number {
     return this.#sinceMs.size;
   }
 
   /** Those that give way to this one; several, so that what a burst has left shrinks to the limit again. */
-  add(socket: Socket, nowMs: number): Socket[] {
+  add(socket: StreamSocket, nowMs: number): StreamSocket[] {
     this.#sinceMs.set(socket, nowMs);
-    const displaced: Socket[] = [];
+    const displaced: StreamSocket[] = [];
     if (this.#sinceMs.size <= WAITING_MAX) return displaced;
     for (const [oldest, sinceMs] of this.#sinceMs) {
       if (nowMs - sinceMs < WAITING_SURE_MS || displaced.length === DISPLACED_MAX) break;
@@ -34,7 +34,7 @@ export class WaitingClients {
   }
 
   /** It has said who it is, or it is gone. */
-  remove(socket: Socket): void {
+  remove(socket: StreamSocket): void {
     this.#sinceMs.delete(socket);
   }
 }

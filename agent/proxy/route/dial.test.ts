@@ -15,6 +15,7 @@ import {
   SOCK_STREAM,
   socket,
 } from '#lib/net/native.ts';
+import { plainReadiness } from '#lib/net/readiness.ts';
 import { FAILURE_CONNECT_REFUSED, FAILURE_NONE } from '../failure.ts';
 import type { WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
@@ -25,7 +26,9 @@ const TIMEOUT_MS = 20;
 describe('connecting', () => {
   let server: Server;
   const nothing = (): void => undefined;
+  const readiness = plainReadiness();
   const context = {
+    readiness,
     keepAlive: { add: nothing },
     kernel: { markOwn: nothing, handOver: nothing, closeDescriptor: close },
     clock: systemClock,
@@ -47,8 +50,13 @@ describe('connecting', () => {
     await new Promise<void>((resolve) => {
       server.listen(0, '127.0.0.1', resolve);
     });
+    // Until the event loop knows of `readiness`.
+    for (let turns = 0; turns < 20; turns++) await new Promise(setImmediate);
   });
-  after(() => server.close());
+  after(() => {
+    server.close();
+    readiness.close();
+  });
 
   const dial = (ip: string, port: number): Promise<number> =>
     new Promise((resolve) => {

@@ -2,11 +2,14 @@
 // Connections out of a pod's namespace: plain, and in the mesh's wire form (TLS with the pod's certificate, or the
 // kernel's voucher on the same node; then the transport header). A meshed endpoint is never dialled in plain text.
 
+import type { Socket } from 'node:net';
 import type { SecureContext, TLSSocket } from 'node:tls';
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import { errnoName, errorMessage } from '#lib/core/errors.ts';
-import { SharedSource } from '#lib/net/accept.ts';
-import { attachDataSource, type ByteSource } from '../exchange/byte-source.ts';
+import { nodeSocket } from '#lib/net/node-socket.ts';
+import { PlainSocket } from '#lib/net/plain-socket.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
+import { attachDataSource, type TcpSource } from '../exchange/byte-source.ts';
 import {
   FAILURE_CONNECT_OTHER,
   FAILURE_CONNECT_REFUSED,
@@ -31,7 +34,7 @@ export type DialMark =
   | { readonly kind: 'carrier'; readonly podIndex: number }
   | { readonly kind: 'client'; readonly ip: string; readonly port: number };
 
-export type Dialled = (failure: number, source: ByteSource | null) => void;
+export type Dialled = (failure: number, source: TcpSource | null) => void;
 
 export interface DialOptions {
   readonly ip: string;
@@ -42,20 +45,49 @@ export interface DialOptions {
 
 /** A TCP connection from inside the pod. Calls back once, never synchronously; the source is paused. */
 export function dialTcp(context: WorkerContext, pod: PodState, options: DialOptions, done: Dialled): void {
-  const { kernel, clock, log } = context;
-  const { ip, port, mark } = options;
+  const fd = openSocket(context, pod, options, done);
+  if (fd === null) return;
+  const plain = pod.budgeted(new PlainSocket(context.readiness, fd));
+  plain.setNoDelay();
+  whenConnected(context, pod, options, plain, done);
+  plain.connect(options.ip, options.port);
+}
+
+/** As dialTcp, for TLS. */
+function dialForTls(
+  context: WorkerContext,
+  pod: PodState,
+  options: DialOptions,
+  done: (failure: number, raw: Socket | null) => void,
+): void {
+  const fd = openSocket(context, pod, options, done);
+  if (fd === null) return;
+  context.kernel.handOver(fd);
+  const raw = nodeSocket(fd);
+  raw.setNoDelay(true);
+  whenConnected(context, pod, options, raw, done);
+  raw.connect({ host: options.ip, port: options.port });
+}
+
+/** A socket of the pod, marked for the kernel; null: the failure is told, later. */
+function openSocket(
+  context: WorkerContext,
+  pod: PodState,
+  { ip, port, mark }: DialOptions,
+  done: (failure: number, source: null) => void,
+): number | null {
+  const { kernel, log } = context;
   if (pod.gone || pod.full) {
     setImmediate(done, FAILURE_LIMIT, null);
-    return;
+    return null;
   }
-  let source: SharedSource;
   try {
     const fd = pod.spares.take(ip.includes(':') ? 6 : 4);
     if (isScarce(context, fd)) {
       kernel.closeDescriptor(fd);
       refuseForDescriptors(context, pod);
       setImmediate(done, FAILURE_LIMIT, null);
-      return;
+      return null;
     }
     try {
       if (mark.kind === 'own') kernel.markOwn(fd);
@@ -65,17 +97,25 @@ export function dialTcp(context: WorkerContext, pod: PodState, options: DialOpti
       kernel.closeDescriptor(fd);
       throw error;
     }
-    kernel.handOver(fd);
-    source = pod.budgeted(SharedSource.ofTcp(fd));
+    return fd;
   } catch (error) {
     log.warn(
       { pod: pod.name, target: formatSocketAddress(ip, port), error: errorMessage(error) },
       'no socket in the pod',
     );
     setImmediate(done, FAILURE_CONNECT_OTHER, null);
-    return;
+    return null;
   }
-  const { socket } = source;
+}
+
+/** Calls back once it is connected, or with why it is not, within its time; then it is destroyed. */
+function whenConnected<S extends StreamSocket>(
+  context: WorkerContext,
+  pod: PodState,
+  { timeoutMs }: DialOptions,
+  socket: S,
+  done: (failure: number, socket: S | null) => void,
+): void {
   adoptSocket(context, pod, socket);
   context.keepAlive.add(socket);
   let settled = false;
@@ -83,27 +123,37 @@ export function dialTcp(context: WorkerContext, pod: PodState, options: DialOpti
     if (settled) return;
     settled = true;
     timer.cancel();
-    if (failure === FAILURE_NONE) done(failure, source);
-    else {
-      socket.destroy();
-      done(failure, null);
-    }
+    if (failure !== FAILURE_NONE) socket.destroy();
+    done(failure, failure === FAILURE_NONE ? socket : null);
   };
   // A thread that was busy for as long sees its timers before its sockets: what is connected already shall count.
-  const timer = clock.after(options.timeoutMs, () => setImmediate(settle, FAILURE_CONNECT_TIMEOUT));
+  const timer = context.clock.after(timeoutMs, () => setImmediate(settle, FAILURE_CONNECT_TIMEOUT));
   // Not `once`, which costs more: each comes once.
   socket.on('connect', () => settle(FAILURE_NONE));
   socket.on('error', (error) => settle(failureOf(error)));
   socket.on('close', () => settle(FAILURE_CONNECT_OTHER));
-  // Paused from the start: whoever gets the source sets a receiver first.
-  socket.pause();
-  socket.connect({ host: ip, port });
 }
 
 function failureOf(error: Error): number {
   const name = errnoName(error);
   if (name === 'ECONNREFUSED') return FAILURE_CONNECT_REFUSED;
   return name === 'ETIMEDOUT' ? FAILURE_CONNECT_TIMEOUT : FAILURE_CONNECT_OTHER;
+}
+
+/** How an endpoint is reached that needs no TLS of ours; null: it does. */
+function wayWithoutTls(
+  context: WorkerContext,
+  pod: PodState,
+  endpoint: Endpoint,
+): { readonly options: DialOptions; readonly header: boolean } | null {
+  const timeoutMs = pod.pod.connectTimeoutOutboundMs;
+  const { ip, port, identity, inboundPort } = endpoint;
+  if (identity === undefined) {
+    return { options: { ip, port, timeoutMs, mark: { kind: 'own' } }, header: false };
+  }
+  if (inboundPort === undefined || onThisNode(context, endpoint) === undefined) return null;
+  const mark: DialMark = { kind: 'carrier', podIndex: pod.pod.podIndex };
+  return { options: { ip, port: inboundPort, timeoutMs, mark }, header: true };
 }
 
 /** A connection to an endpoint that is not this pod, up to where the first byte of the session may be written. */
@@ -114,27 +164,23 @@ export function dialEndpoint(
   protocol: SessionProtocol,
   done: Dialled,
 ): void {
-  const timeoutMs = pod.pod.connectTimeoutOutboundMs;
-  const { ip, identity, inboundPort } = endpoint;
-  if (identity === undefined) {
-    dialTcp(context, pod, { ip, port: endpoint.port, timeoutMs, mark: { kind: 'own' } }, done);
-    return;
-  }
-  if (inboundPort !== undefined && onThisNode(context, endpoint) !== undefined) {
-    const mark: DialMark = { kind: 'carrier', podIndex: pod.pod.podIndex };
-    dialTcp(context, pod, { ip, port: inboundPort, timeoutMs, mark }, (failure, source) => {
-      source?.socket.write(encodeTransportHeader(endpoint.port, protocol));
+  const way = wayWithoutTls(context, pod, endpoint);
+  if (way !== null) {
+    dialTcp(context, pod, way.options, (failure, source) => {
+      if (way.header) source?.socket.write(encodeTransportHeader(endpoint.port, protocol));
       done(failure, source);
     });
     return;
   }
+  const timeoutMs = pod.pod.connectTimeoutOutboundMs;
+  const { ip, identity = '', inboundPort } = endpoint;
   const tls = ownContext(context, pod);
   if (tls === undefined) {
     setImmediate(done, FAILURE_NO_CERTIFICATE, null);
     return;
   }
   const port = inboundPort ?? endpoint.port;
-  dialTcp(context, pod, { ip, port, timeoutMs, mark: { kind: 'own' } }, (failure, raw) => {
+  dialForTls(context, pod, { ip, port, timeoutMs, mark: { kind: 'own' } }, (failure, raw) => {
     if (raw === null) {
       done(failure, null);
       return;
@@ -163,11 +209,18 @@ export function dialEndpoint(
       }
       adoptSocket(context, pod, secure);
       if (inboundPort !== undefined) secure.write(encodeTransportHeader(endpoint.port, protocol));
-      done(FAILURE_NONE, pod.budgeted(attachDataSource(secure, raw.socket)));
+      done(FAILURE_NONE, pod.budgeted(attachDataSource(secure, raw)));
     };
-    context.handshakes.start(pod.handshakes, () => {
-      if (raw.socket.destroyed) done(FAILURE_TLS_HANDSHAKE, null);
-      else startMeshTls(raw.socket, options, secured);
+    context.handshakes.start(pod.handshakes, (over) => {
+      if (raw.destroyed) {
+        over();
+        done(FAILURE_TLS_HANDSHAKE, null);
+        return;
+      }
+      startMeshTls(raw, options, (...result) => {
+        over();
+        secured(...result);
+      });
     });
   });
 }
@@ -207,12 +260,12 @@ export function dialSelf(
     setImmediate(done, FAILURE_LIMIT, null);
     return;
   }
-  let near: PairSource;
-  let far: PairSource;
+  let near: PairEnd;
+  let far: PairEnd;
   try {
-    const [nearFd, farFd] = context.kernel.openPair();
-    near = pod.budgeted(new PairSource({ fd: nearFd }));
-    far = pod.budgeted(new PairSource({ fd: farFd }));
+    const { kernel, readiness } = context;
+    const ends = kernel.openPair();
+    [near, far] = ends.map((fd) => pod.budgeted(new PairEnd(readiness, fd))) as [PairEnd, PairEnd];
   } catch (error) {
     context.log.warn({ pod: pod.name, error: errorMessage(error) }, 'no pair of sockets for the pod itself');
     setImmediate(done, FAILURE_CONNECT_OTHER, null);
@@ -220,10 +273,7 @@ export function dialSelf(
   }
   near.other = far;
   far.other = near;
-  for (const { socket } of [near, far]) {
-    adoptSocket(context, pod, socket);
-    socket.pause();
-  }
+  for (const end of [near, far]) adoptSocket(context, pod, end);
   setImmediate(() => {
     context.joinInbound(pod, far, local);
     done(FAILURE_NONE, near);
@@ -231,16 +281,14 @@ export function dialSelf(
 }
 
 /** One end of a pair: there is no RST between them, so a reset is told to the other end directly. */
-class PairSource extends SharedSource {
-  other: PairSource | null = null;
+class PairEnd extends PlainSocket {
+  other: PlainSocket | null = null;
 
   override reset(): void {
-    const { socket } = this;
-    if (socket.destroyed) return;
-    socket.destroy();
-    const far = this.other?.socket;
-    if (far !== undefined && !far.destroyed) {
-      far.destroy(Object.assign(new Error('the other end reset the connection'), { code: 'ECONNRESET' }));
-    }
+    if (this.destroyed) return;
+    this.destroy();
+    this.other?.destroy(
+      Object.assign(new Error('the other end reset the connection'), { code: 'ECONNRESET' }),
+    );
   }
 }

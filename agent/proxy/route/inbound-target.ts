@@ -26,7 +26,7 @@ import { countOnce, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
 import { authorize } from '../policy/authorize.ts';
 import { type InboundClient, type InboundServer, inboundLabels, policyClient } from '../policy/client.ts';
-import { type DialMark, type Dialled, dialTcp } from './dial.ts';
+import { type Dialled, type DialMark, dialTcp } from './dial.ts';
 
 /** How long requests over HTTP/2 wait for the application to take connections. */
 const FAILFAST_MS = 1_000;

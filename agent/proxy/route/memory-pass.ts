@@ -12,7 +12,7 @@
 import { canonicalIp, formatSocketAddress } from '#lib/core/addresses.ts';
 import type { Timer } from '#lib/core/clock.ts';
 import { ADMIN_PORT, MESH_PORT, TAP_PORT } from '#lib/core/mesh-ports.ts';
-import type { ByteSource } from '../exchange/byte-source.ts';
+import type { TcpSource } from '../exchange/byte-source.ts';
 import { inboundLog } from '../access-log/inbound-log.ts';
 import type { Passage, Passenger, RequestGate, RequestLog, RequestObserver } from '../exchange/types.ts';
 import { FAILURE_CONNECT_OTHER, FAILURE_LIMIT, FAILURE_NONE, failures } from '../failure.ts';
@@ -38,7 +38,7 @@ const WAITING_MAX = 10_000;
 
 /** What the server's side is made of while there is a permit. */
 interface ServerSide {
-  readonly permit: ByteSource;
+  readonly permit: TcpSource;
   readonly gate: InboundGate;
   readonly application: InboundTarget;
 }
@@ -53,7 +53,7 @@ export class MemoryPass implements Passage {
   readonly #server: PodState;
   readonly #endpoint: Endpoint;
   /** Told of each permit's connection. */
-  readonly #onPermit: (permit: ByteSource) => void;
+  readonly #onPermit: (permit: TcpSource) => void;
   readonly #passengers = new Set<Passenger>();
   #waiting: ((failure: number) => void)[] = [];
   #side: ServerSide | null = null;
@@ -72,7 +72,7 @@ export class MemoryPass implements Passage {
     client: PodState,
     server: PodState,
     endpoint: Endpoint,
-    onPermit: (permit: ByteSource) => void,
+    onPermit: (permit: TcpSource) => void,
   ) {
     this.#context = context;
     this.#client = client;
@@ -156,7 +156,7 @@ export class MemoryPass implements Passage {
     });
   }
 
-  #granted(permit: ByteSource): void {
+  #granted(permit: TcpSource): void {
     this.#asking = false;
     if (permit.socket.destroyed || this.#client.gone || this.#server.gone) {
       this.#refused(FAILURE_CONNECT_OTHER);
@@ -165,7 +165,7 @@ export class MemoryPass implements Passage {
     const before = this.#side;
     this.#side = this.#enterServer(permit);
     release(before);
-    permit.socket.once('close', () => this.#lost(permit));
+    permit.socket.on('close', () => this.#lost(permit));
     this.open = true;
     this.#timer?.cancel();
     this.#timer = this.#context.clock.after(RENEW_MS, () => this.#renew());
@@ -176,7 +176,7 @@ export class MemoryPass implements Passage {
   }
 
   /** Policy and labels are those of now, as with a connection that has just come. */
-  #enterServer(permit: ByteSource): ServerSide {
+  #enterServer(permit: TcpSource): ServerSide {
     const { ip, port } = this.#endpoint;
     const server = { ip, port };
     this.#peer.ip = canonicalIp(permit.socket.localAddress ?? '') ?? '';
@@ -199,7 +199,7 @@ export class MemoryPass implements Passage {
   }
 
   /** Somebody closed it: the network, or an agent. */
-  #lost(permit: ByteSource): void {
+  #lost(permit: TcpSource): void {
     if (this.#side?.permit !== permit || this.#asking) return;
     this.open = false;
     if (this.#usedSince || this.#passengers.size > 0) this.#ask(RENEW_ATTEMPTS);

@@ -7,6 +7,7 @@ import type { Timer } from '#lib/core/clock.ts';
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import { joinLabels, renderLabels } from '#lib/metrics/model.ts';
 import type { Cell } from '#lib/metrics/store.ts';
+import type { StreamSocket } from '#lib/net/stream-socket.ts';
 import { Breaker } from '../balance/breaker.ts';
 import type { EndpointFacts, HttpEndpoint, HttpMetrics, HttpRoute, HttpTarget } from '../exchange/types.ts';
 import { FAILURE_DISCOVERY, FAILURE_FAILFAST, FAILURE_LIMIT, FAILURE_NONE } from '../failure.ts';
@@ -203,7 +204,7 @@ export class OutboundTarget implements HttpTarget {
 
   /** Calls once the destination is known (synchronously if it is), or with why it is not. */
   whenKnown(done: Waiter): void {
-    if (this.#isKnown) done(FAILURE_NONE);
+    if (this.known) done(FAILURE_NONE);
     else if (this.#handle === undefined || this.#unknown.size >= WAITING_MAX) done(FAILURE_LIMIT);
     else {
       this.#unknown.add(done);
@@ -212,7 +213,7 @@ export class OutboundTarget implements HttpTarget {
   }
 
   /** A service is known with its endpoints and its routes: where a request goes must not depend on when it came. */
-  get #isKnown(): boolean {
+  get known(): boolean {
     const destination = this.#destination;
     return destination !== undefined && (destination.kind !== 'service' || destination.resolved);
   }
@@ -341,7 +342,7 @@ export class OutboundTarget implements HttpTarget {
     for (const series of this.#balancers.values()) series.updated(false, added, removed);
     this.#unknownTimer?.cancel();
     this.#unknownTimer = null;
-    if (this.#isKnown) release(this.#unknown, FAILURE_NONE);
+    if (this.known) release(this.#unknown, FAILURE_NONE);
     else if (this.#unknown.size > 0) this.#limitUnknown();
     this.admissionChanged();
   }
@@ -531,7 +532,7 @@ export class OutboundEndpoint implements HttpEndpoint {
     const server = onThisNode(context, this.#endpoint);
     if (server === undefined) return null;
     const passage = new MemoryPass(context, this.#pod, server, this.#endpoint, ({ socket }) =>
-      context.transports.track(socket, this.#transportLabels, this.#pod.uid, this.#zone),
+      this.#track(socket),
     );
     if (passage.stands) this.#passage = passage;
     return this.#passage;
@@ -544,11 +545,17 @@ export class OutboundEndpoint implements HttpEndpoint {
   /** For one opaque connection. */
   connectTcp(done: Dialled): void {
     this.connections++;
-    this.#dial(undefined, (failure, source) => {
+    const { ip, port } = this.#endpoint;
+    const connected: Dialled = (failure, source) => {
       if (source === null) this.connections--;
-      else source.socket.on('close', this.#onTcpClosed);
+      else {
+        source.socket.on('close', this.#onTcpClosed);
+        this.#track(source.socket);
+      }
       done(failure, source);
-    });
+    };
+    if (this.#self) dialSelf(this.#context, this.#pod, { ip, port }, connected);
+    else dialEndpoint(this.#context, this.#pod, this.#endpoint, undefined, connected);
   }
 
   close(): void {
@@ -561,13 +568,15 @@ export class OutboundEndpoint implements HttpEndpoint {
   #dial(protocol: SessionProtocol, done: Dialled): void {
     const { ip, port } = this.#endpoint;
     const connected: Dialled = (failure, source) => {
-      if (source !== null) {
-        this.#context.transports.track(source.socket, this.#transportLabels, this.#pod.uid, this.#zone);
-      }
+      if (source !== null) this.#track(source.socket);
       done(failure, source);
     };
     if (this.#self) dialSelf(this.#context, this.#pod, { ip, port }, connected);
     else dialEndpoint(this.#context, this.#pod, this.#endpoint, protocol, connected);
+  }
+
+  #track(socket: StreamSocket): void {
+    this.#context.transports.track(socket, this.#transportLabels, this.#pod.uid, this.#zone);
   }
 
   #tls(): UpstreamTls {

@@ -8,7 +8,7 @@
 
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { collectBytes } from '../detect/collect.ts';
-import type { ByteSource } from '../exchange/byte-source.ts';
+import type { TcpSource } from '../exchange/byte-source.ts';
 import { FAILURE_CONNECT_OTHER, FAILURE_NONE } from '../failure.ts';
 import type { Endpoint } from '../model.ts';
 import type { WorkerContext } from '../pods/context.ts';
@@ -66,7 +66,7 @@ export function grantPermit(
   context: WorkerContext,
   client: PodState,
   server: PodState,
-  source: ByteSource,
+  source: TcpSource,
   first: Buffer,
 ): void {
   collect(
@@ -88,7 +88,7 @@ export function grantPermit(
 /** Exactly so many bytes, or null. */
 function collect(
   context: WorkerContext,
-  source: ByteSource,
+  source: TcpSource,
   bytes: number,
   done: (collected: Buffer | null) => void,
   first: Buffer | null = null,
@@ -105,9 +105,9 @@ function collect(
 }
 
 /** Until either side closes it; whatever comes closes it, too. */
-function stayOpen(source: ByteSource): void {
+function stayOpen(source: TcpSource): void {
   const { socket } = source;
   source.onBytes = () => socket.destroy();
-  socket.once('end', () => socket.destroy());
+  socket.on('end', () => socket.destroy());
   socket.resume();
 }

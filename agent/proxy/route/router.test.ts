@@ -13,8 +13,6 @@ import http2, { type ClientHttp2Session } from 'node:http2';
 import type { AddressInfo, Server } from 'node:net';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { seededRandom, VirtualClock } from '#lib/core/clock.ts';
-import { silentLog } from '#lib/core/log.ts';
-import { proveSharedAccept } from '#lib/net/accept.ts';
 import { MetricRegistry } from '#lib/metrics/registry.ts';
 import { MetricStore } from '#lib/metrics/store.ts';
 import {
@@ -117,7 +115,6 @@ describe('requests under routes', () => {
   let registry: MetricRegistry;
 
   before(async () => {
-    await proveSharedAccept(silentLog);
     far = createHttpServer();
     for (const name of names) {
       const plain = createServer(echo(name));
@@ -160,7 +157,7 @@ describe('requests under routes', () => {
     endpointOf: (name: string) => HttpEndpoint | undefined,
     overHttp2 = false,
   ): Promise<LoopbackProxy> {
-    registry = new MetricRegistry(proxyFamilies);
+    registry = new MetricRegistry(proxyFamilies, new VirtualClock());
     const store = new MetricStore({
       id: 'w',
       families: proxyFamilies,

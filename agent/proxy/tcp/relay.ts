@@ -6,8 +6,8 @@
 //   left ◀──bytes── right     reset of left  ──▶ reset of right
 
 import type { Clock, Timer } from '#lib/core/clock.ts';
-import { SHARED_BUFFER_BYTES } from '#lib/net/accept.ts';
-import type { ByteSource } from '../exchange/byte-source.ts';
+import { PlainSocket, SHARED_BUFFER_BYTES } from '#lib/net/plain-socket.ts';
+import type { TcpSource } from '../exchange/byte-source.ts';
 import { type Flushed, Flusher } from '../exchange/outbox.ts';
 import { type Slab, takeSlab } from './slab.ts';
 
@@ -40,8 +40,8 @@ const flusher = new Flusher();
 
 /** `first` is what left sent already. Both sources are paused. Returns a function that resets both. */
 export function relay(
-  left: ByteSource,
-  right: ByteSource,
+  left: TcpSource,
+  right: TcpSource,
   first: Buffer | null,
   options: RelayOptions,
 ): () => void {
@@ -58,7 +58,7 @@ class Relay {
   #idle: Timer | null = null;
   #movedAtMs = 0;
 
-  constructor(left: ByteSource, right: ByteSource, options: RelayOptions) {
+  constructor(left: TcpSource, right: TcpSource, options: RelayOptions) {
     this.#options = options;
     this.#toRight = new Direction(left, right, this);
     this.#toLeft = new Direction(right, left, this);
@@ -130,15 +130,15 @@ class Relay {
  * the event loop in one of the thread's slabs, so that nothing is allocated for bytes that pass.
  */
 class Direction implements Flushed {
-  readonly source: ByteSource;
-  readonly #sink: ByteSource;
+  readonly source: TcpSource;
+  readonly #sink: TcpSource;
   readonly #pair: Relay;
   ended = false;
   #slab: Slab | null = null;
   #at = 0;
   #queued = false;
 
-  constructor(source: ByteSource, sink: ByteSource, pair: Relay) {
+  constructor(source: TcpSource, sink: TcpSource, pair: Relay) {
     this.source = source;
     this.#sink = sink;
     this.#pair = pair;
@@ -149,6 +149,12 @@ class Direction implements Flushed {
     const sink = this.#sink.socket;
     this.source.onBytes = (buffer, length) => this.#onBytes(buffer, length);
     if (this.source.encrypted) this.source.readInto?.(decrypted);
+    if (socket instanceof PlainSocket && sink instanceof PlainSocket) {
+      socket.passTo(sink, () => {
+        this.#pair.moved();
+        this.#hold();
+      });
+    }
     sink.on('drain', () => {
       if (!socket.destroyed) socket.resume();
     });
@@ -172,6 +178,13 @@ class Direction implements Flushed {
   #onBytes(buffer: Buffer, length: number): void {
     this.#pair.moved();
     const sink = this.#sink.socket;
+    if (sink instanceof PlainSocket && !this.source.encrypted) {
+      // Copies what the kernel does not take.
+      const { socket } = this.source;
+      sink.writeBytes(buffer, length, socket instanceof PlainSocket && socket.ending);
+      this.#hold();
+      return;
+    }
     // Once: each call costs.
     const filled = length === SHARED_BUFFER_BYTES && buffer !== wide;
     if (filled && this.#sink.encrypted) this.source.readInto?.(wide);

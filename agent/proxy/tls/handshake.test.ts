@@ -3,19 +3,18 @@
 // reset the moment its handshake is over.
 
 import assert from 'node:assert/strict';
-import { type AddressInfo, connect as connectTcp, createServer, type Server } from 'node:net';
+import { connect as connectTcp } from 'node:net';
 import { connect as connectTls, type TLSSocket } from 'node:tls';
 import { after, before, describe, it } from 'node:test';
 import { systemClock } from '#lib/core/clock.ts';
-import { silentLog } from '#lib/core/log.ts';
-import { onAccepted, proveSharedAccept } from '#lib/net/accept.ts';
-import { descriptorOf } from '#lib/net/descriptor.ts';
-import { close, dup } from '#lib/net/native.ts';
-import { peekOnce } from '#lib/net/peek.ts';
+import { nodeSocket } from '#lib/net/node-socket.ts';
+import { listenPlain, type PlainServer } from '#lib/net/plain-fixture.ts';
+import { PlainSocket } from '#lib/net/plain-socket.ts';
+import { plainReadiness } from '#lib/net/readiness.ts';
 import { createMeshContext, type KeyAndChain } from '#lib/tls/mesh-context.ts';
 import { makeTestAuthority, type TestAuthority } from '#lib/x509-authority/test-authority.ts';
 import { CLIENT_HELLO_BYTES_MAX, parseClientHello } from '../detect/client-hello.ts';
-import { lookAhead, type Peek } from '../detect/collect.ts';
+import { lookAhead } from '../detect/collect.ts';
 import { attachDataSource } from '../exchange/byte-source.ts';
 import { FAILURE_NONE, FAILURE_TLS_WRONG_IDENTITY } from '../failure.ts';
 import { startMeshTls } from './mesh-client.ts';
@@ -37,13 +36,13 @@ describe('handshakes of the mesh port', () => {
   let authority: TestAuthority;
   let foreign: TestAuthority;
   let leaf: KeyAndChain;
-  let server: Server;
+  let server: PlainServer;
   let known = true;
+  const readiness = plainReadiness();
   /** What is done with an accepted connection at once. */
   let onSecured: (accepted: Accepted, reset: () => void) => void;
 
   before(async () => {
-    await proveSharedAccept(silentLog);
     authority = await makeTestAuthority();
     foreign = await makeTestAuthority();
     leaf = await authority.leaf(CLIENT);
@@ -52,33 +51,33 @@ describe('handshakes of the mesh port', () => {
       anchorsPem: authority.anchorPem,
     });
     const tls = new MeshTlsServer(() => (known ? context : undefined));
-    server = createServer({ pauseOnConnect: true, allowHalfOpen: true });
-    onAccepted(server, (source) => {
-      source.socket.on('error', () => source.socket.destroy());
+    server = listenPlain(readiness, (fd) => {
+      const plain = new PlainSocket(readiness, fd);
       const options = {
         bytesMax: CLIENT_HELLO_BYTES_MAX,
         timeoutMs: 10_000,
         clock: systemClock,
         decide: (bytes: Buffer) => parseClientHello(bytes).kind !== 'partial',
       };
-      const peek: Peek = (socket, look) => peekOnce(dup(descriptorOf(socket) ?? -1), close, look);
-      lookAhead(source, peek, options, (_outcome, hello, unread) => {
-        tls.accept('direct', source.socket, unread ? null : hello, (secured, reason, presented) => {
+      lookAhead(plain, options, (_outcome, hello, unread) => {
+        const raw = nodeSocket(plain.detach());
+        raw.on('error', () => raw.destroy());
+        tls.accept('direct', raw, unread ? null : hello, (secured, reason, presented) => {
           const reset = (): void => {
-            if (secured === null) source.socket.destroy();
-            else attachDataSource(secured.socket, source.socket).reset();
+            if (secured === null) raw.destroy();
+            else attachDataSource(secured.socket, raw).reset();
           };
           onSecured({ secured, reason, presented }, reset);
         });
       });
     });
-    await new Promise<void>((resolve) => {
-      server.listen(0, '127.0.0.1', resolve);
-    });
   });
-  after(() => server.close());
+  after(() => {
+    server.listener.close();
+    readiness.close();
+  });
 
-  const where = () => ({ port: (server.address() as AddressInfo).port, host: '127.0.0.1' });
+  const where = () => ({ port: server.port, host: '127.0.0.1' });
   const dial = (certificate: KeyAndChain): TLSSocket => {
     const client = connectTls({
       ...where(),
