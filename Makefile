@@ -14,12 +14,15 @@ alone := flock -o /run/lock/nodemesh-test.lock
 BENCH ?=
 CHECK ?=
 TESTS ?=
+CLUSTER ?= main
+NODES ?= 2
 FUZZ_TIME ?= 60
 
-.PHONY: help setup setup-lint demo test unit bpf-test cni-test local-test e2e faults soak lint fmt proto docs bench fuzz sweep bpf shim keeper agent-parent clean
+.PHONY: help setup setup-lint demo test unit bpf-test cni-test local-test e2e faults soak lint fmt proto docs bench fuzz sweep bpf shim keeper agent-parent clean \
+  setup-cluster images cluster-up cluster-test cluster-down kind-up
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## checks the machine, installs what is missing, compiles eBPF programs and C parts
 	@scripts/setup.sh
@@ -31,7 +34,7 @@ demo: setup ## two nodes, the sample shop and a live table until Ctrl-C (CHECK=1
 	@$(with) node cli/demo/main.ts $(if $(CHECK),--check)
 
 test: setup ## every check and every test (root)
-	@$(alone) env $(with) sh -c 'node scripts/sweep.ts && node scripts/lint.ts && node scripts/test.ts'
+	@$(alone) env $(with) sh -c 'node scripts/sweep.ts && node scripts/lint.ts && node test/tools/build.ts && node scripts/test.ts'
 
 unit: setup-lint ## only the tests beside the code (no root; TESTS="file…" for some of them)
 	@$(with) node scripts/test.ts unit $(TESTS)
@@ -42,6 +45,25 @@ bpf-test cni-test local-test e2e faults: setup ## only that folder of test/ (TES
 soak: setup ## the fault tests with their full durations and counts (hours); the output goes to build/soak.txt
 	@mkdir -p build
 	@$(alone) env $(with) NODEMESH_SOAK=1 bash -o pipefail -c 'node scripts/test.ts faults $(TESTS) | tee build/soak.txt'
+
+setup-cluster:
+	@scripts/setup.sh cluster
+
+cluster-up: setup-cluster ## a Kubernetes cluster on this machine (NODES=2, CLUSTER=name; test/kind/kubectl talks to it)
+	@$(with) sh -c 'node scripts/images.ts && node test/kind/main.ts up --name $(CLUSTER) --nodes $(NODES) build/images/nodemesh.tar'
+
+images: setup-cluster ## controller, agent and keeper as build/images/nodemesh.tar, without Docker
+	@$(with) node scripts/images.ts
+
+cluster-test: setup-cluster ## the suite on that cluster (TESTS="file…" for some of it)
+	@$(alone) env $(with) CLUSTER=$(CLUSTER) node scripts/test.ts cluster $(TESTS)
+
+cluster-down: setup-lint ## takes it down and leaves nothing
+	@$(with) node test/kind/main.ts down --name $(CLUSTER)
+
+kind-up: images ## a cluster with Docker and kind instead, with the same images (kind delete cluster --name nodemesh)
+	@kind create cluster --config test/kind/kind.yaml --wait 120s
+	@kind load image-archive --name nodemesh build/images/nodemesh.tar
 
 lint: setup-lint ## layers and house rules, formatting, oxlint with types, tsc (no root)
 	@$(with) node scripts/lint.ts

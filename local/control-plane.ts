@@ -231,7 +231,7 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
   const stopTokens: (() => void)[] = [];
   const { v4: control } = layout.controlAddress;
   const identityName = (account: string): string =>
-    `${account}.${IDENTITY_NAMESPACE}.serviceaccount.identity.${IDENTITY_NAMESPACE}.${TRUST_DOMAIN}`;
+    `${account}.${INSTALL_NAMESPACE}.serviceaccount.identity.${IDENTITY_NAMESPACE}.${TRUST_DOMAIN}`;
 
   const token = (pod: PodObject, file: string, audience: string): string => {
     const namespace = pod.metadata.namespace ?? '';
@@ -280,7 +280,7 @@ export function startControlPlane(options: ControlPlaneOptions): ControlPlane {
   };
 
   // All objects first, so that nobody asks for one that is about to come.
-  const controlMember = { namespace: IDENTITY_NAMESPACE, address: layout.controlAddress };
+  const controlMember = { namespace: INSTALL_NAMESPACE, address: layout.controlAddress };
   putMember(store, { ...controlMember, account: IDENTITY_ACCOUNT, podName: IDENTITY_ACCOUNT });
   const destination = putMember(store, {
     ...controlMember,

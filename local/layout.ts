@@ -28,6 +28,9 @@ export const CLUSTER_NETWORKS = [
   'fd00:172:18::/64',
 ] as const;
 
+/** Of each node's pod network. In IPv4 room for a thousand pods, about as many as a bridge has ports for. */
+export const POD_PREFIX = { v4: 22, v6: 64 } as const;
+
 export interface NodeLayout {
   readonly name: string;
   readonly index: number;
@@ -113,8 +116,10 @@ function nodeLayout(mesh: string, dir: string, cgroup: string, index: number): N
     index,
     netns: `nm-${mesh}-${name}`,
     address: { v4: `172.18.0.${10 + index}`, v6: `fd00:172:18::${(10 + index).toString(16)}` },
-    // Room for a thousand pods, about as many as a bridge has ports for.
-    podNetwork: { v4: `10.244.${4 * index}.0/22`, v6: `fd00:10:244:${index.toString(16)}::/64` },
+    podNetwork: {
+      v4: `10.244.${4 * index}.0/${POD_PREFIX.v4}`,
+      v6: `fd00:10:244:${index.toString(16)}::/${POD_PREFIX.v6}`,
+    },
     gateway: { v4: `10.244.${4 * index}.1`, v6: `fd00:10:244:${index.toString(16)}::1` },
     bridgeMac: `0a:58:0a:f4:${hexIndex}:01`,
     dir: nodeDir,

@@ -9,6 +9,7 @@ import {
   type DualAddress,
   type MeshLayout,
   type NodeLayout,
+  POD_PREFIX,
   SERVICE_NETWORK,
 } from './layout.ts';
 
@@ -81,8 +82,8 @@ export async function makeNodeNetwork(layout: MeshLayout, node: NodeLayout): Pro
   await batch(node.netns, [
     `link add ${POD_BRIDGE} mtu ${WIRE_MTU} address ${node.bridgeMac} type bridge`,
     `link set ${POD_BRIDGE} up`,
-    `address add ${node.gateway.v4}/22 dev ${POD_BRIDGE}`,
-    `address add ${node.gateway.v6}/64 dev ${POD_BRIDGE} nodad`,
+    `address add ${node.gateway.v4}/${POD_PREFIX.v4} dev ${POD_BRIDGE}`,
+    `address add ${node.gateway.v6}/${POD_PREFIX.v6} dev ${POD_BRIDGE} nodad`,
     `address add ${DNS_ADDRESS.v4}/32 dev lo`,
     `address add ${DNS_ADDRESS.v6}/128 dev lo nodad`,
     // Service addresses are rewritten before anything leaves; the route only lets connect() begin.

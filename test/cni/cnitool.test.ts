@@ -41,7 +41,7 @@ describe('cnitool', () => {
   const made: string[] = [];
 
   before(async () => {
-    cnitool = await goTool('cnitool', 'github.com/containernetworking/cni/cnitool');
+    cnitool = await goTool('cnitool');
     for (const line of execFileSync('ip', ['netns', 'list'], { encoding: 'utf8' }).split('\n')) {
       if (line.startsWith('cn-tool-')) execFileSync('ip', ['netns', 'del', line.split(' ')[0] ?? '']);
     }

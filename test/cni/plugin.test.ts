@@ -591,6 +591,20 @@ describe('the agent CNI socket', () => {
     }
   });
 
+  it('lets a caller finish whose request it has refused already', async () => {
+    const peer = await open();
+    peer.write(Buffer.of(255, 255, 255, 255));
+    await once(peer, 'readable');
+    // A closed socket would answer with EPIPE, and Node would throw the answer away.
+    await new Promise(setImmediate);
+    await new Promise<void>((resolve, reject) =>
+      peer.write(Buffer.alloc(5000), (error) => (error ? reject(error) : resolve())),
+    );
+    let text = '';
+    for await (const chunk of peer) text += String(chunk);
+    assert.equal((JSON.parse(text.slice(8)) as { code: number }).code, 6);
+  });
+
   it('refuses a process that is not root, whoever opened the door to it', async () => {
     chmodSync(dir, 0o755);
     chmodSync(join(dir, 'run'), 0o755);

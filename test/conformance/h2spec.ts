@@ -1,21 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs h2spec, which tries an HTTP/2 server case by case, and reads its report. It is built from its Go module, pinned
-// in test/tools/go.mod, into build/; that needs Go once, and a network.
+// Runs h2spec, which tries an HTTP/2 server case by case, and reads its report.
 
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { goTool } from '../tools/go-tool.ts';
 
 const run = promisify(execFile);
 
-const root = resolve(import.meta.dirname, '../..');
-const binary = join(root, 'build/test-tools/h2spec');
 /** All cases take some seconds; those that fail wait for their time-out. */
 const RUN_MS_MAX = 280_000;
-const BUILD_MS_MAX = 240_000;
 
 export interface H2specCase {
   /** Section, as `http2/6.5.2`. */
@@ -39,7 +36,7 @@ export interface H2specOptions {
 
 /** Every case with its outcome. Rejects only if h2spec itself could not run. */
 export async function runH2spec(host: string, port: number, options: H2specOptions): Promise<H2specCase[]> {
-  await build();
+  const binary = await goTool('h2spec');
   const directory = await mkdtemp(join(tmpdir(), 'nodemesh-h2spec-'));
   const report = join(directory, 'report.xml');
   const words = [binary, ...(options.sections ?? []), '-h', host, '-p', String(port), '-j', report];
@@ -61,20 +58,6 @@ export async function runH2spec(host: string, port: number, options: H2specOptio
   } finally {
     await rm(directory, { recursive: true });
   }
-}
-
-async function build(): Promise<void> {
-  if (existsSync(binary)) return;
-  // Where Go's own archive and Debian's packages put it.
-  const path = `${process.env['PATH'] ?? ''}:/usr/local/go/bin:/usr/lib/go/bin`;
-  await run(
-    'go',
-    ['-C', join(root, 'test/tools'), 'build', '-o', binary, 'github.com/summerwind/h2spec/cmd/h2spec'],
-    {
-      timeout: BUILD_MS_MAX,
-      env: { ...process.env, PATH: path },
-    },
-  );
 }
 
 /** The cases of a JUnit report as h2spec writes it. */

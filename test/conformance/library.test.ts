@@ -44,7 +44,7 @@ describe('parts', () => {
   });
 
   test('C-315 responses are counted by status, by gRPC status, by error, and when they were dropped', async () => {
-    const registry = new MetricRegistry(proxyFamilies);
+    const registry = new MetricRegistry(proxyFamilies, new VirtualClock());
     const store = new MetricStore({
       id: 'one',
       families: proxyFamilies,
@@ -117,6 +117,8 @@ describe('parts', () => {
       ['5m', 300_000],
       ['1h', 3_600_000],
       ['2d', 172_800_000],
+      ['24h0m0s', 86_400_000],
+      ['1m30s', 90_000],
     ] as const) {
       assert.equal(asDurationMs(text), ms);
     }

@@ -10,6 +10,7 @@ import { RawPeer } from '../../agent/proxy/exchange/raw-peers.ts';
 import { endpoint, identityOf } from '../proxy/harness.ts';
 import { dialAt, PEER, SERVER } from '../proxy/scene.ts';
 import { type Labels, parseMetrics, type Series, sumOf } from './metrics.ts';
+import { openMetricsFaults } from './open-metrics.ts';
 import { APP_PORT, createStage, OPAQUE_PORT, type Stage, test, type Way } from './stage.ts';
 
 const PORT = String(APP_PORT);
@@ -330,7 +331,7 @@ describe('telemetry', () => {
       text,
       /^# HELP request Total count of HTTP requests\.\n# TYPE request counter\nrequest_total\{/,
     );
-    assert.match(text, /\n# EOF\n$/);
+    assert.deepEqual(openMetricsFaults(text), []);
     const plain = await (await scrape('Accept: text/plain\r\n')).rest();
     assert.match(plain, /content-type: text\/plain; version=0\.0\.4/i);
     assert.doesNotMatch(plain, /# EOF/);

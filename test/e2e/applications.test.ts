@@ -194,8 +194,8 @@ describe('real programs', () => {
   it("counts the agent's own calls to the control plane", async () => {
     const series = await scrape(mesh, 'node2');
     for (const server_id of [
-      'linkerd-identity.linkerd.serviceaccount.identity.linkerd.cluster.local',
-      'linkerd-destination.linkerd.serviceaccount.identity.linkerd.cluster.local',
+      'linkerd-identity.nodemesh.serviceaccount.identity.linkerd.cluster.local',
+      'linkerd-destination.nodemesh.serviceaccount.identity.linkerd.cluster.local',
     ]) {
       const own = { tls: 'true', server_id, node: 'node2' };
       assert.ok(total(series, 'control_request_total', own) > 0, server_id);

@@ -26,7 +26,7 @@ const REFUSED = 'a connection to the mesh port is refused';
 
 const identityOf = (account: string, ns = 'mesh'): string =>
   `${account}.${ns}.serviceaccount.identity.linkerd.cluster.local`;
-const controlName = (account: string): string => identityOf(account, 'linkerd');
+const controlName = (account: string): string => identityOf(account, 'nodemesh');
 
 /** The header of the mesh's wire, made by hand: what it says is what is tested. */
 function header(fields: { port?: number; name?: string; http?: boolean }): Buffer {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the network lets through between two pods of one node, in each of the ways in which they can speak: rules that
 // are there at first keep everything out; rules that are added later end what passes in memory within 10 s, and do with
-// connections what they do without a mesh; once they are gone, requests pass again.
+// connections what they do without a mesh; once they are gone, requests pass again. Taps hear the same in each way.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
@@ -24,6 +25,19 @@ const CUT_MS = 10_000;
 const SLACK_MS = 4_000;
 const CLIENTS = ['stateless', 'stateful', 'asks', 'tunnel'] as const;
 
+interface TapPeer {
+  readonly ip: string;
+  readonly tls: string;
+  readonly identity?: string;
+}
+interface TapEvent {
+  readonly type: string;
+  readonly direction?: string;
+  readonly path?: string;
+  readonly source?: TapPeer;
+  readonly destination?: TapPeer;
+  readonly status?: number;
+}
 type Use = { readonly workedAt: number; readonly failedAt: number; readonly failure?: string };
 
 describe('two pods of one node', () => {
@@ -85,6 +99,30 @@ describe('two pods of one node', () => {
   const permits = async (result: string): Promise<number> =>
     total(await scrape(mesh, 'node1'), 'nodemesh_same_node_permits_total', { result });
 
+  /** Connections to the mesh port. */
+  const travelled = async (): Promise<number> =>
+    total(await scrape(mesh, 'node1'), 'inbound_tcp_transport_header_connections_total', {});
+  /** Of one request. */
+  async function tap(name: string): Promise<TapEvent[]> {
+    const node = mesh.node('node1');
+    const url = `http://agent/tap?pod=${NS}/${name}&max=1`;
+    const socket = join(node.layout.runDir, 'agent.sock');
+    const { stdout, stderr } = await node.exec([
+      'curl',
+      '-sS',
+      '--max-time',
+      '30',
+      '--unix-socket',
+      socket,
+      url,
+    ]);
+    assert.equal(stderr, '');
+    return stdout
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as TapEvent);
+  }
+
   for (const mode of ['memory', 'carrier', 'mtls'] as const) {
     describe(`that speak by ${mode}`, () => {
       before(async () => {
@@ -93,6 +131,37 @@ describe('two pods of one node', () => {
         await node.startAgent({ env: { NODEMESH_SAME_NODE: mode } });
         await node.agentReady();
         await mesh.waitReady();
+      });
+
+      it('taps of both pods hear of a request, its answer and its end, and who is at the other side', async () => {
+        let over = 0;
+        const [atClient, atServer] = ['asks', 'server'].map(async (name) =>
+          tap(name).finally(() => over++),
+        ) as [Promise<TapEvent[]>, Promise<TapEvent[]>];
+        await until('both have heard of one', 20_000, async () => {
+          assert.match(await ask('asks', '/tapped'), passes);
+          return over === 2;
+        });
+        for (const events of [await atClient, await atServer]) {
+          assert.deepEqual(
+            events.map(({ type }) => type),
+            ['request', 'response', 'end'],
+          );
+        }
+        const [sent, [got, answered]] = [(await atClient)[0], await atServer];
+        const tls = mode === 'mtls' ? 'mtls' : 'carrier';
+        assert.equal(sent?.direction, 'outbound');
+        assert.equal(sent.path, '/tapped');
+        assert.equal(sent.destination?.identity, IDENTITY);
+        assert.equal(sent.destination?.tls, tls);
+        assert.equal(got?.direction, 'inbound');
+        assert.equal(got.path, '/tapped');
+        assert.equal(got.source?.identity, IDENTITY);
+        assert.equal(got.source?.tls, tls);
+        assert.ok((await addressesOf('asks')).includes(got.source?.ip ?? ''));
+        assert.equal(answered?.status, 200);
+        if (mode === 'memory') assert.equal(await travelled(), await permits('granted'));
+        else assert.ok((await travelled()) > 0);
       });
 
       for (const kind of ['stateless', 'stateful'] as const) {

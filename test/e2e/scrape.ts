@@ -8,10 +8,12 @@ import { parseMetrics, type Series, sumOf } from '../conformance/metrics.ts';
 export { sumOf as total, type Series };
 
 export async function scrape(mesh: LocalMesh, node: string): Promise<readonly Series[]> {
-  const { layout } = mesh.node(node);
-  const run = await mesh
-    .node(node)
-    .exec(['curl', '-sS', '--max-time', '10', `http://${layout.address.v4}:4191/metrics`]);
+  return parseMetrics(await scrapeText(mesh, node, 'text/plain'));
+}
+
+export async function scrapeText(mesh: LocalMesh, node: string, accept: string): Promise<string> {
+  const url = `http://${mesh.node(node).layout.address.v4}:4191/metrics`;
+  const run = await mesh.node(node).exec(['curl', '-sS', '--max-time', '10', '-H', `accept: ${accept}`, url]);
   assert.equal(run.code, 0, run.stderr);
-  return parseMetrics(run.stdout);
+  return run.stdout;
 }

@@ -5,15 +5,15 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { describe, it } from 'node:test';
-import { type LoadOptions, parseAnswer, startEngine } from './load-engine.ts';
+import { type Engine, type LoadOptions, parseAnswer, startEngine } from './load-engine.ts';
 import { complaints, type Failure, type Report, summary } from './report.ts';
 import { until } from './until.ts';
 
-/** Loads a server that treats each line or request head as `behave` says, until enough has been seen. */
-async function loadOn(
+/** Loads a server that treats each line or request head as `behave` says, until `enough` has been seen. */
+async function loadUntil(
+  enough: (engine: Engine) => Promise<unknown>,
   behave: (socket: Socket, nonce: string, count: number) => void,
   options: Partial<LoadOptions>,
-  runMs = 600,
 ): Promise<Report> {
   let count = 0;
   const open = new Set<Socket>();
@@ -41,12 +41,18 @@ async function loadOn(
     timeoutMs: 300,
     ...options,
   });
-  await new Promise((resolve) => setTimeout(resolve, runMs));
+  await enough(engine);
   const report = await engine.stop();
   for (const socket of open) socket.destroy();
   server.close();
   return report;
 }
+
+const loadOn = async (
+  behave: (socket: Socket, nonce: string, count: number) => void,
+  options: Partial<LoadOptions>,
+  runMs = 600,
+): Promise<Report> => loadUntil(() => new Promise((resolve) => setTimeout(resolve, runMs)), behave, options);
 
 const http = (nonce: string): string => {
   const body = `${nonce} me\n`;
@@ -78,28 +84,18 @@ describe('load', () => {
 
   it('is said to run when each kept connection and stream was answered, not when the first was', async () => {
     const answered = new Set<Socket>();
-    const server = createServer((socket) => {
-      socket.on('error', () => socket.destroy());
-      socket.on('data', (line) => {
+    let kept = 0;
+    await loadUntil(
+      async (engine) => {
+        await until('it is said to run', 20_000, () => engine.everyConnectionAnswered() || undefined);
+        kept = answered.size;
+      },
+      (socket, nonce) => {
         answered.add(socket);
-        socket.write(`${line.toString().trim()} me\n`);
-      });
-    }).listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    const { port } = server.address() as AddressInfo;
-    const engine = startEngine({
-      host: '127.0.0.1',
-      httpPort: port,
-      tcpPort: port,
-      rate: 5,
-      connections: 4,
-      kinds: ['tcp-kept'],
-      streams: 2,
-    });
-    await until('it is said to run', 20_000, () => engine.everyConnectionAnswered() || undefined);
-    const kept = answered.size;
-    await engine.stop();
-    server.close();
+        socket.write(`${nonce} me\n`);
+      },
+      { rate: 5, connections: 4, kinds: ['tcp-kept'], streams: 2, timeoutMs: 20_000 },
+    );
     assert.equal(kept, 6);
   });
 

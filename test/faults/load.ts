@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Load in a local mesh for tests of faults: an echo server as a pod, a client inside another pod, a report at the end.
+// Load for tests of faults: an echo server as a pod, a client inside another pod, a report at the end. In a local
+// mesh, or on a cluster whose pods have the client's files (test/cluster/load-pods.ts).
 //   const load = await startLoad(mesh, { from: { ns, pod }, host, rate, connections });
 //   load.mark('agent killed'); … ; assertOnly(await load.stop(), { allow: [], minRate: 50 });
 
@@ -57,12 +58,18 @@ export interface Load {
   stop(): Promise<LoadReport>;
 }
 
+/** Where pods are that can be told to run something. */
+export interface LoadGround extends Pick<LocalMesh, 'exec'> {
+  /** The client's program as the pods see it, if they do not see this folder. */
+  readonly loadClient?: string;
+}
+
 let loads = 0;
 
 /** Starts the load, and resolves when every connection that it keeps was answered; it runs until `stop`. */
-export async function startLoad(mesh: LocalMesh, options: StartLoad): Promise<Load> {
+export async function startLoad(mesh: LoadGround, options: StartLoad): Promise<Load> {
   const { from, to, rate, ...rest } = options;
-  const stopFile = `/run/load-${process.pid}-${++loads}.stop`;
+  const stopFile = `/${mesh.loadClient === undefined ? 'run' : 'tmp'}/load-${process.pid}-${++loads}.stop`;
   const begunFile = `${stopFile}.begun`;
   const engine: LoadOptions = {
     host: to,
@@ -76,7 +83,7 @@ export async function startLoad(mesh: LocalMesh, options: StartLoad): Promise<Lo
   const marks: { name: string; atMs: number }[] = [];
   let over = false;
   const run = mesh
-    .exec(from.pod, ['node', CLIENT, JSON.stringify(engine), stopFile, begunFile], {
+    .exec(from.pod, ['node', mesh.loadClient ?? CLIENT, JSON.stringify(engine), stopFile, begunFile], {
       ns: from.ns,
       timeoutMs: 2 * HOUR_MS,
     })

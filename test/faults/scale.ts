@@ -22,6 +22,9 @@ export const scale = {
   /** How often each process is killed, and each worker hurt. */
   kills: pick(3, 20),
   upgrades: pick(1, 7),
+  /** On a cluster: how often each replica of the control plane dies, and for how long the API server is away. */
+  clusterKills: pick(1, 10),
+  apiServerAwayMs: pick(15_000, 120_000),
   rollout: { rolls: pick(2, 30) },
   mixed: {
     workerFaults: pick(['throw'], ['throw', 'heap', 'spin']),

@@ -8,11 +8,10 @@ import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 import koffi from 'koffi';
-import { seededRandom, systemClock } from '#lib/core/clock.ts';
+import { type Clock, seededRandom, systemClock } from '#lib/core/clock.ts';
 import { type LogLine, recordingLog } from '#lib/core/log.ts';
 import { MetricRegistry } from '#lib/metrics/registry.ts';
 import type { MetricDefinition } from '#lib/metrics/model.ts';
-import { proveSharedAccept } from '#lib/net/accept.ts';
 import { bind, checked, close, dup, getsockname, listen, setsockopt, stableBytes } from '#lib/net/native.ts';
 import { inNamespace, openNamespace } from '#lib/net/netns.ts';
 import { openPair } from '#lib/net/socket-pair.ts';
@@ -123,13 +122,13 @@ export class TableKernel implements WorkerKernel {
   }
 
   openPair(): [number, number] {
-    return openPair();
+    const pair = openPair();
+    for (const fd of pair) this.open.add(fd);
+    return pair;
   }
 
-  duplicateOwn(fd: number): number {
-    const copy = checked('fcntl', dup(fd), 'a test');
-    this.open.add(copy);
-    return copy;
+  keep(fd: number): void {
+    this.open.add(fd);
   }
 
   handOver(fd: number): void {
@@ -265,14 +264,15 @@ export async function startWorker(options: {
   readonly anchorsPem?: string;
   /** Who is asked for destinations instead of the table. */
   readonly discover?: Discover;
+  readonly clock?: Clock;
 }): Promise<TestWorker> {
+  const clock = options.clock ?? systemClock;
   const lines: LogLine[] = [];
   const log = recordingLog(lines);
-  assert.ok(await proveSharedAccept(log), 'accepted sockets share a buffer');
   const kernel = new TableKernel();
   const destinations = new Map<string, Destination>();
   const keys = new Map<string, string>();
-  const registry = new MetricRegistry(proxyFamilies);
+  const registry = new MetricRegistry(proxyFamilies, clock);
   const sent: FromWorker[] = [];
   const subscriptions = new Map<string, { close(): void }>();
   const worker = createProxyWorker({
@@ -283,7 +283,7 @@ export async function startWorker(options: {
     discoveryTimeoutMs: 300,
     ...(options.failfastMs === undefined ? {} : { failfastMs: options.failfastMs }),
     kernel,
-    clock: systemClock,
+    clock,
     random: seededRandom(7),
     log,
     post(message) {
@@ -341,8 +341,12 @@ export async function startWorker(options: {
 }
 
 /** Looks again and again until there is something; for states that no event tells of. */
-export async function until<T>(look: () => T | undefined | false, what: string): Promise<T> {
-  const deadline = performance.now() + 10_000;
+export async function until<T>(
+  look: () => T | undefined | false,
+  what: string,
+  limitMs = 10_000,
+): Promise<T> {
+  const deadline = performance.now() + limitMs;
   for (;;) {
     const found = look();
     if (found !== undefined && found !== false) return found;

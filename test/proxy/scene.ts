@@ -6,6 +6,7 @@ import { strict as assert } from 'node:assert';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, request as httpRequest, type RequestOptions } from 'node:http';
 import { connect, type Socket } from 'node:net';
+import type { Clock } from '#lib/core/clock.ts';
 import { errnoName } from '#lib/core/errors.ts';
 import type { TestAuthority } from '#lib/x509-authority/test-authority.ts';
 import type { Destination, Endpoint, ServerPolicy, WorkerPod } from '../../agent/proxy/model.ts';
@@ -75,6 +76,7 @@ export async function createScene(
     readonly failfastMs?: number;
     readonly http2?: boolean;
     readonly discover?: Discover;
+    readonly clock?: Clock;
   } = {},
 ): Promise<Scene> {
   const home = enterPrivateNetwork([CLIENT, SERVER, PEER]);
@@ -83,7 +85,13 @@ export async function createScene(
   const client = await startWorker({ authority, accounts: ['web', 'api'], ...options });
   // On the same node there is one worker, which has both pods.
   const server =
-    options.sameNode !== undefined ? client : await startWorker({ authority, accounts: ['api'] });
+    options.sameNode !== undefined
+      ? client
+      : await startWorker({
+          authority,
+          accounts: ['api'],
+          ...(options.clock === undefined ? {} : { clock: options.clock }),
+        });
   for (const { listener, ip, port } of Object.values(services)) {
     client.kernel.outbound.set(`${CLIENT}:${listener}`, { ip, port });
   }

@@ -130,4 +130,17 @@ describe('installing packages', () => {
     const outcome = run(withLayer(`${left}; "$SETUP"; ls /usr/sbin/policy-rc.d*`), standIns('exit 0'));
     assert.equal(outcome.code, 2, outcome.lines.join('\n'));
   });
+
+  test('what only clusters need is installed when it is asked for', () => {
+    const missing = {
+      ...standIns('exit 0'),
+      'dpkg-query': `shift 3; for p in "$@"; do [ "$p" = runc ] || echo "ii $p"; done`,
+    };
+    writeFileSync(join(dir, 'asked'), '');
+    run(withLayer('"$SETUP"'), missing);
+    assert.equal(asked(), '');
+    run(withLayer('"$SETUP" cluster'), missing);
+    assert.match(asked(), /install -y --no-install-recommends runc\n$/);
+    rmSync(join(dir, 'asked'));
+  });
 });

@@ -9,17 +9,25 @@ import { promisify } from 'node:util';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
 
 const run = promisify(execFile);
-const BUILD_MS_MAX = 240_000;
+const BUILD_MS_MAX = 900_000;
 const root = resolve(import.meta.dirname, '../..');
 
+/** As in go.mod. */
+export const goTools = {
+  cnitool: 'github.com/containernetworking/cni/cnitool',
+  h2spec: 'github.com/summerwind/h2spec/cmd/h2spec',
+  helm: 'helm.sh/helm/v3/cmd/helm',
+  kustomize: 'sigs.k8s.io/kustomize/kustomize/v5',
+} as const;
+
 /** The program's path. */
-export async function goTool(name: string, modulePath: string): Promise<string> {
+export async function goTool(name: keyof typeof goTools): Promise<string> {
   const binary = join(root, 'build/test-tools', name);
   if (existsSync(binary)) return binary;
   // Where Go's own archive and Debian's packages put it.
   const env = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/local/go/bin:/usr/lib/go/bin` };
   try {
-    await run('go', ['-C', import.meta.dirname, 'build', '-o', binary, modulePath], {
+    await run('go', ['-C', import.meta.dirname, 'build', '-o', binary, goTools[name]], {
       timeout: BUILD_MS_MAX,
       env,
     });

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a node has of the kinds of things that a mesh leaves there, for comparing before and after.
+
+import type { Cluster } from './cluster.ts';
+
+type Node = Cluster['nodes'][number];
+
+/** One line per fact. Pods that come and go between two looks show, too: their namespaces and devices. */
+const LOOK = String.raw`
+find /etc/cni /opt/cni -type f -exec sha256sum {} +
+find /etc/cni /opt/cni /sys/fs/bpf /var/lib/nodemesh /run/nodemesh 2>/dev/null
+find /run /var/lib -maxdepth 1
+awk '{ print "mount", $2, $3 }' /proc/mounts | grep -v /run/containerd | grep -v /var/lib/kubelet | grep -v /run/netns
+awk '$8 ~ "^/" { print "socket", $8 }' /proc/net/unix | sort -u | grep -v containerd-shim
+ip -oneline link | awk '{ print "link", $2 }'
+bpftool cgroup tree /sys/fs/cgroup/unified 2>/dev/null | sed 's/^[ 0-9]*/hook /'
+bpftool cgroup tree /sys/fs/cgroup 2>/dev/null | sed 's/^[ 0-9]*/hook /'
+bpftool --json link | grep -o '"netns_ino":[0-9]*' | while IFS=: read -r _ inode; do
+  for netns in /run/netns/*; do
+    [ "$(stat -Lc %i "$netns")" != "$inode" ] || echo "link on $netns"
+  done
+done
+true`;
+
+export async function nodeFacts(node: Node): Promise<readonly string[]> {
+  const lines = (await node.output(['sh', '-c', LOOK])).split('\n').filter(Boolean);
+  return [...new Set(lines)].sort();
+}
+
+export const newIn = (after: readonly string[], before: readonly string[]): string[] => {
+  const known = new Set(before);
+  return after.filter((fact) => !known.has(fact));
+};

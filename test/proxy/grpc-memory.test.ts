@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describeGrpc } from './grpc-scenarios.ts';
+
+describeGrpc('gRPC on one node, in memory', 'memory');
