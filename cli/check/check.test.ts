@@ -667,6 +667,30 @@ describe('mesh check', () => {
     assert.equal(waitedMs, 15_000);
   });
 
+  it('asks for nothing twice while nothing is looked at again', async () => {
+    const asked: string[] = [];
+    const noting = (what: 'get' | 'list' | 'text') => (path: string, labelSelector?: string) => {
+      asked.push(`${what} ${path} ${labelSelector ?? ''}`);
+      return what === 'list' ? scene.cluster.list(path, labelSelector) : scene.cluster[what](path);
+    };
+    const cluster = {
+      ...scene.cluster,
+      get: noting('get'),
+      list: noting('list'),
+      text: noting('text'),
+    } as Cluster;
+    await runChecks(
+      categoriesOf('default'),
+      { ...scene, cluster },
+      { waitMs: 0, nowMs: () => 0, sleep: () => Promise.resolve(), tell: () => undefined },
+    );
+    assert.ok(asked.length > 10);
+    assert.deepEqual(
+      asked.filter((question, index) => asked.indexOf(question) !== index),
+      [],
+    );
+  });
+
   it('prints as Linkerd does', async () => {
     setMetric('nodemesh_state_write_failures_total', 'nodemesh_state_write_failures_total 7');
     const results = (await check('default')).filter(({ category }) => category === 'nodemesh-nodes');

@@ -4,6 +4,7 @@
 
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Cluster } from '../install/cluster.ts';
+import { rememberAnswers } from './remember-answers.ts';
 
 /** What checks look at. */
 export interface Scene {
@@ -69,10 +70,12 @@ export async function runChecks(
   options: RunOptions,
 ): Promise<boolean> {
   const deadlineMs = options.nowMs() + options.waitMs;
+  const cluster = rememberAnswers(scene.cluster);
+  const sleep = (ms: number): Promise<unknown> => options.sleep(ms).then(() => cluster.forget());
   let good = true;
   for (const { name, checks } of categories) {
     for (const check of checks) {
-      const outcome = await lookUntil(check, scene, deadlineMs, options);
+      const outcome = await lookUntil(check, { ...scene, cluster }, deadlineMs, { ...options, sleep });
       if (outcome === 'not applicable') continue;
       if (outcome === undefined) {
         options.tell({ category: name, check, result: 'success' });

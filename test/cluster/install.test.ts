@@ -4,16 +4,14 @@
 
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
-import { resolve } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { type CommandResult, runCommand } from '../../local/command.ts';
 import { definitions, nameOf } from '../../install/crds/definitions.ts';
+import type { CommandResult } from '../../local/command.ts';
 import { type Cluster, type KubernetesObject, openCluster } from './cluster.ts';
+import { components, type Installation, installationOn } from './installation.ts';
 
-const MESH = resolve(import.meta.dirname, '../../bin/mesh');
 const NS = 'nodemesh';
 const SHOP = 'install-shop';
-const parts = ['identity', 'destination', 'policy-validator'];
 
 interface SecretObject extends KubernetesObject {
   readonly data?: Readonly<Record<string, string>>;
@@ -31,50 +29,37 @@ const profile = (name: string, timeout: string): object => ({
 
 describe('mesh install on a cluster', { timeout: 280_000 }, () => {
   let cluster: Cluster;
+  let mesh: Installation;
 
-  const mesh = (...args: readonly string[]): Promise<CommandResult> =>
-    runCommand([MESH, ...args, '--kubeconfig', cluster.kubeconfig], { timeoutMs: 60_000 });
-  async function printed(...args: readonly string[]): Promise<string> {
-    const { code, stdout, stderr } = await mesh(...args);
-    assert.equal(code, 0, stderr);
-    return stdout;
-  }
-  const apply = (input: string): Promise<string> => cluster.kubectl(['apply', '--filename=-'], { input });
   const tryApply = (object: object): Promise<CommandResult> =>
     cluster.tryKubectl(['apply', '--filename=-'], { input: JSON.stringify(object) });
   const remove = (input: string): Promise<string> =>
     cluster.kubectl(['delete', '--ignore-not-found', '--wait', '--filename=-'], { input });
 
-  async function removeAll(): Promise<void> {
-    const listed = await printed('uninstall', '--crds', '--force');
-    if (listed !== '') await remove(listed);
-  }
-
   before(async () => {
     cluster = await openCluster();
-    await removeAll();
+    mesh = installationOn(cluster);
+    await mesh.removeAll();
     await cluster.makeNamespace(SHOP);
   });
   after(async () => {
     if (cluster === undefined) return;
-    await removeAll();
+    await mesh.removeAll();
     await cluster.close();
   });
 
   it('asks for the CRDs first, prints them, and then everything becomes ready', async () => {
-    const early = await mesh('install');
+    const early = await mesh.mesh('install');
     assert.equal(early.code, 1);
     assert.match(early.stderr, /CRDs must be installed first\. Run mesh install with the --crds flag/);
-    await apply(await printed('install', '--crds'));
-    await apply(await printed('install'));
-    for (const part of parts) {
-      await cluster.podsReady(NS, `nodemesh.io/control-plane-component=${part}`, 1);
-    }
+    await mesh.apply('install', '--crds');
+    await mesh.apply('install');
+    for (const component of components) await mesh.ready(component, 1);
   });
 
   it('refuses to install a second time', async () => {
-    for (const args of [['install'], ['install', '--linkerd-namespace', 'other']]) {
-      const again = await mesh(...args);
+    for (const installation of [mesh, installationOn(cluster, 'other')]) {
+      const again = await installation.mesh('install');
       assert.deepEqual([again.code, again.stdout], [1, '']);
       assert.match(again.stderr, /mesh upgrade/);
     }
@@ -143,12 +128,10 @@ describe('mesh install on a cluster', { timeout: 280_000 }, () => {
     const issuerOf = async () =>
       (await cluster.get<SecretObject>(['secret', 'linkerd-identity-issuer', `--namespace=${NS}`])).data;
     const before = await issuerOf();
-    await apply(await printed('upgrade', '--set', 'controllerReplicas=2'));
-    for (const part of parts) {
-      await cluster.podsReady(NS, `nodemesh.io/control-plane-component=${part}`, 2);
-    }
+    await mesh.apply('upgrade', '--set', 'controllerReplicas=2');
+    for (const component of components) await mesh.ready(component, 2);
     assert.deepEqual(await issuerOf(), before);
-    assert.match(await printed('upgrade'), /controllerReplicas: 2/);
+    assert.match(await mesh.printed('upgrade'), /controllerReplicas: 2/);
   });
 
   it('renews the certificate of the webhook before it ends, and the API server is never without it', async () => {
@@ -162,6 +145,8 @@ describe('mesh install on a cluster', { timeout: 280_000 }, () => {
     const rollout = cluster.kubectl(['rollout', 'status', ...deployment]).finally(() => rolled.abort());
     while (!rolled.signal.aborted) assert.ok(await refused(), 'a wrong profile came through the rollout');
     await rollout;
+    // A replica of before, while it ends, would make one of its own, longer lifetime.
+    await mesh.ready('policy-validator', 2);
     await cluster.kubectl(['patch', ...secret, '--type=merge', '--patch={"data":null}']);
     const presentOne = async (): Promise<X509Certificate | undefined> => {
       const text = (await cluster.get<SecretObject>(secret)).data?.['tls.crt'];
@@ -179,21 +164,21 @@ describe('mesh install on a cluster', { timeout: 280_000 }, () => {
   });
 
   it('prunes only what is ours and no longer part of it', async () => {
-    assert.equal(await printed('prune'), '');
+    assert.equal(await mesh.printed('prune'), '');
     const labels = { 'nodemesh.io/control-plane-ns': NS };
     await cluster.apply([
       { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'left-over', namespace: NS, labels } },
       { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'theirs', namespace: SHOP, labels } },
     ]);
-    const pruned = await printed('prune');
+    const pruned = await mesh.printed('prune');
     assert.match(pruned, /name: left-over/);
     assert.doesNotMatch(pruned, /theirs/);
     await remove(pruned);
-    assert.equal(await printed('prune'), '');
+    assert.equal(await mesh.printed('prune'), '');
   });
 
   it('uninstalls everything but the CRDs, and those when asked', async () => {
-    await remove(await printed('uninstall'));
+    await remove(await mesh.printed('uninstall'));
     for (const kind of ['clusterrole', 'clusterrolebinding', 'validatingwebhookconfiguration', 'namespace']) {
       const left = await cluster.list([kind, '--selector=nodemesh.io/control-plane-ns']);
       assert.deepEqual(
@@ -204,7 +189,7 @@ describe('mesh install on a cluster', { timeout: 280_000 }, () => {
     }
     const kept = await cluster.list(['crd', '--selector=nodemesh.io/control-plane-ns']);
     assert.deepEqual(kept.map(({ metadata }) => metadata.name).sort(), definitions.map(nameOf).sort());
-    await remove(await printed('uninstall', '--crds'));
+    await remove(await mesh.printed('uninstall', '--crds'));
     assert.deepEqual(await cluster.list(['crd', '--selector=nodemesh.io/control-plane-ns']), []);
   });
 });
