@@ -11,6 +11,7 @@ import { installCommands } from './install/commands.ts';
 import { Refusal } from './install/refusal.ts';
 import { localCommands } from './local-commands.ts';
 import { ExitCode, UsageError } from './outcome.ts';
+import { trafficCommands } from './traffic/commands.ts';
 
 /** What follows `--` is for the program that `exec` runs, not for us. */
 function splitArguments(argv: readonly string[]): { own: string[]; rest: string[] } {
@@ -27,7 +28,7 @@ function splitArguments(argv: readonly string[]): { own: string[]; rest: string[
 
 const { own, rest } = splitArguments(process.argv.slice(2));
 
-const parser = checkCommand(installCommands(yargs(own)))
+const parser = trafficCommands(checkCommand(installCommands(yargs(own))))
   .scriptName('mesh')
   .usage('$0 <command>\n\nA service mesh without sidecars.')
   .command('local', 'nodes and pods on this machine, without a cluster', (local) =>

@@ -23,7 +23,7 @@ export interface Cluster {
   /** What the API server makes of an object that is only a question (a SelfSubjectAccessReview). */
   ask(path: string, object: object): Promise<ClusterObject>;
   /** An answer that is no object, such as a pod's metrics through the API server. */
-  text(path: string): Promise<string>;
+  text(path: string, query?: Readonly<Record<string, string>>): Promise<string>;
   /** No error if it does not exist. */
   remove(path: string): Promise<void>;
   close(): void;

@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reaches the cluster of a kubeconfig, or the one that this runs in.
 
+import { readFile } from 'node:fs/promises';
 import { systemClock } from '#lib/core/clock.ts';
-import { type ApiAccess, inCluster, podAccess } from '#lib/registry-kubernetes/api-access.ts';
+import { errnoName } from '#lib/core/errors.ts';
+import {
+  type ApiAccess,
+  inCluster,
+  podAccess,
+  SERVICE_ACCOUNT_FOLDER,
+} from '#lib/registry-kubernetes/api-access.ts';
 import { createApiClient } from '#lib/registry-kubernetes/api-client.ts';
 import { ApiFailure } from '#lib/registry-kubernetes/api-failure.ts';
 import { kubeconfigAccess } from '#lib/registry-kubernetes/kubeconfig.ts';
@@ -16,12 +23,18 @@ export interface ConnectOptions {
   readonly version: string;
 }
 
+export interface ConnectedCluster extends Cluster {
+  /** What a command means that names no namespace: that of the context, or of the pod. */
+  readonly namespace: string;
+}
+
 const PAGE = 500;
 const TIMEOUT_MS = 30_000;
 
-export async function connect(options: ConnectOptions): Promise<Cluster> {
+export async function connect(options: ConnectOptions): Promise<ConnectedCluster> {
+  const { access, namespace } = await accessOf(options);
   const api = createApiClient({
-    access: impersonate(await accessOf(options), options),
+    access: impersonate(access, options),
     clock: systemClock,
     userAgent: `nodemesh-cli/${options.version}`,
   });
@@ -34,6 +47,7 @@ export async function connect(options: ConnectOptions): Promise<Cluster> {
     }
   };
   return {
+    namespace,
     get: async (path) => (await unlessAbsent(path, {})) as ClusterObject | undefined,
     async list(path, labelSelector) {
       const items: ClusterObject[] = [];
@@ -60,7 +74,8 @@ export async function connect(options: ConnectOptions): Promise<Cluster> {
     },
     ask: async (path, object) =>
       (await api.call({ method: 'POST', path, body: object, timeoutMs: TIMEOUT_MS })) as ClusterObject,
-    text: (path) => api.text({ path, timeoutMs: TIMEOUT_MS }),
+    text: (path, query) =>
+      api.text({ path, timeoutMs: TIMEOUT_MS, ...(query === undefined ? {} : { query }) }),
     async remove(path) {
       try {
         await api.call({
@@ -77,14 +92,30 @@ export async function connect(options: ConnectOptions): Promise<Cluster> {
   };
 }
 
-async function accessOf(options: ConnectOptions): Promise<ApiAccess> {
+interface Reached {
+  readonly access: ApiAccess;
+  readonly namespace: string;
+}
+
+async function accessOf(options: ConnectOptions): Promise<Reached> {
   const named = options.kubeconfig !== undefined || (process.env['KUBECONFIG'] ?? '') !== '';
   if (!named && options.context === undefined && inCluster(process.env))
-    return podAccess(process.env, systemClock);
-  return await kubeconfigAccess({
+    return { access: podAccess(process.env, systemClock), namespace: await podNamespace() };
+  const access = await kubeconfigAccess({
     ...(options.kubeconfig === undefined ? {} : { file: options.kubeconfig }),
     ...(options.context === undefined ? {} : { context: options.context }),
   });
+  return { access, namespace: access.namespace };
+}
+
+async function podNamespace(): Promise<string> {
+  try {
+    return await readFile(`${SERVICE_ACCOUNT_FOLDER}/namespace`, 'utf8');
+  } catch (error) {
+    // A token that somebody mounted by hand comes without it.
+    if (errnoName(error) === 'ENOENT') return 'default';
+    throw error;
+  }
 }
 
 /** The header for several groups has their names in a list, which one header cannot hold: only one is sent. */

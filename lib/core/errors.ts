@@ -32,6 +32,7 @@ export const errorCatalogue = {
   MESH_KEEPER_UNAVAILABLE: 'The keeper cannot be reached, or does not answer in time.',
   MESH_KEEPER_REFUSED: 'The keeper refused a request; the reason is named.',
   MESH_KUBERNETES: 'A call of the Kubernetes API failed; the call and its answer are named.',
+  MESH_PROMETHEUS: 'Prometheus cannot be reached or refused a query; where it was looked for is named.',
   MESH_COMMAND_FAILED: 'A program that was called failed; its output is part of the error.',
 } as const;
 

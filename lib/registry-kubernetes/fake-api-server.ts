@@ -213,9 +213,18 @@ export class FakeApiServer {
     this.requests.push(seen);
     if (this.intercept?.(seen, response) === true) return;
     if (seen.method === 'GET' && this.#collections.has(seen.path)) this.#read(seen, response);
+    else if (seen.method === 'GET' && this.#named(seen.path) !== undefined)
+      send(response, 200, this.#named(seen.path));
     else if (seen.method === 'PATCH' && seen.path.endsWith('/status')) this.#patchStatus(seen, response);
     else if (/\/events(\/[^/]+)?$/.test(seen.path)) this.#event(seen, response);
     else send(response, 404, failure(404, 'NotFound'));
+  }
+
+  /** Of a collection that is served: `/api/v1/namespaces/shop/pods/web-0` of `/api/v1/namespaces/shop/pods`. */
+  #named(path: string): StoredObject | undefined {
+    const [, collection = '', name] = /^(.*)\/([^/]+)$/.exec(path) ?? [];
+    const objects = this.#collections.get(collection)?.objects.values() ?? [];
+    return [...objects].find(({ metadata }) => metadata.name === name);
   }
 
   #read({ path, query }: SeenRequest, response: ServerResponse): void {
@@ -235,7 +244,11 @@ export class FakeApiServer {
       response.on('close', () => collection.watches.delete(watch));
       return;
     }
-    const all = [...collection.objects.values()];
+    const [label = '', wanted] = query.get('labelSelector')?.split('=') ?? [];
+    const all = [...collection.objects.values()].filter(({ metadata }) => {
+      const value = (metadata['labels'] as Readonly<Record<string, string>> | undefined)?.[label];
+      return label === '' || (value !== undefined && (wanted ?? value) === value);
+    });
     const start = Number(query.get('continue') ?? 0);
     const limit = Number(query.get('limit') ?? all.length);
     const next = start + limit < all.length ? String(start + limit) : '';
