@@ -68,7 +68,7 @@ export interface ClusterIndex {
   podsOfHostPort(cluster: string, ip: string, port: number): readonly MeshPod[];
   pod(key: ResourceKey): MeshPod | undefined;
   podsOfNode(cluster: string, node: string): readonly MeshPod[];
-  /** Pods that a service sends traffic to, ready ones first of all. */
+  /** Pods that a service sends traffic to; another array whenever they, the service or its slices change. */
   backends(service: Service): readonly MeshPod[];
   /** Routes with this service among their parents, in no order. */
   routes(service: ResourceKey): readonly AnyRoute[];
@@ -344,6 +344,7 @@ class Index implements ClusterIndex {
       const key = { cluster: one.cluster, namespace: one.metadata.namespace, name };
       if (one === slice) this.#slices.add(keyText(key), one);
       else this.#slices.delete(keyText(key), one);
+      this.#backends.delete(keyText(key));
       this.#touch({ kind: 'service', key });
     }
   }

@@ -7,7 +7,7 @@ import { CLIENT_POLICY_HEADER, encodeClientPolicy } from '#lib/proto/client-poli
 import type { GetDestination, Update, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
 import { keyOf, type ResourceKey, type Service } from '#lib/registry/model.ts';
-import { addressText, type EndpointAddress, podAddress, sliceAddress } from './addresses.ts';
+import { addressText, podAddress, sliceAddress } from './addresses.ts';
 import { type Authority, parseAuthority } from './authority.ts';
 import type { ClusterIndex, Topic } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
@@ -22,6 +22,12 @@ import { StreamState } from './stream-state.ts';
 /** How many endpoints there are at first: an addition of ours that other clients do not read. */
 const INITIAL_ENDPOINTS_HEADER = 'nodemesh-initial-endpoints';
 
+/** By address and port. */
+type Endpoints = ReadonlyMap<string, WeightedAddr>;
+
+/** Of one state of a service, by who asks: thousands of streams hold the same. */
+const podEndpoints = new WeakMap<readonly MeshPod[], Map<string, Endpoints>>();
+
 export interface LookupContext {
   readonly index: ClusterIndex;
   readonly settings: MeshSettings;
@@ -35,7 +41,7 @@ export function serveGet(
 ): void {
   const authority = serviceAuthority(call.request.path, context.settings.clusterDomain);
   const key: ResourceKey = { cluster: context.cluster, namespace: authority.namespace, name: authority.name };
-  const sent = new Map<string, WeightedAddr>();
+  let sent: Endpoints = new Map();
 
   const find = (): Service => {
     const service = requireService(context.index, key);
@@ -52,18 +58,16 @@ export function serveGet(
       );
     }
     state.follow(topicsOf(context, service));
-    const now = new Map(
-      endpointsOf(context, service, authority, token).map((address) => [addressKey(address), address]),
-    );
-    const removed = [...sent].filter(([name]) => !now.has(name));
-    for (const [name] of removed) sent.delete(name);
-    const added: WeightedAddr[] = [];
-    for (const [name, address] of now) {
-      const before = sent.get(name);
-      if (before === address) continue;
-      sent.set(name, address);
-      if (before === undefined || addressText(before) !== addressText(address)) added.push(address);
-    }
+    const before = sent;
+    sent = endpointsOf(context, service, authority, token);
+    if (sent === before) return [];
+    const now = sent;
+    const removed = [...before].filter(([name]) => !now.has(name));
+    const added = [...now].flatMap(([name, address]) => {
+      const known = before.get(name);
+      if (known === address) return [];
+      return known === undefined || addressText(known) !== addressText(address) ? [address] : [];
+    });
     const updates: Update[] = [];
     if (added.length > 0) {
       const metricLabels = setLabels(service, context.settings);
@@ -77,7 +81,7 @@ export function serveGet(
   };
 
   // Headers at once: with no endpoints there is no message, and a client that comes back must not wait for one.
-  const initial = endpointsOf(context, find(), authority, token).length;
+  const initial = endpointsOf(context, find(), authority, token).size;
   const headers = new Metadata();
   headers.set(INITIAL_ENDPOINTS_HEADER, String(initial));
   const policy = policyText(context, find(), authority, token);
@@ -109,7 +113,9 @@ function policyText(
   return encodeClientPolicy(routed ? { ...policy, routed } : policy);
 }
 
-function serviceAuthority(path: string, clusterDomain: string): Authority & { kind: 'service' } {
+type ServiceAuthority = Authority & { kind: 'service' };
+
+function serviceAuthority(path: string, clusterDomain: string): ServiceAuthority {
   let authority: Authority;
   try {
     authority = parseAuthority(path, clusterDomain);
@@ -136,41 +142,56 @@ export function requireService(index: ClusterIndex, key: ResourceKey): Service {
 function endpointsOf(
   context: LookupContext,
   service: Service,
-  authority: Authority & { kind: 'service' },
+  authority: ServiceAuthority,
   token: ContextToken,
-): WeightedAddr[] {
+): Endpoints {
   const { index, settings, cluster } = context;
-  const requester = { zone: index.zoneOfNode(cluster, token.nodeName) };
-  // A port that the service does not have is taken for a target port, as Linkerd does.
-  const target = service.spec.ports.find(
-    (port) => port.port === authority.port && port.protocol === 'TCP',
-  )?.targetPort;
+  const zone = index.zoneOfNode(cluster, token.nodeName);
   const local = service.spec.internalTrafficPolicy === 'Local';
+  const family = preferredFamily(service, token);
   if (!hasSelector(service)) {
-    const wanted = { authority, local, nodeName: token.nodeName, zone: requester.zone };
-    const family = preferredFamily(service, token);
-    return sliceEndpoints(service, index.slices(service), wanted, family).map((address) => {
-      const meshPod = address.gateway === undefined ? index.podsOfIp(cluster, address.ip)[0] : undefined;
-      return meshPod === undefined
-        ? sliceAddress(address, requester)
-        : podAddress(meshPod, address, requester, settings);
-    });
+    const wanted = { authority, local, nodeName: token.nodeName, zone };
+    return byAddress(
+      sliceEndpoints(service, index.slices(service), wanted, family).map((address) => {
+        const meshPod = address.gateway === undefined ? index.podsOfIp(cluster, address.ip)[0] : undefined;
+        return meshPod === undefined
+          ? sliceAddress(address, { zone })
+          : podAddress(meshPod, address, { zone }, settings);
+      }),
+    );
   }
-  const backends = index.backends(service).filter(({ pod }) => {
-    if (local && pod.spec.nodeName !== token.nodeName) return false;
-    if (authority.instance !== '') {
-      const { hostname, subdomain } = pod.spec;
-      if (hostname !== authority.instance || subdomain !== authority.name) return false;
-    }
-    return true;
+  const backends = index.backends(service);
+  const made = podEndpoints.get(backends) ?? new Map<string, Endpoints>();
+  podEndpoints.set(backends, made);
+  const asked = [authority.port, authority.instance, family, zone, local ? token.nodeName : ''].join('/');
+  const known = made.get(asked);
+  if (known !== undefined) return known;
+  if (made.size >= VIEWS_MAX) made.clear();
+  // A port that the service does not have is taken for a target port, as Linkerd does.
+  const target =
+    service.spec.ports.find((port) => port.port === authority.port && port.protocol === 'TCP')?.targetPort ??
+    authority.port;
+  const wanted = backends.filter(({ pod: { spec } }) => {
+    if (local && spec.nodeName !== token.nodeName) return false;
+    const { instance, name } = authority;
+    return instance === '' || (spec.hostname === instance && spec.subdomain === name);
   });
-  return inZone(backends, index.zoneHints(service), requester.zone).flatMap((meshPod) => {
-    const port = targetPort(target ?? authority.port, meshPod);
-    if (port === undefined) return [];
-    const address: EndpointAddress = { ip: addressFor(meshPod, service, token), port };
-    return [podAddress(meshPod, address, requester, settings)];
-  });
+  const endpoints = byAddress(
+    inZone(wanted, index.zoneHints(service), zone).flatMap((meshPod) => {
+      const port = targetPort(target, meshPod);
+      if (port === undefined) return [];
+      return [podAddress(meshPod, { ip: addressFor(meshPod, family), port }, { zone }, settings)];
+    }),
+  );
+  made.set(asked, endpoints);
+  return endpoints;
 }
+
+/** Whoever asks for ever other ports of a service shall not fill the memory. */
+const VIEWS_MAX = 1000;
+
+const byAddress = (addresses: readonly WeightedAddr[]): Endpoints =>
+  new Map(addresses.map((address) => [addressKey(address), address]));
 
 /** Those whose hints name the client's zone; all of them if one has no hint, or none is for that zone. */
 function inZone(
@@ -190,13 +211,13 @@ function inZone(
 const targetPort = (target: number | string, { portNames }: MeshPod): number | undefined =>
   typeof target === 'number' ? target : portNames.get(target);
 
-/** One address a pod: of the family that was dialled, or that the service prefers, or the pod's first. */
-function addressFor({ pod }: MeshPod, service: Service, token: ContextToken): string {
-  const family = preferredFamily(service, token);
+/** One address a pod: of the wanted family, or the pod's first. */
+function addressFor({ pod }: MeshPod, family: 'IPv4' | 'IPv6'): string {
   const { podIPs } = pod.status;
   return podIPs.find((ip) => familyOf(ip) === family) ?? podIPs[0] ?? '';
 }
 
+/** The family that was dialled, or that the service prefers. */
 function preferredFamily(service: Service, { ipFamily }: ContextToken): 'IPv4' | 'IPv6' {
   if (ipFamily !== '') return ipFamily === 'IPv6' ? 'IPv6' : 'IPv4';
   return familyOf(service.spec.clusterIPs[0] ?? '');

@@ -69,10 +69,14 @@ describe('without the API server', { timeout: scale.soak ? 3_600_000 : 290_000 }
     const streams = shop.standIns.map(({ beat }) => beat.connects);
     const before = await Promise.all(parts.map((part) => counted(part, 'nodemesh_kubernetes_lists_total')));
     await cluster.control.kill('kube-apiserver');
+    // It gives up without the API server where there is another to take over. Going on it would take its own silence for
+    // that of the nodes, and every pod for one that is not ready.
+    await cluster.control.kill('kube-controller-manager');
     await sleep(scale.apiServerAwayMs);
     await cluster.control.start('kube-apiserver');
     await cluster.control.kill('etcd');
     await cluster.control.start('etcd');
+    await cluster.control.start('kube-controller-manager');
     // What happens from now on is seen by everybody.
     await cluster.waitFor('the API server to take changes', async () => {
       const args = ['rollout', 'restart', 'deployment/rolling', `--namespace=${SHOP}`];

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The control plane in its form for high availability, a replica of each part on each node: its pods die one by one
-// while applications are rolled out and certificates of thirty seconds are renewed, then the API server is away and
-// etcd is restarted. Nobody on a node notices.
+// while applications are rolled out and certificates of thirty seconds are renewed. Nobody on a node notices.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { ENROLLED_CONDITION } from '#lib/registry/model.ts';
 import { scale } from '../faults/scale.ts';
-import { type Cluster, type KubernetesObject, openCluster } from './cluster.ts';
+import { type Cluster, openCluster } from './cluster.ts';
 import {
   type Component,
   componentSelector,
@@ -15,25 +13,12 @@ import {
   type Installation,
   installationOn,
 } from './installation.ts';
-import { application, service } from './objects.ts';
-import { type StandIn, standInsSettled, startStandIns } from './stand-in.ts';
-
-const SHOP = 'availability-shop';
-const IDLE = ['sleep', 'infinity'];
-
-interface Pod extends KubernetesObject {
-  readonly spec: { readonly nodeName: string };
-  readonly status: {
-    readonly podIP?: string;
-    readonly conditions?: readonly { readonly type: string; readonly status: string }[];
-    readonly containerStatuses?: readonly { readonly containerID?: string; readonly restartCount: number }[];
-  };
-}
+import { openShop, type Shop, type ShopPod } from './shop.ts';
 
 describe('high availability', { timeout: 290_000 }, () => {
   let cluster: Cluster;
   let mesh: Installation;
-  let standIns: readonly StandIn[] = [];
+  let shop: Shop;
   let replicas = 0;
 
   before(async () => {
@@ -41,96 +26,22 @@ describe('high availability', { timeout: 290_000 }, () => {
     mesh = installationOn(cluster);
     replicas = cluster.nodes.length;
     await mesh.removeAll();
-    await cluster.makeNamespace(SHOP);
-    await cluster.kubectl(['annotate', 'namespace', SHOP, 'linkerd.io/inject=enabled']);
-    const names = ['web', 'cart', 'rolling'];
-    await cluster.apply(
-      names.flatMap((name) => [
-        { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name, namespace: SHOP } },
-        application({ namespace: SHOP, name, replicas, command: IDLE, serviceAccount: name }),
-        service(SHOP, name, 8080),
-      ]),
-    );
     await mesh.apply('install', '--crds');
     const values = ['identity.issuer.issuanceLifetime=30s', 'identity.issuer.clockSkewAllowance=1s'];
     const sets = [...values, `controllerReplicas=${replicas}`].flatMap((value) => ['--set', value]);
     await mesh.apply('install', '--ha', ...sets);
+    shop = await openShop(cluster, mesh, 'availability-shop');
     for (const component of components) await mesh.ready(component, replicas);
-    for (const name of names) await cluster.podsReady(SHOP, `app=${name}`, replicas);
-    const targets = await Promise.all(
-      names.map(async (name) => {
-        const { spec } = await cluster.get<KubernetesObject & { spec: { clusterIP: string } }>([
-          'service',
-          `--namespace=${SHOP}`,
-          name,
-        ]);
-        return { name, namespace: SHOP, ip: spec.clusterIP, port: 8080 };
-      }),
-    );
-    const accounts = { client: `web.${SHOP}`, server: `cart.${SHOP}` };
-    standIns = await startStandIns(cluster, { namespace: mesh.namespace, targets, ...accounts });
-    await standInsSettled(cluster, standIns);
+    await shop.beginAgain();
   });
   after(async () => {
-    for (const standIn of standIns) standIn.close();
+    shop?.close();
     if (cluster === undefined) return;
     await mesh.removeAll();
     await cluster.close();
   });
 
-  const podsOf = (namespace: string, selector: string): Promise<readonly Pod[]> =>
-    cluster.list<Pod>(['pods', `--namespace=${namespace}`, `--selector=${selector}`]);
-
-  const isEnrolled = (pod: Pod): boolean =>
-    pod.status.conditions?.some(({ type, status }) => type === ENROLLED_CONDITION && status === 'True') ===
-    true;
-
-  /** What is still missing for every pod of the shop to be in the mesh, and for every node to know all of them. */
-  async function missing(): Promise<string[]> {
-    const pods = await podsOf(SHOP, 'app');
-    const outside = pods
-      .filter((pod) => !isEnrolled(pod))
-      .map(({ metadata }) => `${metadata.name} is not in the mesh`);
-    const unknown = ['web', 'cart', 'rolling'].flatMap((name) => {
-      const identity = `${name}.${SHOP}.serviceaccount.identity.linkerd.cluster.local`;
-      const wanted = pods
-        .filter(({ metadata }) => metadata.labels?.['app'] === name)
-        .map(({ status }) => `${status.podIP} ${identity}`)
-        .sort()
-        .join();
-      return standIns.flatMap((standIn) => {
-        const known = standIn.endpointsOf(name)?.join();
-        return known === wanted ? [] : [`${standIn.node} knows ${name} as ${known}, not ${wanted}`];
-      });
-    });
-    return [...outside, ...unknown];
-  }
-
-  async function inOrder(): Promise<void> {
-    let left: string[] = [];
-    await cluster
-      .waitFor('every node to know the pods as they are', async () => {
-        left = await missing();
-        return left.length === 0;
-      })
-      .catch((error: unknown) => assert.fail(`${String(error)}\n${left.join('\n')}`));
-  }
-
-  const noFailures = (): void =>
-    assert.deepEqual(
-      standIns.flatMap(({ failures }) => failures),
-      [],
-    );
-
-  /** A destination that was known is never without endpoints, and never a stranger. */
-  const noLostDestinations = (): void => {
-    for (const { lines, node } of standIns) {
-      const lost = lines.filter((line) => line.what === 'destination' && (line.endpoints?.length ?? 0) === 0);
-      assert.deepEqual(lost, [], node);
-    }
-  };
-
-  const ways: readonly ((pod: Pod) => Promise<void>)[] = [
+  const ways: readonly ((pod: ShopPod) => Promise<void>)[] = [
     async (pod) => {
       const node = cluster.nodes.find(({ name }) => name === pod.spec.nodeName);
       const id = pod.status.containerStatuses?.[0]?.containerID?.replace('containerd://', '') ?? '';
@@ -147,28 +58,27 @@ describe('high availability', { timeout: 290_000 }, () => {
 
   async function killOne(component: Component, index: number): Promise<void> {
     const selector = componentSelector(component);
-    const before = await podsOf(mesh.namespace, selector);
+    const before = await shop.podsOf(mesh.namespace, selector);
     const pod = before[index % before.length];
     assert.ok(pod);
     await ways[index % ways.length]?.(pod);
     await cluster.waitFor(`another ${component} in the place of ${pod.metadata.name}`, async () => {
-      const now = await podsOf(mesh.namespace, selector);
+      const now = await shop.podsOf(mesh.namespace, selector);
       const [same] = now.filter(({ metadata }) => metadata.uid === pod.metadata.uid);
-      const restarts = ({ status }: Pod): number => status.containerStatuses?.[0]?.restartCount ?? 0;
+      const restarts = ({ status }: ShopPod): number => status.containerStatuses?.[0]?.restartCount ?? 0;
       return same === undefined || restarts(same) > restarts(pod);
     });
     await mesh.ready(component, replicas);
   }
 
   it('pods of the control plane die one by one, a rollout and renewals go on', async () => {
-    const began = standIns.map(({ beat }) => beat);
+    const began = shop.standIns.map(({ beat }) => beat);
     const beganMs = performance.now();
     const rolling = new AbortController();
     let rollouts = 0;
     const rollOut = async (): Promise<void> => {
       for (; !rolling.signal.aborted; rollouts++) {
-        await cluster.kubectl(['rollout', 'restart', 'deployment/rolling', `--namespace=${SHOP}`]);
-        await cluster.kubectl(['rollout', 'status', 'deployment/rolling', `--namespace=${SHOP}`]);
+        await shop.rollOut();
       }
     };
     const rolled = rollOut();
@@ -178,12 +88,11 @@ describe('high availability', { timeout: 290_000 }, () => {
         for (let index = 0; index < 3; index++) await killOne(component, index);
     rolling.abort();
     await rolled;
-    await inOrder();
-    noFailures();
-    noLostDestinations();
+    await shop.inOrder();
+    shop.unharmed();
     const seconds = (performance.now() - beganMs) / 1000;
     assert.ok(rollouts >= 1);
-    for (const [index, { beat, node }] of standIns.entries()) {
+    for (const [index, { beat, node }] of shop.standIns.entries()) {
       const since = began[index];
       assert.ok(since);
       // Four identities or more, each renewed every twenty seconds or so.
