@@ -17,7 +17,11 @@ const files = [
   'test/faults/load-engine.ts',
   'test/faults/programs/load-client.ts',
   'test/faults/programs/echo.ts',
+  'test/e2e/programs/keep-using.ts',
 ];
+export const ECHO = `${FOLDER}/test/faults/programs/echo.ts`;
+/** Uses one connection for some seconds, in a pod. */
+export const KEEP_USING = `${FOLDER}/test/e2e/programs/keep-using.ts`;
 const keyOf = (file: string): string => file.replaceAll('/', '.');
 
 /** Must be in each namespace with pods of the load. */
@@ -28,12 +32,18 @@ export const loadPrograms = (namespace: string): object => ({
   data: Object.fromEntries(files.map((file) => [keyOf(file), readFileSync(join(ROOT, file), 'utf8')])),
 });
 
-const OPAQUE = { 'config.linkerd.io/opaque-ports': String(TCP_PORT) };
+export const OPAQUE = { 'config.linkerd.io/opaque-ports': String(TCP_PORT) };
 
 export interface LoadPodOptions {
   readonly node: string;
   readonly annotations?: Readonly<Record<string, string>>;
 }
+
+export const loadVolume = {
+  name: 'load',
+  configMap: { name: PROGRAMS, items: files.map((file) => ({ key: keyOf(file), path: file })) },
+};
+export const loadMount = { name: 'load', mountPath: FOLDER, readOnly: true };
 
 const loadPod = (
   namespace: string,
@@ -54,16 +64,11 @@ const loadPod = (
         image: TEST_IMAGE,
         imagePullPolicy: 'Never',
         command,
-        volumeMounts: [{ name: 'load', mountPath: FOLDER, readOnly: true }],
+        volumeMounts: [loadMount],
         ...more,
       },
     ],
-    volumes: [
-      {
-        name: 'load',
-        configMap: { name: PROGRAMS, items: files.map((file) => ({ key: keyOf(file), path: file })) },
-      },
-    ],
+    volumes: [loadVolume],
   },
 });
 
@@ -72,7 +77,7 @@ export const echoPod = (namespace: string, name: string, options: LoadPodOptions
   loadPod(
     namespace,
     name,
-    ['node', `${FOLDER}/test/faults/programs/echo.ts`, String(HTTP_PORT), String(TCP_PORT)],
+    ['node', ECHO, String(HTTP_PORT), String(TCP_PORT)],
     { ...options, annotations: { ...OPAQUE, ...options.annotations } },
     { readinessProbe: { tcpSocket: { port: TCP_PORT }, periodSeconds: 1 } },
   ),

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Uses one connection to an HTTP server again and again until it fails or the time is over, and prints when it worked
-// last: `http` asks on a kept connection, `tunnel` sends through an upgraded one.
+// last: `http` asks on a kept connection, `tunnel` sends through an upgraded one. The file that is named last, if any, is
+// made when it has worked once.
 
+import { writeFileSync } from 'node:fs';
 import { Agent, get, request } from 'node:http';
 import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const [way, host, port, seconds] = process.argv.slice(2);
+const [way, host, port, seconds, begunFile] = process.argv.slice(2);
 const PAUSE_MS = 100;
 const PATIENCE_MS = 3_000;
 const endsAt = Date.now() + Number(seconds) * 1_000;
@@ -62,7 +64,10 @@ let failure: string | undefined;
 console.error('begun');
 while (failure === undefined && Date.now() < endsAt) {
   failure = await use();
-  if (failure === undefined) workedAt = Date.now();
+  if (failure === undefined) {
+    if (workedAt === 0 && begunFile !== undefined) writeFileSync(begunFile, '');
+    workedAt = Date.now();
+  }
   await sleep(PAUSE_MS);
 }
 console.log(JSON.stringify({ workedAt, failedAt: Date.now(), failure }));
