@@ -29,3 +29,24 @@ it('an address of the control plane is the first that Kubernetes has filled in',
     /NODEMESH_IDENTITY_ADDRESS.*ip:port/,
   );
 });
+
+it('a stock Linkerd is used with both servers and both names, or not at all', () => {
+  const all = {
+    NODEMESH_LINKERD_DESTINATION_ADDRESS: 'linkerd-dst.linkerd:8086',
+    NODEMESH_LINKERD_DESTINATION_NAME: 'a',
+    NODEMESH_LINKERD_POLICY_ADDRESS: '10.96.0.8:8090',
+    NODEMESH_LINKERD_POLICY_NAME: 'b',
+  };
+  assert.equal(loadAgentConfig(least).linkerdDestinationAddress, '');
+  assert.equal(loadAgentConfig({ ...least, ...all }).linkerdPolicyAddress, '10.96.0.8:8090');
+  for (const name of Object.keys(all)) {
+    assert.throws(
+      () => loadAgentConfig({ ...least, ...all, [name]: '' }),
+      new RegExp(`^MeshError: ${name}: empty`),
+    );
+    assert.throws(
+      () => loadAgentConfig({ ...least, [name]: 'x' }),
+      /set all of NODEMESH_LINKERD_DESTINATION_ADDRESS/,
+    );
+  }
+});

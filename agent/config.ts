@@ -13,6 +13,7 @@ import {
   loadConfig,
   setting,
 } from '#lib/core/config.ts';
+import { MeshError } from '#lib/core/errors.ts';
 import { INFLIGHT_MAX } from '#lib/bpf/abi.ts';
 
 /**
@@ -170,6 +171,25 @@ export const agentSettings = {
     asText,
     'Token for the node stream, audience destination.nodemesh.io/node.',
   ),
+  linkerdDestinationAddress: setting(
+    'NODEMESH_LINKERD_DESTINATION_ADDRESS',
+    '',
+    asText,
+    "ip:port or name:port of a stock Linkerd's destination, which is then asked for endpoints and profiles; empty: our own is. All four of NODEMESH_LINKERD_* are set, or none.",
+  ),
+  linkerdDestinationName: setting(
+    'NODEMESH_LINKERD_DESTINATION_NAME',
+    '',
+    asText,
+    'TLS identity that it must prove.',
+  ),
+  linkerdPolicyAddress: setting(
+    'NODEMESH_LINKERD_POLICY_ADDRESS',
+    '',
+    asText,
+    "ip:port or name:port of the same Linkerd's policy service, which is then asked for outbound policies.",
+  ),
+  linkerdPolicyName: setting('NODEMESH_LINKERD_POLICY_NAME', '', asText, 'TLS identity that it must prove.'),
   metricsPort: setting(
     'NODEMESH_METRICS_PORT',
     '4191',
@@ -220,5 +240,20 @@ export type AgentConfig = ConfigOf<typeof agentSettings>;
 
 export function loadAgentConfig(env: Readonly<Record<string, string | undefined>>): AgentConfig {
   const config = loadConfig(agentSettings, env);
+  requireAllOrNone(config, [
+    'linkerdDestinationAddress',
+    'linkerdDestinationName',
+    'linkerdPolicyAddress',
+    'linkerdPolicyName',
+  ]);
   return { ...config, keeperSocket: config.keeperSocket || join(config.runDir, 'keeper.sock') };
+}
+
+function requireAllOrNone(config: AgentConfig, keys: readonly (keyof AgentConfig)[]): void {
+  const empty = keys.filter((key) => config[key] === '');
+  if (empty.length === 0 || empty.length === keys.length) return;
+  const named = (some: typeof keys): string => some.map((key) => agentSettings[key].env).join(', ');
+  throw new MeshError('MESH_CONFIG_INVALID', `${named(empty)}: empty, while others of its kind are set`, {
+    remedy: `set all of ${named(keys)}, or none to ask our own destination`,
+  });
 }

@@ -29,7 +29,7 @@ import { createAccessLogOutput } from './node/access-log-output.ts';
 import { certificateMetrics } from './node/certificate-metrics.ts';
 import { createCertificates } from './node/certificates.ts';
 import { controlFamilies, createControlMetrics } from './node/control-metrics.ts';
-import { connectDestination } from './node/destination-client.ts';
+import { connectDestination, connectStockLinkerd, type LookupServer } from './node/destination-client.ts';
 import { connectionDescriptorsMax, openFilesMax, podConnectionsMax } from './node/descriptor-share.ts';
 import { createDiscovery } from './node/discovery.ts';
 import { createDiskLists } from './node/disk-lists.ts';
@@ -132,17 +132,32 @@ const ownIdentity = identityOf(
 );
 certificates.want(ownIdentity);
 
-const channel = createMeshChannel({
-  serverIdentity: config.destinationName,
-  material: () => ({ anchorsPem: certificates.anchorsPem(), certificate: certificates.get(ownIdentity) }),
-  reconnectMaxMs: RECONNECT_MAX_MS,
-  onConnectFailure: (error) => log.warn({ error: errorMessage(error) }, 'destination cannot be reached'),
+const controlServer = (what: string, address: string, serverIdentity: string): LookupServer => ({
+  address,
+  channel: createMeshChannel({
+    serverIdentity,
+    material: () => ({ anchorsPem: certificates.anchorsPem(), certificate: certificates.get(ownIdentity) }),
+    reconnectMaxMs: RECONNECT_MAX_MS,
+    onConnectFailure: (error) => log.warn({ error: errorMessage(error) }, `${what} cannot be reached`),
+  }),
+  interceptor: controlMetrics.interceptor(address, serverIdentity),
 });
 const destination = connectDestination(
-  config.destinationAddress,
-  channel,
-  controlMetrics.interceptor(config.destinationAddress, config.destinationName),
+  controlServer('destination', config.destinationAddress, config.destinationName),
 );
+const stock = config.linkerdDestinationAddress !== '';
+const lookups = stock
+  ? connectStockLinkerd(
+      controlServer("Linkerd's destination", config.linkerdDestinationAddress, config.linkerdDestinationName),
+      controlServer("Linkerd's policy service", config.linkerdPolicyAddress, config.linkerdPolicyName),
+    )
+  : destination;
+if (stock) {
+  log.info(
+    { destination: config.linkerdDestinationAddress, policy: config.linkerdPolicyAddress },
+    'endpoints, profiles and outbound policies are those of a stock Linkerd; pods that it does not know as meshed are reached in plain text',
+  );
+}
 
 const redirection = createRedirection({
   bpffs: config.bpffs,
@@ -159,8 +174,9 @@ const discovery = createDiscovery({
   ...common,
   // A pod that scans addresses must not flood it.
   log: limitLog(log, clock),
-  client: destination.destination,
-  policies: destination.policies,
+  client: lookups.destination,
+  policies: lookups.policies,
+  stock,
   nodeName: config.nodeName,
   localPods: (ip) => enrolment.podOfAddress(ip),
   restored: earlier?.destinations ?? [],
@@ -462,6 +478,7 @@ const end = async (): Promise<void> => {
   search.close();
   refusals.close();
   discovery.close();
+  lookups.close();
   destination.close();
   await workers.close();
   enrolment.close();

@@ -15,6 +15,7 @@ import {
   image,
   imageHost,
   names,
+  serverAddress,
   tag,
   textMap,
 } from './value-types.ts';
@@ -64,6 +65,20 @@ export const cniValues: ValuesModel = modelOf({
         choice('memory', 'carrier', 'mtls'),
         'How two meshed pods of one node speak: HTTP in memory, or over a connection without TLS, or with mutual TLS.',
       ),
+      linkerd: {
+        destinationAddress: field(
+          '',
+          serverAddress,
+          "Name and port of a stock Linkerd's destination, such as linkerd-dst.linkerd.svc.cluster.local:8086: agents then ask it for endpoints and profiles. All four of these, or none.",
+        ),
+        destinationIdentity: field('', domainOrEmpty, 'TLS identity that it must prove.'),
+        policyAddress: field(
+          '',
+          serverAddress,
+          'Name and port of its policy service, such as linkerd-policy.linkerd.svc.cluster.local:8090: agents then ask it for outbound policies.',
+        ),
+        policyIdentity: field('', domainOrEmpty, 'TLS identity that it must prove.'),
+      },
       excludeNamespaces: field(
         '',
         names,

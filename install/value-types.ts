@@ -61,6 +61,10 @@ export const taintKey = pattern(
   'the key of a taint',
 );
 export const url = pattern(/^(https?:\/\/\S+)?$/, 'a URL that begins with http:// or https://, or nothing');
+export const serverAddress = pattern(
+  /^(([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5})?$/,
+  'name:port, ip:port or [ipv6]:port, or nothing',
+);
 export const pem = pattern(
   /^(\s*-----BEGIN [A-Z0-9 ]+-----[\s\S]+-----END [A-Z0-9 ]+-----\s*)?$/,
   'PEM, which begins with "-----BEGIN"',

@@ -33,9 +33,10 @@ export interface Subscription {
 }
 
 export interface DiscoveryOptions {
-  /** On the connection of the node stream (destination-client.ts). */
+  /** Our own, on the connection of the node stream, or a stock Linkerd's (destination-client.ts). */
   readonly client: DestinationClient;
   readonly policies: OutboundPoliciesClient;
+  readonly stock?: boolean;
   readonly nodeName: string;
   /** Uid of the pod of this node that is enrolled and has the address. */
   readonly localPods: (ip: string) => string | undefined;
@@ -224,8 +225,11 @@ class StreamingDiscovery implements Discovery {
   }
 
   #contextToken({ namespace, ip }: DiscoveryTarget): string {
+    const { nodeName, stock } = this.#options;
     const family = ip.includes(':') ? { ipFamily: 'IPv6' } : {};
-    return JSON.stringify({ ns: namespace, nodeName: this.#options.nodeName, ...family });
+    // Linkerd refuses a workload without a name, and looks at its namespace alone: lookups are shared by a namespace.
+    const pod = stock === true ? { pod: nodeName } : {};
+    return JSON.stringify({ ns: namespace, nodeName, ...pod, ...family });
   }
 
   #profileChanged(lookup: ProfileLookup, profile: DestinationProfile): void {
@@ -250,10 +254,11 @@ class StreamingDiscovery implements Discovery {
   #openService(key: string, authority: string, target: DiscoveryTarget): SharedService {
     const known = this.#services.get(key);
     if (known !== undefined) return known;
-    const { client, policies, localPods, endpointsMax, clock, random, log } = this.#options;
+    const { client, policies, stock, localPods, endpointsMax, clock, random, log } = this.#options;
     const lookup = new ServiceLookup({
       client,
       policies,
+      stock: stock === true,
       path: authority,
       contextToken: this.#contextToken(target),
       localPods,
@@ -323,7 +328,8 @@ class StreamingDiscovery implements Discovery {
   #refresh(lookup: ProfileLookup): void {
     const answered = this.#destinationOf(lookup);
     // Endpoints come a moment after the profile.
-    const complete = answered !== undefined && (answered.kind !== 'service' || answered.resolved);
+    const complete =
+      answered !== undefined && (answered.kind !== 'service' || lookup.service?.lookup.answered === true);
     if (complete) lookup.restored = undefined;
     const destination = complete ? answered : (this.#localized(lookup.restored) ?? kept(lookup, answered));
     const text = destination === undefined ? '' : JSON.stringify(destination);
@@ -349,9 +355,10 @@ class StreamingDiscovery implements Discovery {
       ? formatSocketAddress(target.ip, target.port)
       : profile && authorityOf(profile, target.port);
     if (authority !== undefined && service !== undefined) {
-      const { resolved, endpoints, policy, routes } = service.lookup;
-      const { routed: _, ...limits } = policy;
-      const opaque = profile?.opaqueProtocol === true;
+      const { resolved, endpoints, policy } = service.lookup;
+      const { routes } = policy;
+      const { routed: _, ...limits } = policy.limits;
+      const opaque = profile?.opaqueProtocol === true || policy.opaque;
       // Routes lead to a service's endpoints, not to its own routes.
       const own = routes === undefined || named ? {} : { routes };
       return { kind: 'service', authority, opaque, resolved, endpoints, ...limits, ...own };

@@ -1,50 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 // One Get stream: the endpoints of a service's port as a full set, made of the differences that destination sends; and
-// a Watch stream for its routes where Get's headers say that there are any.
+// beside it what the service's clients shall do.
 
 import { type Metadata, status } from '@grpc/grpc-js';
-import type { Clock, Random } from '#lib/core/clock.ts';
-import type { Log } from '#lib/core/log.ts';
 import { socketFromWire } from '#lib/proto/addresses.ts';
 import type { DestinationClient, Update, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
-import { CLIENT_POLICY_HEADER, type ClientPolicy, decodeClientPolicy } from '#lib/proto/client-policy.ts';
-import type { OutboundPoliciesClient, OutboundPolicy } from '#lib/proto/gen/linkerd/outbound.ts';
-import type { ClientRoutes, Endpoint } from '../proxy/model.ts';
-import { clientRoutes } from './route-conversion.ts';
+import type { Endpoint } from '../proxy/model.ts';
 import { openRetryingStream, type RetryingStream } from './retrying-stream.ts';
+import { ServicePolicy, type ServicePolicyOptions } from './service-policy.ts';
 
 /** Destination says so in its headers, because a service without endpoints has no first message. */
 export const INITIAL_ENDPOINTS_HEADER = 'nodemesh-initial-endpoints';
 
-export interface ServiceLookupOptions {
+export interface ServiceLookupOptions extends ServicePolicyOptions {
   readonly client: DestinationClient;
-  readonly policies: OutboundPoliciesClient;
-  readonly path: string;
-  readonly contextToken: string;
   readonly localPods: (ip: string) => string | undefined;
   readonly endpointsMax: number;
-  /** Something changed; may be called several times a tick. */
-  readonly changed: () => void;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
 }
 
 export class ServiceLookup {
-  /** What destination said of the service's routes; stays while it is away. */
-  routes: ClientRoutes | undefined;
-  /** What the service asks of its clients. */
-  policy: ClientPolicy = {};
+  readonly policy: ServicePolicy;
   readonly #options: ServiceLookupOptions;
   readonly #stream: RetryingStream;
   #answered = false;
-  #watch: RetryingStream | undefined;
   #addresses = new Map<string, WeightedAddr>();
   #setLabels: Readonly<Record<string, string>> = {};
 
   constructor(options: ServiceLookupOptions) {
     this.#options = options;
     const { client, path, contextToken, clock, random } = options;
+    this.policy = new ServicePolicy(options);
     this.#stream = openRetryingStream<Update>({
       open: () => client.get({ scheme: '', path, contextToken }),
       onHeaders: (headers) => this.#headers(headers),
@@ -62,52 +47,23 @@ export class ServiceLookup {
   }
 
   /** Whether destination has answered once, of the routes too; what it said stays while it is away. */
+  get answered(): boolean {
+    return this.#answered && this.policy.complete;
+  }
+
+  /** Whether requests can be told where to go: a stock Linkerd says nothing while a service has no endpoint. */
   get resolved(): boolean {
-    return this.#answered && (this.policy.routed !== true || this.routes !== undefined);
+    return this.answered || (this.#options.stock && this.policy.complete);
   }
 
   close(): void {
     this.#stream.close();
-    this.#watch?.close();
+    this.policy.close();
   }
 
   #headers(headers: Metadata): void {
-    const policy = decodeClientPolicy(String(headers.get(CLIENT_POLICY_HEADER)[0] ?? ''));
-    if (JSON.stringify(policy) !== JSON.stringify(this.policy)) {
-      this.policy = policy;
-      this.#followRoutes(policy.routed === true);
-      this.#options.changed();
-    }
+    this.policy.headers(headers);
     if (headers.get(INITIAL_ENDPOINTS_HEADER)[0] === '0') this.#replace(new Map());
-  }
-
-  #followRoutes(routed: boolean): void {
-    if (!routed) {
-      this.#watch?.close();
-      this.#watch = undefined;
-      this.routes = undefined;
-    } else if (this.#watch === undefined) {
-      const { policies, path, contextToken, clock, random, changed, log } = this.#options;
-      const target = { $case: 'authority', authority: path } as const;
-      this.#watch = openRetryingStream<OutboundPolicy>({
-        open: () => policies.watch({ sourceWorkload: contextToken, target }),
-        onMessage: (policy) => {
-          this.routes = clientRoutes(policy);
-          const { invalid } = this.routes;
-          if (invalid !== undefined) {
-            log.error(
-              { path, reason: invalid },
-              'the routes of a service cannot be used; its requests are refused',
-            );
-          }
-          changed();
-        },
-        onError: (code, details) =>
-          log.debug({ path, code: status[code], details }, 'routes stream ended; the last known ones stay'),
-        clock,
-        random,
-      });
-    }
   }
 
   #update({ update }: Update, first: boolean): void {
@@ -159,6 +115,10 @@ export class ServiceLookup {
   }
 }
 
+/** A name that may be sent as it is, perhaps with a port. */
+const AUTHORITY =
+  /^[A-Za-z0-9](?:[-.A-Za-z0-9]{0,252})(?::(?!0)\d{1,4}|:[1-5]\d{4}|:6[0-4]\d{3}|:65[0-4]\d\d|:655[0-2]\d|:6553[0-5])?$/;
+
 const keyOf = (address: WeightedAddr['addr']): string => {
   const socket = socketFromWire(address);
   return socket === undefined ? '' : `${socket.ip}/${socket.port}`;
@@ -173,13 +133,19 @@ export function endpointOf(
   if (socket === undefined) return undefined;
   const strategy = address.tlsIdentity?.strategy;
   const hint = address.protocolHint;
+  const override = address.authorityOverride?.authorityOverride;
+  // What is behind a gateway cannot be reached without its name.
+  if (override !== undefined && !AUTHORITY.test(override)) return undefined;
+  // Only DNS-like identities; others mean plain text, as linkerd2-proxy does.
+  const identity = strategy?.$case === 'dnsLikeIdentity' ? strategy.dnsLikeIdentity.name : undefined;
   // Without the transport header nobody is told what is spoken.
-  const http2 = hint?.protocol?.$case === 'h2' && hint.opaqueTransport !== undefined;
+  const headed = hint?.opaqueTransport !== undefined || (override !== undefined && identity !== undefined);
+  const http2 = hint?.protocol?.$case === 'h2' && headed;
   return {
     ...socket,
-    // Only DNS-like identities; others mean plain text, as linkerd2-proxy does.
-    identity: strategy?.$case === 'dnsLikeIdentity' ? strategy.dnsLikeIdentity.name : undefined,
+    identity,
     inboundPort: hint?.opaqueTransport?.inboundPort,
+    ...(override === undefined ? {} : { authorityOverride: override }),
     ...(http2 ? { http2 } : {}),
     weight: address.weight,
     labels: { ...setLabels, ...address.metricLabels },

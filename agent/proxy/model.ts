@@ -94,6 +94,8 @@ export interface Endpoint {
   /** Port of the endpoint's proxy for the transport header form (4143); undefined: dial `port` itself. */
   readonly inboundPort: number | undefined;
   readonly weight: number;
+  /** What its requests name, and its transport header: `name` or `name:port`. It is a gateway of another cluster. */
+  readonly authorityOverride?: string;
   /** Its proxy takes HTTP/1 over HTTP/2 (the hint H2 of discovery). */
   readonly http2?: boolean;
   /** Discovery labels without the `dst_` prefix: namespace, service, deployment, pod, zone_locality, … */

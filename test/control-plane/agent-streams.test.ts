@@ -50,7 +50,7 @@ describe("the agent's streams", () => {
   ): Promise<void> => {
     cluster = await TestCluster.start(objects);
     const told = journal.current;
-    connection = connectDestination(cluster.address, await cluster.channel());
+    connection = connectDestination({ address: cluster.address, channel: await cluster.channel() });
     stream = createNodeStream({
       client: connection.node,
       nodeName: 'n1',

@@ -215,6 +215,23 @@ describe("the agent's environment", () => {
     assert.equal(config.identityNamespace, 'other');
   });
 
+  it('asks a stock Linkerd where the values name one', () => {
+    assert.equal(loadAgentConfig(environment(container())).linkerdDestinationAddress, '');
+    const linkerd = {
+      destinationAddress: 'linkerd-dst.linkerd.svc.cluster.local:8086',
+      destinationIdentity: 'destination.example',
+      policyAddress: '[fd00::8]:8090',
+      policyIdentity: 'policy.example',
+    };
+    const config = loadAgentConfig(environment(container({ nodemesh: { linkerd } })));
+    assert.equal(config.linkerdDestinationAddress, linkerd.destinationAddress);
+    assert.equal(config.linkerdDestinationName, linkerd.destinationIdentity);
+    assert.equal(config.linkerdPolicyAddress, linkerd.policyAddress);
+    assert.equal(config.linkerdPolicyName, linkerd.policyIdentity);
+    const without = { nodemesh: { linkerd: { destinationAddress: 'linkerd-dst.linkerd' } } };
+    assert.throws(() => container(without), /nodemesh\.linkerd\.destinationAddress.*name:port/s);
+  });
+
   it('names the account that identity and destination know agents by', () => {
     const config = loadAgentConfig(environment(container()));
     assert.equal(podOf('nodemesh-agent')['serviceAccountName'], config.serviceAccount);

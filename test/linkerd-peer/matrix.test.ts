@@ -10,72 +10,12 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { makeTestAuthority } from '#lib/x509-authority/test-authority.ts';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
-import { meshed, namespace, pod, service, serviceAccount } from '../e2e/objects.ts';
-import { TOKEN_MOUNT } from './environment.ts';
+import { meshed, namespace, pod, serviceAccount } from '../e2e/objects.ts';
+import { hostOf, identity, peer, program, servicesOf } from './pods.ts';
 import { ports, type Protocol, protocols, type Seen } from './talk.ts';
 import type { Header } from './wire.ts';
 
-const program = (name: string): string => join(import.meta.dirname, name);
-const identity = (account: string): string => `${account}.shop.serviceaccount.identity.linkerd.cluster.local`;
-const hostOf = (name: string): string => `${name}.shop.svc.cluster.local`;
-/** Where a local mesh runs identity and destination. */
-const CONTROL = '172.18.0.2';
-
 type Heard = Readonly<Record<Protocol, string>>;
-
-/** A pod with Linkerd's proxy, which is the peer. */
-const peer = (name: string, node: string, command: readonly string[]) => {
-  const env = { CONTROL_ADDRESS: CONTROL, IDENTITY: identity(name) };
-  const serving = command.length > 0;
-  return {
-    apiVersion: 'v1',
-    kind: 'Pod',
-    metadata: {
-      name,
-      namespace: 'shop',
-      labels: { app: name, 'linkerd.io/control-plane-ns': 'linkerd' },
-    },
-    spec: {
-      nodeSelector: { 'kubernetes.io/hostname': node },
-      serviceAccountName: name,
-      terminationGracePeriodSeconds: 1,
-      containers: [
-        {
-          name: 'linkerd-proxy',
-          image: 'unused',
-          command: serving ? [process.execPath, ...command] : ['sleep', 'infinity'],
-          env: Object.entries(env).map(([variable, value]) => ({ name: variable, value })),
-          volumeMounts: [{ name: 'token', mountPath: TOKEN_MOUNT }],
-          ...(serving ? { readinessProbe: { tcpSocket: { port: 4143 }, periodSeconds: 1 } } : {}),
-        },
-      ],
-      volumes: [
-        {
-          name: 'token',
-          projected: {
-            sources: [
-              {
-                serviceAccountToken: {
-                  audience: 'identity.l5d.io',
-                  expirationSeconds: 86_400,
-                  path: 'linkerd-identity-token',
-                },
-              },
-            ],
-          },
-        },
-      ],
-    },
-  };
-};
-
-const servicesOf = (name: string) => ({
-  ...service('shop', name, 0),
-  spec: {
-    selector: { app: name },
-    ports: [...new Set(Object.values(ports))].map((port) => ({ name: `p${port}`, port, targetPort: port })),
-  },
-});
 
 describe("pods under agents and a peer that speaks Linkerd's wire", () => {
   let mesh: LocalMesh;

@@ -4,11 +4,14 @@
 import { LoadEstimate } from '../balance/peak-ewma.ts';
 import type { IdleList } from '../pool/idle-list.ts';
 import type { StreamWaiter } from '../pool/stream-pool.ts';
+import type { AuthorityOverride } from './authority-override.ts';
 import type { ClientConnection } from './http2-client.ts';
 import type { HttpEndpoint } from './types.ts';
 
 export class EndpointSlot {
   readonly load: LoadEstimate;
+  /** What its requests name in the place of what their clients do. */
+  readonly override: AuthorityOverride | null;
   /** Idle HTTP/1 connections by host; see pool.ts. */
   readonly idle = new Map<string, IdleList>();
   /** HTTP/2 connections that take new streams; see stream-pool.ts. */
@@ -22,7 +25,8 @@ export class EndpointSlot {
   /** The endpoint is gone: its HTTP/2 connections end as soon as they carry nothing. */
   retired = false;
 
-  constructor(nowMs: number) {
+  constructor(nowMs: number, override: AuthorityOverride | null = null) {
+    this.override = override;
     this.load = new LoadEstimate(nowMs);
   }
 
@@ -34,6 +38,6 @@ export class EndpointSlot {
 }
 
 export function slotOf(endpoint: HttpEndpoint, nowMs: number): EndpointSlot {
-  endpoint.slot ??= new EndpointSlot(nowMs);
+  endpoint.slot ??= new EndpointSlot(nowMs, endpoint.authorityOverride);
   return endpoint.slot;
 }

@@ -17,6 +17,7 @@ import type { HeaderList } from '../http2/hpack/header-list.ts';
 import { BODY_MISMATCH, responseBody, VALID, validateResponse, validateTrailers } from '../http2/message.ts';
 import type { Http2Limit } from '../http2/limits.ts';
 import { blockBytesMax, writeRequestHead } from '../http2/translate.ts';
+import { overriddenList } from './authority-override.ts';
 import type { TcpSource } from './byte-source.ts';
 import type { EndpointSlot } from './endpoint-slot.ts';
 import { Http2Connection, STREAMS_MAX } from './http2-connection.ts';
@@ -60,8 +61,7 @@ export class ClientStream extends Stream {
 
   requestList(list: HeaderList, endStream: boolean): void {
     this.#method = list.method;
-    this.#client.register(this);
-    this.#client.sendList(this, list, endStream);
+    this.#client.sendRequestList(this, list, endStream);
     if (endStream) this.headEnded();
   }
 
@@ -174,9 +174,17 @@ export class ClientConnection extends Http2Connection {
 
   sendRequest(stream: ClientStream, head: Head, buffer: Buffer, bodyStart: number, endStream: boolean): void {
     this.register(stream);
-    const block = this.beginBlock(blockBytesMax(bodyStart - head.start));
-    const end = writeRequestHead(this.encoder, this.out.buffer, block, head, buffer, null);
+    const { override } = this.#slot;
+    const headBytes = bodyStart - head.start + (override?.text.length ?? 0);
+    const block = this.beginBlock(blockBytesMax(headBytes));
+    const end = writeRequestHead(this.encoder, this.out.buffer, block, head, buffer, override?.field ?? null);
     this.endBlock(stream, end, endStream);
+  }
+
+  sendRequestList(stream: ClientStream, list: HeaderList, endStream: boolean): void {
+    const { override } = this.#slot;
+    this.register(stream);
+    this.sendList(stream, override === null ? list : overriddenList(list, override), endStream);
   }
 
   onGoAway(lastStream: number, code: number): number {

@@ -347,7 +347,7 @@ class ServerStream extends Stream implements ExchangeClient {
   }
 
   onHttp1(upstream: UpstreamConnection): void {
-    upstream.out.string(this.#held);
+    upstream.sendRequest(this.#held);
     this.#held = '';
     if (!upstream.out.blocked) this.resume();
   }

@@ -3,8 +3,9 @@
 
 import type { Head } from '../http1/head.ts';
 import { KEPT_BODY_BYTES_MAX, KeptBody } from './kept-body.ts';
-import { type Outbox, sendChunk } from './outbox.ts';
+import { sendChunk } from './outbox.ts';
 import { hostLine } from './request-target.ts';
+import type { UpstreamConnection } from './upstream-connection.ts';
 
 /** Whether a request may be kept, as far as its head tells. */
 export function isShort(head: Head): boolean {
@@ -30,9 +31,10 @@ export class KeptRequest {
   }
 
   /** What came so far. */
-  send(out: Outbox): void {
-    out.string(this.#text);
+  send(upstream: UpstreamConnection): void {
+    upstream.sendRequest(this.#text);
     const { body } = this;
+    const { out } = upstream;
     if (body.length > 0) {
       if (this.rechunks) sendChunk(out, body.bytes, 0, body.length);
       else out.bytes(body.bytes, 0, body.length);

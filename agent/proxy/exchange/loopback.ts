@@ -9,6 +9,7 @@ import { listenPlain, openTcp } from '#lib/net/plain-fixture.ts';
 import { PlainSocket } from '#lib/net/plain-socket.ts';
 import { plainReadiness, type Readiness } from '#lib/net/readiness.ts';
 import type { StreamSocket } from '#lib/net/stream-socket.ts';
+import type { AuthorityOverride } from './authority-override.ts';
 import { attachDataSource, type TcpSource } from './byte-source.ts';
 import {
   type Connected,
@@ -66,6 +67,7 @@ export class LoopbackEndpoint implements HttpEndpoint {
   identity = '';
   endsClients = false;
   passage: HttpEndpoint['passage'] = null;
+  authorityOverride: AuthorityOverride | null = null;
   connections = 0;
   readonly #port: number;
   readonly #plain: boolean;

@@ -484,10 +484,10 @@ export class ServerConnection
     this.#state = RELAYING;
     const kept = this.#kept;
     if (kept === null) {
-      upstream.out.string(this.#held);
+      upstream.sendRequest(this.#held);
       this.#held = '';
     } else {
-      kept.send(upstream.out);
+      kept.send(upstream);
       if (this.#body.done) this.#endRequest();
     }
     this.#readMore();

@@ -9,6 +9,7 @@ import type { Field } from '../http2/hpack/field.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import type { Http1Limit } from '../http1/limits.ts';
 import type { Http2Limit } from '../http2/limits.ts';
+import type { AuthorityOverride } from './authority-override.ts';
 import type { TcpSource } from './byte-source.ts';
 import type { FieldChanges } from '../model.ts';
 import type { RoutedRequest } from '../route/routed-request.ts';
@@ -135,6 +136,8 @@ export interface HttpEndpoint {
   readonly endsClients?: boolean;
   /** Whether HTTP/1 requests may travel to it over HTTP/2, many on one connection: between agents. */
   readonly multiplexed: boolean;
+  /** Null or absent: requests name what their clients do. */
+  readonly authorityOverride?: AuthorityOverride | null;
   /** Made when it is asked for. */
   readonly facts?: EndpointFacts;
   /** How its requests travel in memory; null: over connections. */

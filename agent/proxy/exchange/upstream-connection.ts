@@ -7,6 +7,7 @@ import type { TimeoutNode } from '../timers/wheel.ts';
 import { BodyDecoder, type BodySink } from '../http1/body.ts';
 import { PartialHead } from '../http1/partial-head.ts';
 import type { IdleList, IdleNode } from '../pool/idle-list.ts';
+import { overriddenText } from './authority-override.ts';
 import type { TcpSource } from './byte-source.ts';
 import type { EndpointSlot } from './endpoint-slot.ts';
 import { Outbox, type OutboxOwner } from './outbox.ts';
@@ -76,6 +77,12 @@ export class UpstreamConnection implements BodySink, IdleNode, TimeoutNode, Outb
     socket.on('error', (error) => this.#context.log.debug({ err: error }, 'endpoint connection failed'));
     socket.on('close', () => this.#onClose());
     socket.on('drain', () => this.#holder?.onUpstreamDrain());
+  }
+
+  /** A request's head and what came behind it. */
+  sendRequest(text: string): void {
+    const { override } = this.#slot;
+    this.out.string(override === null ? text : overriddenText(text, override.text));
   }
 
   /** Whether the connection ended by an error. */

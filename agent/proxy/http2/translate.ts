@@ -15,10 +15,12 @@ import type { Encoder } from './hpack/encoder.ts';
 import { defineField, type Field, fieldFromBytes } from './hpack/field.ts';
 import type { HeaderList } from './hpack/header-list.ts';
 import {
+  type FieldName,
   FLAG_CONNECTION_SPECIFIC,
   FLAG_NOT_IN_TRAILERS,
   lowerCase,
   NAME_COOKIE,
+  NAME_HOST,
   NAME_ORIG_PROTO,
   NAME_TE,
   nameFromText,
@@ -60,7 +62,8 @@ export function blockBytesMax(headBytes: number): number {
 
 /**
  * Begins a block with what travels on of a parsed request (no CONNECT, no upgrade) that lies in `buffer`. `authority`
- * is for requests that name none. The caller may add fields of its own.
+ * stands in the place of what the request names, whose `host` and `l5d-dst-canonical` stay behind then. The caller may
+ * add fields of its own.
  */
 export function writeRequestHead(
   encoder: Encoder,
@@ -81,9 +84,9 @@ export function writeRequestHead(
   } else {
     next = encoder.writeField(out, next, schemeHttp);
   }
-  if (head.hostEnd > head.hostStart)
+  if (authority !== null) next = encoder.writeField(out, next, authority);
+  else if (head.hostEnd > head.hostStart)
     next = encoder.writeBytes(out, next, authorityName, buffer, head.hostStart, head.hostEnd);
-  else if (authority !== null) next = encoder.writeField(out, next, authority);
   const pathStart = absolute ? head.hostEnd : head.targetStart;
   if (pathStart === head.targetEnd) {
     // RFC 9112 3.2.4: OPTIONS on no path asks about the server.
@@ -95,7 +98,7 @@ export function writeRequestHead(
     const path = `/${buffer.toString('latin1', pathStart, head.targetEnd)}`;
     next = encoder.writeField(out, next, defineField(':path', path));
   }
-  next = writeFields(encoder, out, next, head, buffer);
+  next = writeFields(encoder, out, next, head, buffer, authority !== null);
   return encoder.writeField(out, next, originFields[head.minor + (absolute ? ORIGIN_ABSOLUTE : 0)] as Field);
 }
 
@@ -108,11 +111,19 @@ export function writeResponseHead(
   buffer: Buffer,
 ): number {
   let next = encoder.writeField(out, encoder.begin(out, at), statusField(head.status));
-  next = writeFields(encoder, out, next, head, buffer);
+  next = writeFields(encoder, out, next, head, buffer, false);
   return encoder.writeField(out, next, originFields[head.minor] as Field);
 }
 
-function writeFields(encoder: Encoder, out: Buffer, at: number, head: Head, buffer: Buffer): number {
+/** `elsewhere`: the request goes to another authority than it names. */
+function writeFields(
+  encoder: Encoder,
+  out: Buffer,
+  at: number,
+  head: Head,
+  buffer: Buffer,
+  elsewhere: boolean,
+): number {
   let next = at;
   head.dropNominated(buffer);
   const count = head.fieldCount;
@@ -122,11 +133,13 @@ function writeFields(encoder: Encoder, out: Buffer, at: number, head: Head, buff
     const lineEnd = head.lineEnd(field);
     const known = lines.find(buffer, lineStart, lineEnd);
     if (known !== null) {
+      if (elsewhere && saysWhere(known.info)) continue;
       next = encoder.writeField(out, next, known);
       continue;
     }
     const name = nameOf(buffer, lineStart, head.nameEnd(field), lowerCase);
     if ((name.flags & FLAG_CONNECTION_SPECIFIC) !== 0 || name.id === NAME_ORIG_PROTO) continue;
+    if (elsewhere && saysWhere(name)) continue;
     const start = head.valueStart(buffer, field);
     const end = head.valueEnd(buffer, field, start);
     if (name.id === NAME_TE) {
@@ -140,6 +153,8 @@ function writeFields(encoder: Encoder, out: Buffer, at: number, head: Head, buff
   }
   return next;
 }
+
+const saysWhere = ({ id, text }: FieldName): boolean => id === NAME_HOST || text === 'l5d-dst-canonical';
 
 /** A trailer field's line, with its CRLF, as the body's decoder gives it. */
 export function trailerField(buffer: Buffer, start: number, end: number): Field {

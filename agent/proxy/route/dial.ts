@@ -156,6 +156,18 @@ function wayWithoutTls(
   return { options: { ip, port: inboundPort, timeoutMs, mark }, header: true };
 }
 
+/** Null: none is sent. A gateway is told what is meant behind it. */
+function headerOf(
+  { port, inboundPort, authorityOverride }: Endpoint,
+  protocol: SessionProtocol,
+): Buffer | null {
+  if (authorityOverride === undefined) {
+    return inboundPort === undefined ? null : encodeTransportHeader(port, protocol);
+  }
+  const [name, namedPort] = authorityOverride.split(':');
+  return encodeTransportHeader(namedPort === undefined ? port : Number(namedPort), protocol, name);
+}
+
 /** A connection to an endpoint that is not this pod, up to where the first byte of the session may be written. */
 export function dialEndpoint(
   context: WorkerContext,
@@ -174,6 +186,7 @@ export function dialEndpoint(
   }
   const timeoutMs = pod.pod.connectTimeoutOutboundMs;
   const { ip, identity = '', inboundPort } = endpoint;
+  const header = headerOf(endpoint, protocol);
   const tls = ownContext(context, pod);
   if (tls === undefined) {
     setImmediate(done, FAILURE_NO_CERTIFICATE, null);
@@ -188,7 +201,7 @@ export function dialEndpoint(
     const options = {
       context: tls,
       serverIdentity: identity,
-      header: inboundPort !== undefined,
+      header: header !== null,
       timeoutMs: HANDSHAKE_TIMEOUT_MS,
       clock: context.clock,
     };
@@ -208,7 +221,7 @@ export function dialEndpoint(
         return;
       }
       adoptSocket(context, pod, secure);
-      if (inboundPort !== undefined) secure.write(encodeTransportHeader(endpoint.port, protocol));
+      if (header !== null) secure.write(header);
       done(FAILURE_NONE, pod.budgeted(attachDataSource(secure, raw)));
     };
     context.handshakes.start(pod.handshakes, (over) => {

@@ -9,6 +9,7 @@ import { joinLabels, renderLabels } from '#lib/metrics/model.ts';
 import type { Cell } from '#lib/metrics/store.ts';
 import type { StreamSocket } from '#lib/net/stream-socket.ts';
 import { Breaker } from '../balance/breaker.ts';
+import { type AuthorityOverride, authorityOverride } from '../exchange/authority-override.ts';
 import type { EndpointFacts, HttpEndpoint, HttpMetrics, HttpRoute, HttpTarget } from '../exchange/types.ts';
 import { FAILURE_DISCOVERY, FAILURE_FAILFAST, FAILURE_LIMIT, FAILURE_NONE } from '../failure.ts';
 import { BreakingMetrics } from '../balance/breaking-metrics.ts';
@@ -458,6 +459,7 @@ export class OutboundEndpoint implements HttpEndpoint {
   readonly metrics: HttpMetrics;
   slot: HttpEndpoint['slot'] = null;
   readonly multiplexed: boolean;
+  readonly authorityOverride: AuthorityOverride | null;
   readonly identity: string;
   readonly endsClients: boolean;
   /** TCP connections now. */
@@ -486,6 +488,8 @@ export class OutboundEndpoint implements HttpEndpoint {
     this.name = formatSocketAddress(endpoint.ip, endpoint.port);
     this.#self = endpoint.localPodUid === pod.uid || pod.owns(endpoint.ip);
     this.multiplexed = endpoint.http2 === true && !this.#self;
+    const { authorityOverride: named } = endpoint;
+    this.authorityOverride = named === undefined || this.#self ? null : authorityOverride(named);
     this.identity = this.#self ? '' : (endpoint.identity ?? '');
     this.endsClients = authority === undefined && this.identity !== '';
     const labels = joinLabels(endpointLabels(authority, endpoint, this.#tls()), pod.labels);

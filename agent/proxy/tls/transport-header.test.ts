@@ -34,6 +34,12 @@ describe('the transport header', () => {
     });
   });
 
+  test('a name may be as long as that of a host', () => {
+    const name = `${'a'.repeat(63)}.${'b'.repeat(63)}.${'c'.repeat(63)}.${'d'.repeat(61)}`;
+    const decoded = decodeTransportHeader(encodeTransportHeader(4143, 'http1', name));
+    assert.deepEqual(decoded.kind === 'header' && decoded.header, { port: 4143, name, protocol: 'http1' });
+  });
+
   test('is read back at every split, with what follows untouched', () => {
     for (const [port, protocol] of [
       [1, undefined],

@@ -21,19 +21,27 @@ const PREFACE = Buffer.from(`${TRANSPORT_ALPN}\r\n\r\n`, 'latin1');
 /** Longer messages than a port, a DNS name and a protocol need are refused. */
 export const TRANSPORT_HEADER_BYTES_MAX = PREFACE.length + 4 + 1024;
 
-/** `name`: up to 127 bytes of ASCII. */
+/** `name`: ASCII, no longer than the name of a host may be. */
 export function encodeTransportHeader(port: number, protocol: SessionProtocol, name = ''): Buffer {
   const message = [0x08];
-  let rest = port;
-  for (; rest > 0x7f; rest >>>= 7) message.push((rest & 0x7f) | 0x80);
-  message.push(rest);
-  if (name !== '') message.push(0x12, name.length, ...Buffer.from(name, 'latin1'));
+  pushVarint(message, port);
+  if (name !== '') {
+    message.push(0x12);
+    pushVarint(message, name.length);
+    message.push(...Buffer.from(name, 'latin1'));
+  }
   if (protocol !== undefined) message.push(0x1a, 2, protocol === 'http1' ? 0x0a : 0x12, 0);
   const out = Buffer.alloc(PREFACE.length + 4 + message.length);
   PREFACE.copy(out);
   out.writeUInt32BE(message.length, PREFACE.length);
   out.set(message, PREFACE.length + 4);
   return out;
+}
+
+function pushVarint(message: number[], value: number): void {
+  let rest = value;
+  for (; rest > 0x7f; rest >>>= 7) message.push((rest & 0x7f) | 0x80);
+  message.push(rest);
 }
 
 export type DecodedHeader =

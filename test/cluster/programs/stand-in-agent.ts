@@ -54,7 +54,7 @@ const channel = createMeshChannel({
   }),
   reconnectMaxMs: 2000,
 });
-const destination = connectDestination(config.destinationAddress, channel);
+const destination = connectDestination({ address: config.destinationAddress, channel });
 
 function issuerOf(chainPem: string): string {
   const [, issuer = ''] = pemBlocks(chainPem);
