@@ -21,7 +21,7 @@ import {
   type Service,
 } from '#lib/registry/model.ts';
 import type { Registry, Watch } from '#lib/registry/registry.ts';
-import { containersOf } from '#lib/registry/workload-config.ts';
+import { hostPortsOf } from '#lib/registry/workload-config.ts';
 import { createMeshPod, type MeshPod } from './mesh-pod.ts';
 
 /** What it reads. */
@@ -275,7 +275,7 @@ class Index implements ClusterIndex {
     for (const one of [previous, pod]) {
       if (one === undefined) continue;
       for (const ip of one.status.podIPs) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
-      for (const { ip } of hostPortsOf(one)) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
+      for (const { ip } of nodePortsOf(one)) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
       this.#touch({ kind: 'node', cluster: one.cluster, name: one.spec.nodeName });
       for (const service of this.#servicesByNamespace.of(`${one.cluster}/${one.metadata.namespace}`)) {
         if (service.spec.selector === undefined || !selects(service.spec.selector, one.metadata.labels))
@@ -303,7 +303,7 @@ class Index implements ClusterIndex {
     this.#podsByNamespace.add(`${pod.cluster}/${pod.metadata.namespace}`, found);
     this.#podsByNode.add(`${pod.cluster}/${pod.spec.nodeName}`, found);
     for (const ip of pod.status.podIPs) this.#podsByIp.add(`${pod.cluster}/${ip}`, found);
-    for (const { ip, port } of hostPortsOf(pod))
+    for (const { ip, port } of nodePortsOf(pod))
       this.#podsByHostPort.add(`${pod.cluster}/${ip}/${port}`, found);
     this.#podListener?.changed(found);
   }
@@ -314,7 +314,7 @@ class Index implements ClusterIndex {
     this.#podsByNamespace.delete(`${pod.cluster}/${pod.metadata.namespace}`, found);
     this.#podsByNode.delete(`${pod.cluster}/${pod.spec.nodeName}`, found);
     for (const ip of pod.status.podIPs) this.#podsByIp.delete(`${pod.cluster}/${ip}`, found);
-    for (const { ip, port } of hostPortsOf(pod)) {
+    for (const { ip, port } of nodePortsOf(pod)) {
       this.#podsByHostPort.delete(`${pod.cluster}/${ip}/${port}`, found);
     }
   }
@@ -398,12 +398,9 @@ export const parentServices = (
 
 const takesTraffic = (pod: Pod): boolean => !podTerminal(pod) && pod.metadata.deletionTimestamp === '';
 
-const hostPortsOf = (pod: Pod): readonly { readonly ip: string; readonly port: number }[] =>
-  containersOf(pod).flatMap(({ ports }) =>
-    ports
-      .filter(({ hostPort, protocol }) => hostPort > 0 && protocol === 'TCP')
-      .flatMap(({ hostPort }) => pod.status.hostIPs.map((ip) => ({ ip, port: hostPort }))),
-  );
+/** Addresses and ports of its node that lead to it. */
+const nodePortsOf = (pod: Pod): readonly { readonly ip: string; readonly port: number }[] =>
+  hostPortsOf(pod).flatMap(({ hostPort }) => pod.status.hostIPs.map((ip) => ({ ip, port: hostPort })));
 
 /** By its label, else by its owner. */
 const serviceNameOf = ({ metadata }: EndpointSlice): string | undefined =>

@@ -7,7 +7,7 @@ import { portsContain } from '#lib/core/addresses.ts';
 import { DestinationProfile, type GetDestination } from '#lib/proto/gen/linkerd/destination.ts';
 import type { Metadata } from '#lib/proto/gen/linkerd/meta.ts';
 import { keyOf, type ResourceKey, type Service } from '#lib/registry/model.ts';
-import { containersOf } from '#lib/registry/workload-config.ts';
+import { hostPortsOf } from '#lib/registry/workload-config.ts';
 import { bareAddress, type EndpointAddress, podAddress } from './addresses.ts';
 import { type Authority, parseAuthority } from './authority.ts';
 import type { Topic } from './cluster-index.ts';
@@ -89,9 +89,7 @@ function onlyOne<T>(found: readonly T[], what: string): T | undefined {
 /** The pod's own address and port: nothing leads from the node's address to where the pod takes mesh traffic. */
 function behindHostPort({ pod }: MeshPod, { ip, port }: EndpointAddress): EndpointAddress {
   const own = pod.status.podIPs.find((one) => familyOf(one) === familyOf(ip));
-  const target = containersOf(pod)
-    .flatMap(({ ports }) => ports)
-    .find(({ hostPort, protocol }) => hostPort === port && protocol === 'TCP');
+  const target = hostPortsOf(pod).find(({ hostPort }) => hostPort === port);
   return own === undefined || target === undefined ? { ip, port } : { ip: own, port: target.containerPort };
 }
 

@@ -110,6 +110,19 @@ export const containersOf = (pod: Pod): readonly Container[] => [
   ...pod.spec.containers,
 ];
 
+/** TCP ports of the node that lead to ports of the pod. In the node's network they are the same, as the API server sets them. */
+export const hostPortsOf = (
+  pod: Pod,
+): readonly { readonly hostPort: number; readonly containerPort: number }[] =>
+  containersOf(pod)
+    .flatMap(({ ports }) => ports)
+    .filter(({ protocol }) => protocol === 'TCP')
+    .map(({ hostPort, containerPort }) => ({
+      hostPort: hostPort === 0 && pod.spec.hostNetwork ? containerPort : hostPort,
+      containerPort,
+    }))
+    .filter(({ hostPort }) => hostPort > 0);
+
 /** Names of TCP container ports. */
 export function containerPortNames(pod: Pod): ReadonlyMap<string, number> {
   const names = new Map<string, number>();
