@@ -4,7 +4,12 @@
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import { socketFromWire } from '#lib/proto/addresses.ts';
-import { DestinationClient, type WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
+import {
+  DestinationClient,
+  type DestinationProfile,
+  type Update,
+  type WeightedAddr,
+} from '#lib/proto/gen/linkerd/destination.ts';
 import { Inbox, TestCluster, testPod, testService } from './test-cluster.ts';
 
 type Json = Readonly<Record<string, unknown>>;
@@ -42,7 +47,7 @@ describe('the address of a node', () => {
   };
   const endpointOf = async (path: string) => {
     const call = client.getProfile(request(path));
-    const { endpoint, opaqueProtocol } = await new Inbox(call).next();
+    const { endpoint, opaqueProtocol } = await new Inbox<DestinationProfile>(call).next();
     call.cancel();
     return [...picture(endpoint), opaqueProtocol];
   };
@@ -79,7 +84,7 @@ describe('the address of a node', () => {
 
   it('follows pods that come and go', async () => {
     await start();
-    const inbox = new Inbox(client.getProfile(request('10.9.0.1:9100')));
+    const inbox = new Inbox<DestinationProfile>(client.getProfile(request('10.9.0.1:9100')));
     assert.deepEqual(picture((await inbox.next()).endpoint), ['10.9.0.1/9100', undefined, undefined]);
     await cluster.apply(inNode('declared', [{ containerPort: 9100 }]));
     assert.deepEqual(picture((await inbox.next()).endpoint), ['10.9.0.1/9100', 'declared', undefined]);
@@ -93,7 +98,7 @@ describe('the address of a node', () => {
       ...pod,
       metadata: { ...(pod['metadata'] as Json), labels: { app: 'web' } },
     });
-    const { update } = await new Inbox(client.get(request('web.shop.svc.cluster.local:80'))).next();
+    const { update } = await new Inbox<Update>(client.get(request('web.shop.svc.cluster.local:80'))).next();
     assert.deepEqual(update?.$case === 'add' && update.add.addrs.map(picture), [
       ['10.9.0.1/8080', 'web-1', undefined],
     ]);

@@ -106,6 +106,7 @@ export const agentIdentity = identityOf('nodemesh-agent', 'nodemesh', defaultMes
 export class TestCluster {
   readonly folder = mkdtempSync(join(tmpdir(), 'nodemesh-destination-'));
   readonly log = recordingLog();
+  readonly metrics = createDestinationMetrics();
   readonly registry: FolderRegistry;
   readonly services: DestinationServices;
   readonly #tokenKey = makeTokenKey();
@@ -146,7 +147,7 @@ export class TestCluster {
         const identity = callerIdentity(call);
         return identity === undefined ? undefined : { identity, connection: call.getPeer() };
       },
-      metrics: createDestinationMetrics(),
+      metrics: this.metrics,
       clock: systemClock,
       log,
     });

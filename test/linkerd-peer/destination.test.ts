@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { optedIn, testNamespace, testPod, testService } from '../../destination/test-cluster.ts';
+import { until } from '../faults/until.ts';
 import { type Answers, Asker, identityIn, type Json, sidecar } from './asker.ts';
 
 const SHOP = 'shop.svc.cluster.local';
@@ -517,6 +518,39 @@ describe('Destination, asked by a proxy of Linkerd', () => {
       const expected = ['10.1.0.4/8080', '10.1.0.5/8080', '10.1.0.6/8080'];
       assert.deepEqual(sets, [expected, expected, expected, expected]);
       for (const answers of early) await asker.quiet(answers);
+    } finally {
+      await asker.close();
+    }
+  });
+
+  it('streams on which nothing happens stay open and silent; proxies that end them are told everything anew', async () => {
+    const asker = await Asker.start([web]);
+    const open = async (): Promise<number> => {
+      const counts = (await asker.cluster.metrics.text()).matchAll(
+        /^nodemesh_destination_streams\{.*\} (\d+)$/gm,
+      );
+      return [...counts].reduce((sum, [, count]) => sum + Number(count), 0);
+    };
+    try {
+      const profile = asker.getProfile('10.96.0.1:80');
+      assert.deepEqual(await profile.next(), defaultProfile('web', 80));
+      const undeclared = asker.getProfile('10.96.0.1:81');
+      assert.deepEqual(await undeclared.next(), {});
+      const streams = [getWeb(asker), profile, undeclared, asker.getProfile('192.0.2.1:80')];
+      await streams[3]?.next();
+      // Everything that concerns somebody else.
+      await asker.cluster.apply(testService('other', { clusterIP: '10.96.0.7' }));
+      await asker.cluster.apply(testPod('other-1', { ips: ['10.1.0.77'] }));
+      for (const answers of streams) await asker.quiet(answers);
+      assert.equal(await open(), 4);
+      for (const { call } of streams) call.cancel();
+      await until('the end of all streams', 10_000, async () => (await open()) === 0);
+      await asker.cluster.apply(pod(1));
+      const again = getWeb(asker);
+      assert.deepEqual(await again.next(), added(plain('web-1', '10.1.0.1/8080')));
+      assert.deepEqual(await asker.getProfile('10.96.0.1:80').next(), defaultProfile('web', 80));
+      // Of the streams before, nobody heard of it.
+      for (const { call } of streams) assert.equal(call.pending, 0);
     } finally {
       await asker.close();
     }
