@@ -5,6 +5,7 @@
 import { CallCredentials, ChannelCredentials, type ChannelOptions, type experimental } from '@grpc/grpc-js';
 import { secureMesh } from '#lib/tls/mesh-client.ts';
 import { createMeshContext, type MeshMaterial } from '#lib/tls/mesh-context.ts';
+import { limitConnects } from './connect-limit.ts';
 
 export interface MeshChannel {
   readonly credentials: ChannelCredentials;
@@ -17,12 +18,16 @@ export interface MeshChannelOptions {
   /** Asked at every connect; a certificate is optional. */
   readonly material: () => MeshMaterial;
   readonly messageBytesMax?: number;
+  /** Of a TCP connect, 5 s if absent. */
+  readonly connectTimeoutMs?: number;
   readonly handshakeTimeoutMs?: number;
   /** The longest pause between two connects, 10 s if absent. */
   readonly reconnectMaxMs?: number;
   /** Hears why a connect failed: gRPC itself only tells the calls. */
   readonly onConnectFailure?: (error: unknown) => void;
 }
+
+const CONNECT_TIMEOUT_MS = 5000;
 
 /** What to pass as credentials and options to a generated client: `new XClient('ip:port', c.credentials, c.options)`. */
 export function createMeshChannel(options: MeshChannelOptions): MeshChannel {
@@ -85,7 +90,11 @@ class MeshChannelCredentials extends ChannelCredentials {
           throw error;
         }
       },
-      waitForReady: () => Promise.resolve(),
+      // What grpc-js calls before it connects.
+      waitForReady() {
+        limitConnects(options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS);
+        return Promise.resolve();
+      },
       getCallCredentials: () => calls,
       destroy: () => undefined,
     };

@@ -144,7 +144,11 @@ export function createApiClient(options: ApiClientOptions): KubernetesApi {
       const name = nameOf(call);
       const silent = (): void =>
         own.abort(new ApiFailure(0, 'Silent', `${name}: nothing heard for ${silentMsMax} ms`));
-      let timer = clock.after(silentMsMax, silent);
+      // The server answers a watch at once; a connect may have been led to nobody.
+      const openMs = Math.min(silentMsMax, CALL_TIMEOUT_MS);
+      let timer = clock.after(openMs, () =>
+        own.abort(new ApiFailure(0, 'Timeout', `${name}: no answer within ${openMs} ms`)),
+      );
       let heardMs = clock.nowMs();
       // One timer for many lines.
       const watchdog = (): void => {

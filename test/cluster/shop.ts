@@ -97,6 +97,13 @@ export async function openShop(cluster: Cluster, mesh: Installation, namespace: 
     return [...outside, ...unknown];
   }
 
+  const lastWords = (): string[] =>
+    standIns.flatMap(({ node, lines, beat }) =>
+      [...lines.filter(({ what }) => what !== 'destination' && what !== 'enrolled').slice(-4), beat].map(
+        (line) => `${node}: ${JSON.stringify(line)}`,
+      ),
+    );
+
   async function inOrder(): Promise<void> {
     let left: string[] = [];
     await cluster
@@ -104,7 +111,7 @@ export async function openShop(cluster: Cluster, mesh: Installation, namespace: 
         left = await missing();
         return left.length === 0;
       })
-      .catch((error: unknown) => assert.fail(`${String(error)}\n${left.join('\n')}`));
+      .catch((error: unknown) => assert.fail([String(error), ...left, ...lastWords()].join('\n')));
   }
 
   return {
