@@ -25,6 +25,8 @@ export const scale = {
   /** On a cluster: how often each replica of the control plane dies, and for how long the API server is away. */
   clusterKills: pick(1, 10),
   apiServerAwayMs: pick(15_000, 120_000),
+  /** Each part of the control plane, while agents on a cluster serve. */
+  clusterAwayMs: pick(60_000, 300_000),
   rollout: { rolls: pick(2, 30) },
   mixed: {
     workerFaults: pick(['throw'], ['throw', 'heap', 'spin']),

@@ -3,7 +3,7 @@
 // server's aggregation, and the key that signs service accounts' tokens. They live as long as the cluster.
 
 import 'reflect-metadata';
-import { KeyObject, webcrypto } from 'node:crypto';
+import { createPrivateKey, KeyObject, webcrypto } from 'node:crypto';
 import {
   BasicConstraintsExtension,
   type Extension,
@@ -12,6 +12,7 @@ import {
   KeyUsageFlags,
   KeyUsagesExtension,
   SubjectAlternativeNameExtension,
+  X509Certificate,
   X509CertificateGenerator,
 } from '@peculiar/x509';
 
@@ -46,46 +47,58 @@ const keyPem = (keys: webcrypto.CryptoKeyPair): string =>
 
 const serial = (): string => Buffer.from(webcrypto.getRandomValues(new Uint8Array(15))).toString('hex');
 
-export async function makeAuthority(commonName: string, nowMs: number): Promise<Authority> {
-  const notBefore = new Date(nowMs - 3_600_000);
-  const notAfter = new Date(nowMs + YEAR_MS);
-  const keys = await makeKeys();
-  const issuer = `CN=${commonName}`;
-  const make = (of: webcrypto.CryptoKeyPair, subject: string, extensions: Extension[]) =>
+type Make = (of: webcrypto.CryptoKey, subject: string, extensions: Extension[]) => Promise<X509Certificate>;
+
+const makerOf =
+  (signingKey: webcrypto.CryptoKey, issuer: string, nowMs: number): Make =>
+  (publicKey, subject, extensions) =>
     X509CertificateGenerator.create({
       serialNumber: `01${serial()}`,
       subject,
       issuer,
-      notBefore,
-      notAfter,
-      publicKey: of.publicKey,
-      signingKey: keys.privateKey,
+      notBefore: new Date(nowMs - 3_600_000),
+      notAfter: new Date(nowMs + YEAR_MS),
+      publicKey,
+      signingKey,
       signingAlgorithm: SIGNING,
       extensions,
     });
-  const own = await make(keys, issuer, [
+
+export async function makeAuthority(commonName: string, nowMs: number): Promise<Authority> {
+  const keys = await makeKeys();
+  const issuer = `CN=${commonName}`;
+  const make = makerOf(keys.privateKey, issuer, nowMs);
+  const own = await make(keys.publicKey, issuer, [
     new BasicConstraintsExtension(true, undefined, true),
     new KeyUsagesExtension(KeyUsageFlags.keyCertSign | KeyUsageFlags.digitalSignature, true),
   ]);
-  return {
-    certificatePem: `${own.toString('pem')}\n`,
-    keyPem: keyPem(keys),
-    issue: async (name) => {
-      const leafKeys = await makeKeys();
-      const organization = name.organization === undefined ? '' : `O=${name.organization}, `;
-      const alternatives = [
-        ...(name.dns ?? []).map((value) => ({ type: 'dns' as const, value })),
-        ...(name.ip ?? []).map((value) => ({ type: 'ip' as const, value })),
-      ];
-      const leaf = await make(leafKeys, `${organization}CN=${name.commonName}`, [
-        new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
-        new ExtendedKeyUsageExtension([ExtendedKeyUsage.serverAuth, ExtendedKeyUsage.clientAuth]),
-        ...(alternatives.length === 0 ? [] : [new SubjectAlternativeNameExtension(alternatives)]),
-      ]);
-      return { certificatePem: `${leaf.toString('pem')}\n`, keyPem: keyPem(leafKeys) };
-    },
-  };
+  return authorityOf({ certificatePem: `${own.toString('pem')}\n`, keyPem: keyPem(keys) }, make);
 }
+
+/** One that was made before, of which the files are left. */
+export async function readAuthority(pair: KeyPair, nowMs: number): Promise<Authority> {
+  const der = createPrivateKey(pair.keyPem).export({ type: 'pkcs8', format: 'der' });
+  const key = await webcrypto.subtle.importKey('pkcs8', der, ALGORITHM, false, ['sign']);
+  return authorityOf(pair, makerOf(key, new X509Certificate(pair.certificatePem).subject, nowMs));
+}
+
+const authorityOf = (pair: KeyPair, make: Make): Authority => ({
+  ...pair,
+  issue: async (name) => {
+    const leafKeys = await makeKeys();
+    const organization = name.organization === undefined ? '' : `O=${name.organization}, `;
+    const alternatives = [
+      ...(name.dns ?? []).map((value) => ({ type: 'dns' as const, value })),
+      ...(name.ip ?? []).map((value) => ({ type: 'ip' as const, value })),
+    ];
+    const leaf = await make(leafKeys.publicKey, `${organization}CN=${name.commonName}`, [
+      new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
+      new ExtendedKeyUsageExtension([ExtendedKeyUsage.serverAuth, ExtendedKeyUsage.clientAuth]),
+      ...(alternatives.length === 0 ? [] : [new SubjectAlternativeNameExtension(alternatives)]),
+    ]);
+    return { certificatePem: `${leaf.toString('pem')}\n`, keyPem: keyPem(leafKeys) };
+  },
+});
 
 /** The key of service accounts' tokens: the API server signs with the private one and checks with the public one. */
 export async function makeTokenKey(): Promise<{ readonly keyPem: string; readonly publicPem: string }> {

@@ -3,9 +3,9 @@
 // kube-proxy and CNI. Written once, when the cluster is made.
 
 import { createHash } from 'node:crypto';
-import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { type Authority, type KeyPair, makeAuthority, makeTokenKey } from './certificates.ts';
+import { type Authority, type KeyPair, makeAuthority, makeTokenKey, readAuthority } from './certificates.ts';
 import {
   API_SERVICE_ADDRESS,
   CLUSTER_DOMAIN,
@@ -86,6 +86,15 @@ export async function writeMachineFiles(layout: ClusterLayout, nowMs: number): P
   write(layout.kubeconfig, kubeconfig(layout.apiUrl, authority, admin), 0o600);
   await writeControlFiles(layout, authority, nowMs);
   for (const node of layout.nodes) await writeNodeFiles(layout, node, authority);
+}
+
+/** Of a node that comes later: the cluster's authority is in the files of its control plane. */
+export async function writeLaterNode(layout: ClusterLayout, node: NodeLayout, nowMs: number): Promise<void> {
+  const read = (kind: string): string =>
+    readFileSync(join(layout.control.root, `etc/kubernetes/pki/ca.${kind}`), 'utf8');
+  const authority = await readAuthority({ certificatePem: read('crt'), keyPem: read('key') }, nowMs);
+  writeSystemFiles(node);
+  await writeNodeFiles(layout, node, authority);
 }
 
 async function writeControlFiles(layout: ClusterLayout, authority: Authority, nowMs: number): Promise<void> {

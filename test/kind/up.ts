@@ -101,14 +101,11 @@ async function startControlPlane(layout: ClusterLayout): Promise<void> {
   ]);
 }
 
-async function startNodes(layout: ClusterLayout): Promise<void> {
-  await Promise.all(
-    layout.nodes.flatMap((node) => [
-      startPart(node, nodePart(node, 'kubelet')),
-      startPart(node, nodePart(node, 'kube-proxy')),
-    ]),
-  );
-}
+const startNodes = (layout: ClusterLayout): Promise<unknown> => Promise.all(layout.nodes.map(startNode));
+
+/** What runs beside the runtime, which must run. */
+export const startNode = (node: NodeLayout): Promise<unknown> =>
+  Promise.all([startPart(node, nodePart(node, 'kubelet')), startPart(node, nodePart(node, 'kube-proxy'))]);
 
 /** A node is Ready before there are service accounts, and pods need one. */
 async function waitReady(layout: ClusterLayout): Promise<void> {
@@ -130,7 +127,7 @@ export async function importImages(layout: ClusterLayout, archives: readonly str
   );
 }
 
-async function importImage(node: NodeLayout, archive: string): Promise<void> {
+export async function importImage(node: NodeLayout, archive: string): Promise<void> {
   const [program = '', ...args] = insideMachine(node, ['ctr', '--namespace=k8s.io', 'images', 'import', '-']);
   const child = spawn(program, args, { stdio: ['pipe', 'ignore', 'pipe'] });
   let said = '';

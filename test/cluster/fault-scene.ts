@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the tests of faults on a cluster share: the mesh on it, a server and a client on each of its first two nodes,
+// and loads between all of them that need neither API server nor kubelet, containerd or DNS to go on.
+
+import assert from 'node:assert/strict';
+import type { TestContext } from 'node:test';
+import { sumOf } from '../conformance/metrics.ts';
+import {
+  assertOnly,
+  type Demands,
+  HTTP_PORT,
+  type Load,
+  type LoadReport,
+  startLoad,
+  summary,
+} from '../faults/load.ts';
+import { type Cluster, type KubernetesObject, openCluster } from './cluster.ts';
+import { groundWithin } from './in-pod.ts';
+import { clientPod, echoPod, loadPrograms } from './load-pods.ts';
+import {
+  controlPlaneReady,
+  installControlPlane,
+  installNodes,
+  nodePodsReady,
+  removeMesh,
+  scrapeNode,
+  untilReason,
+} from './mesh.ts';
+
+export const RATE = 20;
+/** On the first node and on the second. */
+const SERVERS = ['near', 'far'] as const;
+const CLIENTS = ['caller', 'peer'] as const;
+export type Server = (typeof SERVERS)[number];
+export type Client = (typeof CLIENTS)[number];
+export const ALL_WAYS: readonly (readonly [Client, Server])[] = CLIENTS.flatMap((client) =>
+  SERVERS.map((server) => [client, server] as const),
+);
+type Kinds = Parameters<typeof startLoad>[1]['kinds'];
+
+export interface FaultScene {
+  readonly cluster: Cluster;
+  readonly namespace: string;
+  readonly identity: string;
+  /** Until a service's address is asked for by number there is no need of DNS. */
+  addressOf(service: string): Promise<string>;
+  loads(ways: readonly (readonly [Client, string])[], kinds?: Kinds): Promise<readonly Load[]>;
+  /** A request is answered. */
+  untilServed(client: Client, service: string, timeoutMs?: number): Promise<void>;
+  /** The node's servers have had connections of meshed clients of other nodes. */
+  untilMtls(node: string, on?: Cluster): Promise<void>;
+  /** A new pod on the node starts, in the mesh. */
+  startsMeshed(name: string, node: string): Promise<void>;
+  close(): Promise<void>;
+}
+
+export async function openFaultScene(namespace: string): Promise<FaultScene> {
+  const cluster = await openCluster();
+  try {
+    const [near = '', far = ''] = cluster.nodes.map(({ name }) => name);
+    await removeMesh(cluster);
+    await installControlPlane(cluster);
+    await installNodes(cluster);
+    await cluster.makeNamespace(namespace);
+    await cluster.kubectl(['annotate', 'namespace', namespace, 'linkerd.io/inject=enabled']);
+    await controlPlaneReady(cluster);
+    await nodePodsReady(cluster, 'keeper');
+    await nodePodsReady(cluster, 'agent');
+    await cluster.apply([
+      loadPrograms(namespace),
+      ...echoPod(namespace, 'near', { node: near }),
+      ...echoPod(namespace, 'far', { node: far }),
+      clientPod(namespace, 'caller', { node: near }),
+      clientPod(namespace, 'peer', { node: far }),
+    ]);
+    await untilReason(cluster, namespace, [...SERVERS, ...CLIENTS], 'Enrolled');
+    for (const name of SERVERS) await cluster.podsReady(namespace, `app=${name}`, 1);
+  } catch (error) {
+    await cluster.close();
+    throw error;
+  }
+  return sceneOn(cluster, namespace);
+}
+
+function sceneOn(cluster: Cluster, namespace: string): FaultScene {
+  const identity = `default.${namespace}.serviceaccount.identity.linkerd.cluster.local`;
+  const scene: FaultScene = {
+    cluster,
+    namespace,
+    identity,
+    async addressOf(service) {
+      const { spec } = await cluster.get<KubernetesObject & { spec: { clusterIP: string } }>([
+        'service',
+        service,
+        `--namespace=${namespace}`,
+      ]);
+      return spec.clusterIP;
+    },
+    async loads(ways, kinds) {
+      const clients = [...new Set(ways.map(([client]) => client))];
+      const ground = await groundWithin(
+        cluster,
+        clients.map((pod) => ({ ns: namespace, pod })),
+      );
+      return Promise.all(
+        ways.map(async ([pod, service]) =>
+          startLoad(ground, {
+            from: { ns: namespace, pod },
+            to: await scene.addressOf(service),
+            rate: RATE,
+            connections: 2,
+            ...(kinds && { kinds }),
+          }),
+        ),
+      );
+    },
+    async untilServed(client, service, timeoutMs) {
+      const url = `http://${await scene.addressOf(service)}:${HTTP_PORT}/`;
+      const argv = ['curl', '-sS', '-f', '-o', '/dev/null', '--max-time', '5', url];
+      let said = '';
+      await cluster
+        .waitFor(
+          `${client} is served by ${service}`,
+          async () => {
+            const { code, stderr } = await cluster.exec({ namespace, pod: client }, argv);
+            said = stderr;
+            return code === 0;
+          },
+          timeoutMs,
+        )
+        .catch((error: unknown) => assert.fail(`${String(error)}: ${said}`));
+    },
+    async untilMtls(node, on = cluster) {
+      const labels = { direction: 'inbound', peer: 'src', tls: 'true', client_id: identity };
+      await cluster.waitFor(
+        `${node} sees mTLS of a client`,
+        async () => sumOf(await scrapeNode(on, node), 'tcp_open_total', labels) > 0,
+      );
+    },
+    async startsMeshed(name, node) {
+      await cluster.apply([clientPod(namespace, name, { node })]);
+      await untilReason(cluster, namespace, [name], 'Enrolled');
+      await cluster.kubectl(['delete', 'pod', name, `--namespace=${namespace}`, '--wait']);
+    },
+    async close() {
+      try {
+        await removeMesh(cluster);
+      } finally {
+        await cluster.close();
+      }
+    },
+  };
+  return scene;
+}
+
+/** Ends the loads, tells what they have seen, and demands. */
+export async function stopped(
+  t: TestContext,
+  running: readonly Load[],
+  demands: Demands = { minRate: RATE * 0.7 },
+): Promise<readonly LoadReport[]> {
+  const reports = await Promise.all(running.map((load) => load.stop()));
+  t.diagnostic(summary(reports));
+  for (const report of reports) assertOnly(report, demands);
+  return reports;
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// What happens to nodes, under load: kubelet and containerd are killed, a node loses power and boots, a node is added
+// and another one drained. Only what is killed is missed, nothing starts outside the mesh, and all comes back by itself.
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { capture } from '../e2e/capture.ts';
+import type { ClusterLayout } from '../kind/layout.ts';
+import { addNode, rebootNode, removeLastNode } from '../kind/nodes.ts';
+import { type Cluster, type KubernetesObject, openCluster } from './cluster.ts';
+import { spread, starter, witness } from './fault-pods.ts';
+import { ALL_WAYS, type FaultScene, openFaultScene, RATE, stopped } from './fault-scene.ts';
+import { nodePodsReady, untilReason } from './mesh.ts';
+
+const NS = 'node-faults';
+const IMAGES = [resolve(import.meta.dirname, '../../build/images/nodemesh.tar')];
+/** Several rounds of the kubelet, of probes and of CNI STATUS. */
+const AWAY_MS = 15_000;
+/** Of a request of the load. */
+const TIMEOUT_MS = 5_000;
+
+interface Pod extends KubernetesObject {
+  readonly spec: { readonly nodeName: string };
+  readonly status: {
+    readonly podIP?: string;
+    readonly containerStatuses?: readonly { readonly restartCount: number }[];
+  };
+}
+
+describe('a node of a cluster with the mesh', { timeout: 290_000 }, () => {
+  let scene: FaultScene;
+  let cluster: Cluster;
+  /** With the node that is added. */
+  let wider: Cluster | undefined;
+  let widerLayout: ClusterLayout | undefined;
+  let [first, second] = ['', ''];
+
+  const nodeReady = (name: string): Promise<string> =>
+    cluster.kubectl(['wait', '--for=condition=Ready', 'node', name, '--timeout=60s']);
+  const podNamed = (name: string): Promise<Pod> => cluster.get<Pod>(['pod', name, `--namespace=${NS}`]);
+  const restarts = ({ status }: Pod): number => status.containerStatuses?.[0]?.restartCount ?? 0;
+
+  before(async () => {
+    scene = await openFaultScene(NS);
+    cluster = scene.cluster;
+    [first = '', second = ''] = cluster.nodes.map(({ name }) => name);
+  });
+  after(async () => {
+    if (scene === undefined) return;
+    await cluster.kubectl(['uncordon', second]);
+    await wider?.close();
+    await scene.close();
+    if (widerLayout !== undefined) await removeLastNode(widerLayout);
+  });
+
+  for (const part of ['kubelet', 'containerd'] as const) {
+    it(`loses its ${part}, and nobody's requests fail`, async (t) => {
+      const node = cluster.nodes[1] ?? assert.fail('two nodes');
+      const running = await scene.loads(ALL_WAYS);
+      await node.kill(part);
+      await sleep(AWAY_MS);
+      assert.equal(await node.runs(part), false);
+      await node.start(part);
+      await nodeReady(second);
+      await scene.startsMeshed(`after-${part}`, second);
+      await stopped(t, running);
+      await scene.untilMtls(second);
+    });
+  }
+
+  it('loses power and boots: its pods start in the mesh again, and nothing of theirs is sent in plain text', async (t) => {
+    const layout = cluster.layout.nodes[1] ?? assert.fail('two nodes');
+    await cluster.apply(witness(NS, 'witness', first));
+    await cluster.podsReady(NS, 'app=witness', 1);
+    await cluster.apply([starter(NS, 'starter', second, await scene.addressOf('witness'))]);
+    await cluster.podsReady(NS, 'app=starter', 1);
+    const known = `${scene.identity}\n`;
+    const place = { namespace: NS, pod: 'starter' };
+    await cluster.waitFor(
+      'the first start tells who it is',
+      async () => (await cluster.logs(place)) === known,
+    );
+    const was = await podNamed('starter');
+    const folder = mkdtempSync(join(tmpdir(), 'nodemesh-boot-'));
+    const file = join(folder, 'wire.pcap');
+    const tape = await capture(cluster.layout.nodes[0]?.netns ?? '', 'eth0', file);
+    const [stays = assert.fail()] = await scene.loads([['caller', 'near']]);
+    const [returns = assert.fail()] = await scene.loads([['caller', 'far']], ['http-new', 'http-kept']);
+    try {
+      returns.mark('off');
+      await rebootNode(cluster.layout, layout);
+      await cluster.waitFor(
+        'the pods are started again',
+        async () => {
+          for (const name of ['far', 'peer', 'starter'])
+            if (restarts(await podNamed(name)) === 0) return false;
+          return true;
+        },
+        120_000,
+      );
+      await nodePodsReady(cluster, 'agent');
+      await nodePodsReady(cluster, 'keeper');
+      await cluster.podsReady(NS, 'app=far', 1);
+      await untilReason(cluster, NS, ['far', 'peer', 'starter'], 'Enrolled');
+      await cluster.waitFor('the second start tells', async () => (await cluster.logs(place)) !== '');
+      assert.equal(await cluster.logs(place), known);
+      assert.equal((await podNamed('starter')).metadata.uid, was.metadata.uid);
+      await scene.untilServed('caller', 'far');
+      await scene.untilServed('peer', 'near');
+      returns.mark('back');
+      await scene.untilMtls(second);
+      await sleep(2 * TIMEOUT_MS);
+    } finally {
+      await tape.stop();
+    }
+    await stopped(t, [stays]);
+    const report = await returns.stop();
+    const at = (name: string): number => report.marks.find((mark) => mark.name === name)?.atMs ?? 0;
+    assert.deepEqual(
+      report.failures.filter(({ atMs }) => atMs < at('off') || atMs > at('back') + TIMEOUT_MS),
+      [],
+    );
+    t.diagnostic(`whole again ${((at('back') - at('off')) / 1000).toFixed(0)} s after the power went`);
+    const wire = readFileSync(file);
+    rmSync(folder, { recursive: true });
+    assert.ok(wire.includes('transport.l5d.io/v1'), 'the capture has seen the mesh');
+    const inPlain = ['x-nonce', ' far\n', known].filter((text) => wire.includes(text));
+    assert.deepEqual(inPlain, []);
+  });
+
+  it('is added, takes in the mesh what a drained one gives up, and no request fails', async (t) => {
+    await cluster.apply(spread(NS, 'web', 2));
+    await cluster.podsReady(NS, 'app=web', 2);
+    const running = await scene.loads([['caller', 'web']], ['http-new', 'http-kept', 'tcp-new']);
+    running[0]?.mark('a node is added');
+    widerLayout = await addNode(cluster.layout, IMAGES);
+    wider = await openCluster(cluster.layout.name);
+    const added = wider.nodes.at(-1)?.name ?? '';
+    await nodePodsReady(wider, 'keeper');
+    await nodePodsReady(wider, 'agent');
+    running[0]?.mark('another one is drained');
+    await cluster.kubectl(
+      ['drain', second, '--ignore-daemonsets', '--delete-emptydir-data', '--force', '--timeout=100s'],
+      { timeoutMs: 110_000 },
+    );
+    const pods = (await wider.podsReady(NS, 'app=web', 2)) as readonly Pod[];
+    assert.deepEqual(pods.map(({ spec }) => spec.nodeName).sort(), [first, added].sort());
+    const moved = pods.find(({ spec }) => spec.nodeName === added)?.metadata.name ?? '';
+    await untilReason(wider, NS, [moved], 'Enrolled');
+    await scene.untilMtls(added, wider);
+    const [report] = await stopped(t, running);
+    assert.ok((report?.byServer[moved] ?? 0) > 0, `${moved} has served`);
+    assert.ok(report !== undefined && report.succeeded > RATE);
+  });
+});
