@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createLibbpfLoader } from '#lib/bpf/libbpf-loader.ts';
 import { systemClock } from '#lib/core/clock.ts';
-import { errorMessage } from '#lib/core/errors.ts';
+import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import { createMeshChannel } from '#lib/grpc/client.ts';
 import { connectKeeper } from '#lib/keeper/client.ts';
 import { createLog } from '#lib/log/pino.ts';
@@ -68,6 +68,15 @@ const RECONNECT_MAX_MS = 2_000;
 const STANDBY_POLL_MS = 200;
 const PERMIT_KEY_BYTES = 32;
 
+// What it is not given or does not find here is for whoever installs it; anything else is a fault, with its trace.
+process.once('uncaughtException', (error) => {
+  const unfit =
+    error instanceof MeshError && (error.code === 'MESH_CONFIG_INVALID' || error.code === 'MESH_HOST_UNFIT');
+  if (unfit)
+    process.stderr.write(`agent: ${error.message}${error.remedy === undefined ? '' : `; ${error.remedy}`}\n`);
+  else console.error(error);
+  process.exit(1);
+});
 const config = loadAgentConfig(process.env);
 const log = createLog('agent', config.logLevel).child({ node: config.nodeName });
 const clock = systemClock;

@@ -83,7 +83,10 @@ const pod = (ns: string, name: string, more: object = {}): object => ({
     phase: 'Running',
     podIP: '10.1.0.7',
     podIPs: [{ ip: '10.1.0.7' }],
-    conditions: [{ type: 'PodScheduled', status: 'True' }],
+    conditions: [
+      { type: 'PodScheduled', status: 'True' },
+      { type: 'Ready', status: 'True' },
+    ],
     containerStatuses: [{ name: 'main', ready: true }],
   },
   ...more,
@@ -469,8 +472,39 @@ const breaks: Readonly<
   ],
   'cni plugin pod is running on all nodes': [
     'default',
-    () => setStatus(`${apps}/daemonsets/nodemesh-agent`, { desiredNumberScheduled: 2, numberReady: 1 }),
-    /number ready: 1, number scheduled: 2/,
+    async () => {
+      await setStatus(`${apps}/daemonsets/nodemesh-agent`, { desiredNumberScheduled: 2, numberReady: 1 });
+      const fallen = (name: string, message: string): object =>
+        pod(namespace, name, {
+          status: {
+            phase: 'Running',
+            containerStatuses: [
+              {
+                name: 'agent',
+                ready: false,
+                state: { waiting: { reason: 'CrashLoopBackOff', message: 'back-off 10s' } },
+                lastState: { terminated: { message } },
+              },
+            ],
+          },
+        });
+      const json = JSON.stringify({ level: 'error', msg: 'the agent ended', error: 'no room' });
+      memory.add([
+        fallen('nodemesh-agent-x', 'loading\nagent: /sys/fs/cgroup shows no cgroup of version 2'),
+        fallen('nodemesh-agent-y', json),
+        pod(namespace, 'nodemesh-agent-z', {
+          status: { conditions: [{ type: 'PodScheduled', status: 'False', message: 'no memory' }] },
+        }),
+      ]);
+    },
+    new RegExp(
+      [
+        'number ready: 1, number scheduled: 2',
+        'n1: agent: CrashLoopBackOff: agent: /sys/fs/cgroup shows no cgroup of version 2',
+        'n1: agent: CrashLoopBackOff: the agent ended: no room',
+        'n1: no memory',
+      ].join('\n\t[*] '),
+    ),
   ],
   'agents answer through the API server': [
     'default',

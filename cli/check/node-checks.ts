@@ -5,8 +5,8 @@
 import { AGENT_NAME, CNI_CONFIG_MAP, KEEPER_NAME } from '../../install/objects/agent.ts';
 import { parseMetrics, type Sample } from '../demo/scrape.ts';
 import type { ClusterObject } from '../install/cluster.ts';
-import { type Category, type Check, type Look, listProblem, Problem, type Scene } from './check.ts';
-import { conditionOf, listOf, type PodObject, requireAll } from './objects.ts';
+import { type Category, type Check, type Look, listProblem, type Scene } from './check.ts';
+import { conditionOf, listOf, type PodObject, requireAll, whyNotReady } from './objects.ts';
 
 const ADMIN_PORT = 4191;
 
@@ -19,6 +19,11 @@ const daemonSet = async ({ cluster, namespace }: Scene, name: string): Promise<D
     | DaemonSetObject
     | undefined;
 
+const podsOf = async ({ cluster, namespace }: Scene, name: string): Promise<readonly PodObject[]> =>
+  (await listOf<PodObject>(cluster, '/api/v1/pods')).filter(
+    ({ metadata }) => metadata.namespace === namespace && metadata.name.startsWith(`${name}-`),
+  );
+
 const onAllNodes = (name: string, text: string, anchor: string): Check => ({
   text,
   anchor,
@@ -26,8 +31,12 @@ const onAllNodes = (name: string, text: string, anchor: string): Check => ({
   retry: true,
   async look(scene) {
     const { desiredNumberScheduled = 0, numberReady = 0 } = (await daemonSet(scene, name))?.status ?? {};
-    if (desiredNumberScheduled === 0 || numberReady < desiredNumberScheduled)
-      throw new Problem(`number ready: ${numberReady}, number scheduled: ${desiredNumberScheduled}`);
+    if (desiredNumberScheduled > 0 && numberReady >= desiredNumberScheduled) return;
+    const unready = (await podsOf(scene, name)).filter((pod) => conditionOf(pod, 'Ready')?.status !== 'True');
+    throw listProblem(
+      `number ready: ${numberReady}, number scheduled: ${desiredNumberScheduled}`,
+      unready.map((pod) => `${pod.spec?.nodeName ?? 'no node'}: ${whyNotReady(pod)}`),
+    );
   },
 });
 
@@ -53,16 +62,12 @@ interface NodeAgent {
 }
 
 /** Of each node the agent that has the role, and why there is none. */
-async function agents({ cluster, namespace }: Scene): Promise<{
+async function agents(scene: Scene): Promise<{
   readonly answering: readonly NodeAgent[];
   readonly silent: readonly string[];
 }> {
-  const pods = (await listOf<PodObject>(cluster, '/api/v1/pods')).filter(
-    ({ metadata, status }) =>
-      metadata.namespace === namespace &&
-      metadata.name.startsWith(`${AGENT_NAME}-`) &&
-      status?.phase === 'Running',
-  );
+  const { cluster, namespace } = scene;
+  const pods = (await podsOf(scene, AGENT_NAME)).filter(({ status }) => status?.phase === 'Running');
   const found = await Promise.all(
     pods.map(async (pod) => {
       const node = pod.spec?.nodeName ?? '';

@@ -14,8 +14,15 @@ export interface PodObject extends ClusterObject {
     readonly phase?: string;
     readonly podIP?: string;
     readonly conditions?: readonly Condition[];
-    readonly containerStatuses?: readonly { readonly name: string; readonly ready: boolean }[];
+    readonly containerStatuses?: readonly ContainerStatus[];
   };
+}
+
+export interface ContainerStatus {
+  readonly name: string;
+  readonly ready: boolean;
+  readonly state?: { readonly waiting?: { readonly reason?: string; readonly message?: string } };
+  readonly lastState?: { readonly terminated?: { readonly message?: string } };
 }
 
 export interface Condition {
@@ -52,6 +59,30 @@ export const conditionOf = (
   object: { readonly status?: { readonly conditions?: readonly Condition[] } },
   type: string,
 ): Condition | undefined => object.status?.conditions?.find((condition) => condition.type === type);
+
+/** Why a pod is not ready, as far as Kubernetes knows; with the last word of a container that ended. */
+export function whyNotReady(pod: PodObject): string {
+  const unready = (pod.status?.containerStatuses ?? []).filter(({ ready }) => !ready);
+  const reasons = unready.map(({ name, state, lastState }) => {
+    const { reason = 'not ready', message = '' } = state?.waiting ?? {};
+    const last = lastWord(lastState?.terminated?.message);
+    return [name, reason, last ?? message].filter((part) => part !== '').join(': ');
+  });
+  const unscheduled = conditionOf(pod, 'PodScheduled');
+  if (unscheduled?.status === 'False') reasons.push(unscheduled.message ?? 'not scheduled');
+  return reasons.length === 0 ? 'not ready' : reasons.join('; ');
+}
+
+/** The last line of its log, without the form that programs give it. */
+function lastWord(log = ''): string | undefined {
+  const line = log.trim().split('\n').at(-1) ?? '';
+  try {
+    const { msg, error } = JSON.parse(line) as Readonly<Record<string, unknown>>;
+    return [msg, error].filter((part) => typeof part === 'string').join(': ');
+  } catch {
+    return line === '' ? undefined : line;
+  }
+}
 
 /** Throws unless every one of `names` is there. */
 export async function requireAll(

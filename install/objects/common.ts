@@ -186,6 +186,7 @@ export function controlPlane(options: ControlPlaneOptions): TreeMap {
               name: options.component,
               image: imageOf('controllerImage'),
               imagePullPolicy: value('imagePullPolicy'),
+              terminationMessagePolicy: 'FallbackToLogsOnError',
               command: ['node', options.program],
               env: options.env,
               ports: options.ports.map(({ name, port }) => ({ name, containerPort: port, protocol: 'TCP' })),

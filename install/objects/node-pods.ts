@@ -25,6 +25,8 @@ export function nodeContainer(options: NodeContainerOptions): TreeMap {
     name,
     image: imageOf(options.image),
     imagePullPolicy: value('image.pullPolicy'),
+    // `mesh check` says why one does not start.
+    terminationMessagePolicy: 'FallbackToLogsOnError',
     ...(command === undefined ? {} : { command }),
     ...(args === undefined ? {} : { args }),
     ...(env.length === 0 ? {} : { env }),

@@ -25,7 +25,7 @@ import type { StandInConfig, StandInLine } from '../stand-in.ts';
 
 const BEAT_MS = 500;
 const DIAL_MS = 250;
-const HANDSHAKE_MS = 5000;
+const HANDSHAKE_MS = 15_000;
 const DIALS_AT_ONCE_MAX = 8;
 
 const config = JSON.parse(process.argv[2] ?? '{}') as StandInConfig;
