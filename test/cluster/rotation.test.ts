@@ -57,7 +57,8 @@ describe('rotation', { timeout: 280_000 }, () => {
     await cluster.waitFor(`everybody to have ${file}`, async () => {
       // The kubelet brings mounted files up to date at once when something of the pod changes.
       const mark = `test/at=${Date.now()}`;
-      await cluster.kubectl([
+      // A pod may end meanwhile.
+      await cluster.tryKubectl([
         'annotate',
         'pod',
         '--overwrite',
