@@ -10,12 +10,12 @@ import { parseMetrics, type Series } from '../conformance/metrics.ts';
 import type { Cluster, KubernetesObject } from './cluster.ts';
 
 export const MESH_NAMESPACE = 'nodemesh';
-const MESH = resolve(import.meta.dirname, '../../bin/mesh');
+export const MESH_COMMAND = resolve(import.meta.dirname, '../../bin/mesh');
 const COMPONENT = 'nodemesh.io/control-plane-component';
 const CONTROL_PLANE = ['identity', 'destination', 'policy-validator'];
 
 export const tryMesh = (cluster: Cluster, ...args: readonly string[]): Promise<CommandResult> =>
-  runCommand([MESH, ...args, '--kubeconfig', cluster.kubeconfig], { timeoutMs: 120_000 });
+  runCommand([MESH_COMMAND, ...args, '--kubeconfig', cluster.kubeconfig], { timeoutMs: 120_000 });
 
 /** Must succeed; its output. */
 export async function mesh(cluster: Cluster, ...args: readonly string[]): Promise<string> {

@@ -69,11 +69,12 @@ export function service(
   name: string,
   port: number,
   spec: Readonly<Record<string, unknown>> = {},
+  labels: Readonly<Record<string, string>> = {},
 ): object {
   return {
     apiVersion: 'v1',
     kind: 'Service',
-    metadata: { namespace, name },
+    metadata: { namespace, name, labels },
     spec: { selector: { app: name }, ports: [{ name: 'http', port, targetPort: port }], ...spec },
   };
 }
