@@ -18,7 +18,7 @@ export interface MeshChannelOptions {
   /** Asked at every connect; a certificate is optional. */
   readonly material: () => MeshMaterial;
   readonly messageBytesMax?: number;
-  /** Of a TCP connect, 5 s if absent. */
+  /** Of a TCP connect, 2 s if absent. */
   readonly connectTimeoutMs?: number;
   readonly handshakeTimeoutMs?: number;
   /** The longest pause between two connects, 10 s if absent. */
@@ -27,7 +27,7 @@ export interface MeshChannelOptions {
   readonly onConnectFailure?: (error: unknown) => void;
 }
 
-const CONNECT_TIMEOUT_MS = 5000;
+const CONNECT_TIMEOUT_MS = 2000;
 
 /** What to pass as credentials and options to a generated client: `new XClient('ip:port', c.credentials, c.options)`. */
 export function createMeshChannel(options: MeshChannelOptions): MeshChannel {
