@@ -19,6 +19,7 @@ import {
   type ResourceKey,
   SERVICE_NAME_LABEL,
   type Service,
+  type ServiceProfile,
 } from '#lib/registry/model.ts';
 import type { Registry, Watch } from '#lib/registry/registry.ts';
 import { hostPortsOf } from '#lib/registry/workload-config.ts';
@@ -35,6 +36,7 @@ export const INDEXED_KINDS: readonly Kind[] = [
   'HTTPRoute',
   'PolicyHTTPRoute',
   'GRPCRoute',
+  'ServiceProfile',
 ];
 
 export type Topic =
@@ -72,6 +74,8 @@ export interface ClusterIndex {
   backends(service: Service): readonly MeshPod[];
   /** Routes with this service among their parents, in no order. */
   routes(service: ResourceKey): readonly AnyRoute[];
+  /** Its name is that of the service which it is for. */
+  serviceProfile(key: ResourceKey): ServiceProfile | undefined;
   namespace(cluster: string, name: string): Namespace | undefined;
   namespaces(cluster: string): readonly Namespace[];
   zoneOfNode(cluster: string, node: string): string;
@@ -153,6 +157,13 @@ class Index implements ClusterIndex {
         changed: (slice, previous) => this.#sliceChanged(previous, slice),
         removed: (slice) => this.#sliceChanged(slice, undefined),
       }),
+      registry.watch(
+        'ServiceProfile',
+        all(({ cluster, metadata }: ServiceProfile) => {
+          const [name = '', namespace = ''] = metadata.name.split('.');
+          this.#touch({ kind: 'service', key: { cluster, namespace, name } });
+        }),
+      ),
       ...routeKinds.map((kind) =>
         registry.watch(kind, {
           added: (route) => this.#routeChanged(undefined, route),
@@ -217,6 +228,10 @@ class Index implements ClusterIndex {
 
   routes(service: ResourceKey): readonly AnyRoute[] {
     return this.#routes.list(keyText(service));
+  }
+
+  serviceProfile(key: ResourceKey): ServiceProfile | undefined {
+    return this.#registry.get('ServiceProfile', key);
   }
 
   namespace(cluster: string, name: string): Namespace | undefined {

@@ -14,6 +14,7 @@ import type { Topic } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
 import { type LookupContext, requireService } from './get.ts';
 import type { MeshPod } from './mesh-pod.ts';
+import { defaultBudget, findProfile } from './service-profile.ts';
 import { hasPort, serviceProtocol } from './service-protocol.ts';
 import { familyOf } from './slice-endpoints.ts';
 import { CallError, status } from './status.ts';
@@ -67,7 +68,7 @@ function ofIp(context: LookupContext, address: EndpointAddress, token: ContextTo
     const service = onlyOne(index.servicesOfIp(cluster, address.ip), `services with ${address.ip}`);
     if (service !== undefined && service.spec.type !== 'ExternalName') {
       return {
-        profile: serviceProfile(context, service, address.port),
+        profile: serviceProfile(context, service, address.port, token),
         topics: [topic, { kind: 'service', key: keyOf(service) }],
       };
     }
@@ -108,7 +109,7 @@ function ofName(
     }
     const service = requireService(index, key);
     if (authority.instance === '')
-      return { profile: serviceProfile(context, service, authority.port), topics };
+      return { profile: serviceProfile(context, service, authority.port, token), topics };
     const pod = index
       .backends(service)
       .find(({ pod }) => pod.spec.hostname === authority.instance && pod.spec.subdomain === authority.name);
@@ -127,30 +128,32 @@ const empty: DestinationProfile = {
   fullyQualifiedName: '',
   opaqueProtocol: false,
   retryBudget: undefined,
+  routes: [],
   dstOverrides: [],
   endpoint: undefined,
   parentRef: undefined,
   profileRef: undefined,
 };
 
-const defaultBudget = {
-  retryRatio: 0.2,
-  minRetriesPerSecond: 10,
-  ttl: { seconds: 10n, nanos: 0 },
-};
-
-function serviceProfile(context: LookupContext, service: Service, port: number): DestinationProfile {
+function serviceProfile(
+  context: LookupContext,
+  service: Service,
+  port: number,
+  token: ContextToken,
+): DestinationProfile {
   const { settings } = context;
   const { name, namespace } = service.metadata;
   // The client must leave a port that is not there alone: Linkerd says so by an empty profile.
   if (!hasPort(service, port)) return empty;
+  const fullyQualifiedName = `${name}.${namespace}.svc.${settings.clusterDomain}`;
+  const found = findProfile(context.index, service, fullyQualifiedName, port, token.ns);
   return {
     ...empty,
-    fullyQualifiedName: `${name}.${namespace}.svc.${settings.clusterDomain}`,
+    ...found.parts,
+    fullyQualifiedName,
     opaqueProtocol: serviceProtocol(context, service, port) === 'opaque',
-    retryBudget: defaultBudget,
     parentRef: resource('core', 'Service', name, namespace, port),
-    profileRef: resource('linkerd.io', 'ServiceProfile', '', namespace, 0),
+    profileRef: resource('linkerd.io', 'ServiceProfile', found.name, found.namespace, 0),
   };
 }
 

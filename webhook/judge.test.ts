@@ -150,7 +150,9 @@ describe('the policy webhook', () => {
       timeout: '1m30s',
     });
     assert.deepEqual(right.problems, []);
-    assert.match(right.warnings.join(), /does not act on ServiceProfiles yet/);
+    assert.match(right.warnings.join(), /only pods with Linkerd's proxy act on spec\.routes;/);
+    const targets = { dstOverrides: [{ authority: 'a.shop.svc.cluster.local', weight: '500m' }] };
+    assert.deepEqual(judged('ServiceProfile', targets, 'linkerd.io'), { problems: [], warnings: [] });
     const wrong = (route: object): string => profile(route).problems.join('; ');
     assert.match(
       wrong({ condition: {} }),

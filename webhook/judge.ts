@@ -5,7 +5,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { type PolicyKind, policyKinds, policyProblems } from './kinds/policy.ts';
 import { parentKinds, routeJudgement } from './kinds/route.ts';
-import { serviceProfileProblems } from './kinds/service-profile.ts';
+import { serviceProfileProblems, serviceProfileWarnings } from './kinds/service-profile.ts';
 import type { Judgement } from './shapes.ts';
 
 export interface ReviewedObject {
@@ -48,9 +48,7 @@ export function judge(object: ReviewedObject): Judgement {
   const { group, kind, namespace, spec } = object;
   if (group === 'linkerd.io' && kind === 'ServiceProfile') {
     const problems = serviceProfileProblems(spec);
-    return problems.length > 0
-      ? { problems, warnings: [] }
-      : { problems, warnings: ['nodemesh does not act on ServiceProfiles yet: use HTTPRoute or GRPCRoute'] };
+    return { problems, warnings: problems.length > 0 ? [] : serviceProfileWarnings(spec) };
   }
   if (group === POLICY && (policyKinds as readonly string[]).includes(kind)) {
     const problems = policyProblems(kind as PolicyKind, spec, namespace);

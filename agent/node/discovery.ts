@@ -12,6 +12,7 @@ import type { Log } from '#lib/core/log.ts';
 import type { OutboundPoliciesClient } from '#lib/proto/gen/linkerd/outbound.ts';
 import type { DestinationClient, DestinationProfile } from '#lib/proto/gen/linkerd/destination.ts';
 import type { Destination, Endpoint } from '../proxy/model.ts';
+import { profileRoutes } from './profile-routes.ts';
 import { openRetryingStream } from './retrying-stream.ts';
 import { endpointOf, ServiceLookup } from './service-lookup.ts';
 
@@ -356,7 +357,7 @@ class StreamingDiscovery implements Discovery {
       : profile && authorityOf(profile, target.port);
     if (authority !== undefined && service !== undefined) {
       const { resolved, endpoints, policy } = service.lookup;
-      const { routes } = policy;
+      const routes = (profile && profileRoutes(profile)) ?? policy.routes;
       const { routed: _, ...limits } = policy.limits;
       const opaque = profile?.opaqueProtocol === true || policy.opaque;
       // Routes lead to a service's endpoints, not to its own routes.

@@ -55,7 +55,7 @@ const FIELD_VALUE = /^(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7
 /** They frame messages, or say what only proxies may say. */
 const OWN_FIELDS =
   /^(?:connection|content-length|keep-alive|proxy-connection|te|trailer|transfer-encoding|upgrade|l5d-.*)$/;
-const WEIGHT_MAX = 1_000_000;
+export const WEIGHT_MAX = 1_000_000;
 const GRPC_STATUS_MAX = 16;
 
 export function clientRoutes(policy: OutboundPolicy): ClientRoutes {
@@ -144,7 +144,7 @@ function convert<M, F>(
   };
 }
 
-function referenceOf(metadata: Metadata | undefined): ResourceReference {
+export function referenceOf(metadata: Metadata | undefined): ResourceReference {
   const kind = metadata?.kind;
   if (kind?.$case === 'resource') {
     const { group, namespace, name, port } = kind.resource;

@@ -84,6 +84,13 @@ export const accountRules: readonly AccountRule[] = [
   },
   {
     account: destination,
+    apiGroup: 'linkerd.io',
+    resources: ['serviceprofiles'],
+    verbs: read,
+    feature: 'Routes, targets and retry budgets of ServiceProfiles.',
+  },
+  {
+    account: destination,
     apiGroup: 'gateway.networking.k8s.io',
     resources: ['httproutes', 'grpcroutes'],
     verbs: read,
@@ -97,9 +104,10 @@ export const accountRules: readonly AccountRule[] = [
       'httproutes.policy.linkerd.io',
       'httproutes.gateway.networking.k8s.io',
       'grpcroutes.gateway.networking.k8s.io',
+      'serviceprofiles.linkerd.io',
     ],
     verbs: ['get'],
-    feature: 'The last routes stay in force when their CustomResourceDefinition is deleted.',
+    feature: 'The last routes and profiles stay in force when their CustomResourceDefinition is deleted.',
   },
   {
     account: destination,

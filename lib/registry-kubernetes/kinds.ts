@@ -37,6 +37,7 @@ export const kindSources: Readonly<Record<Kind, KindSource>> = {
   HTTPRoute: custom('gateway.networking.k8s.io', ['v1', 'v1beta1'], 'httproutes'),
   PolicyHTTPRoute: custom('policy.linkerd.io', ['v1beta3'], 'httproutes'),
   GRPCRoute: custom('gateway.networking.k8s.io', ['v1'], 'grpcroutes'),
+  ServiceProfile: custom('linkerd.io', ['v1alpha2'], 'serviceprofiles'),
 };
 
 const METADATA = 'meta.k8s.io;v=v1,application/json';

@@ -3,6 +3,7 @@
 // and maps are never absent. Each object carries its cluster. Parsing is in resource-schema.ts.
 
 import type { GrpcRouteSpec, HttpRouteSpec } from './route-schema.ts';
+import type { ServiceProfileSpec } from './service-profile-schema.ts';
 
 export interface OwnerReference {
   readonly kind: string;
@@ -178,6 +179,11 @@ export interface GrpcRoute extends Resource<'GRPCRoute'> {
   readonly spec: GrpcRouteSpec;
 }
 
+/** Named after the authority that it is for; in the namespace of the service, or of clients that have their own. */
+export interface ServiceProfile extends Resource<'ServiceProfile'> {
+  readonly spec: ServiceProfileSpec;
+}
+
 export type AnyRoute = HttpRoute | PolicyHttpRoute | GrpcRoute;
 
 export interface ResourceTypes {
@@ -192,6 +198,7 @@ export interface ResourceTypes {
   readonly HTTPRoute: HttpRoute;
   readonly PolicyHTTPRoute: PolicyHttpRoute;
   readonly GRPCRoute: GrpcRoute;
+  readonly ServiceProfile: ServiceProfile;
 }
 
 export type Kind = keyof ResourceTypes;
@@ -210,6 +217,7 @@ export const kinds: readonly Kind[] = [
   'HTTPRoute',
   'PolicyHTTPRoute',
   'GRPCRoute',
+  'ServiceProfile',
 ];
 
 export const clusterScopedKinds: ReadonlySet<Kind> = new Set<Kind>(['Namespace', 'Node']);

@@ -13,6 +13,7 @@ import {
   type Kind,
 } from './model.ts';
 import { grpcRouteSpec, httpRouteSpec } from './route-schema.ts';
+import { serviceProfileSpec } from './service-profile-schema.ts';
 import { PROXY_CONTAINER, proxyPortsOf } from './sidecar.ts';
 
 const text = v.nullish(v.string('expected text'), '');
@@ -229,6 +230,7 @@ const bare = v.looseObject({ metadata });
 
 const httpRoute = v.looseObject({ metadata, spec: httpRouteSpec });
 const grpcRoute = v.looseObject({ metadata, spec: grpcRouteSpec });
+const serviceProfile = v.looseObject({ metadata, spec: serviceProfileSpec });
 
 /** By kind, as it is written in manifests. */
 export const apiVersions: Readonly<Record<string, readonly string[]>> = {
@@ -246,6 +248,7 @@ export const apiVersions: Readonly<Record<string, readonly string[]>> = {
     'policy.linkerd.io/v1beta3',
   ],
   GRPCRoute: ['gateway.networking.k8s.io/v1'],
+  ServiceProfile: ['linkerd.io/v1alpha2', 'linkerd.io/v1alpha1'],
 };
 
 /** What an object is in the model; undefined: its kind or version is not read. */
@@ -362,6 +365,10 @@ function build(kind: Kind, raw: unknown, cluster: string, problems: FieldProblem
     }
     case 'GRPCRoute': {
       const value = check(grpcRoute, raw, problems);
+      return value && { kind, cluster, metadata: meta(kind, value.metadata), spec: value.spec };
+    }
+    case 'ServiceProfile': {
+      const value = check(serviceProfile, raw, problems);
       return value && { kind, cluster, metadata: meta(kind, value.metadata), spec: value.spec };
     }
     case 'Service': {

@@ -87,7 +87,7 @@ describe('mesh install on a cluster', { timeout: 280_000 }, () => {
     assert.match(wrong.stderr, /spec\.routes\[0\]\.timeout: expected a duration such as/);
     const right = await tryApply(profile('right', '5s'));
     assert.equal(right.code, 0, right.stderr);
-    assert.match(right.stderr, /Warning: nodemesh does not act on ServiceProfiles yet/);
+    assert.match(right.stderr, /Warning: only pods with Linkerd's proxy act on spec\.routes/);
     const label = 'config.linkerd.io/admission-webhooks';
     await cluster.kubectl(['label', 'namespace', SHOP, `${label}=disabled`]);
     await cluster.waitFor('the namespace to be left alone', async () => {

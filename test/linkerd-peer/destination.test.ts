@@ -56,6 +56,8 @@ const slice = (name: string, endpoints: readonly Json[], more: Json = {}): Json 
 
 interface Rule {
   readonly what: string;
+  /** Whose proxy asks; absent: one of the service's namespace. */
+  readonly identity?: string;
   readonly objects: readonly Json[];
   readonly ask: (asker: Asker) => Answers;
   /** What comes, message by message; a function is a change that is made in between. */
@@ -63,7 +65,7 @@ interface Rule {
 }
 
 async function follow(rule: Rule): Promise<void> {
-  const asker = await Asker.start(rule.objects);
+  const asker = await Asker.start(rule.objects, {}, rule.identity);
   try {
     const answers = rule.ask(asker);
     for (const step of rule.steps) {
@@ -492,6 +494,139 @@ const profileRules: readonly Rule[] = [
   },
 ];
 
+const serviceProfile = (spec: Json, namespace = 'shop', name = `web.${SHOP}`): Json => ({
+  apiVersion: 'linkerd.io/v1alpha2',
+  kind: 'ServiceProfile',
+  metadata: { name, namespace, uid: `uid-profile-${namespace}` },
+  spec,
+});
+const found = (port: number, namespace: string, more: Json): Json =>
+  defaultProfile('web', port, { profile: `linkerd.io ServiceProfile ${namespace}/web.${SHOP}:0`, ...more });
+const overrides = (...targets: readonly (readonly [authority: string, weight: number | string])[]): Json =>
+  serviceProfile({ dstOverrides: targets.map(([authority, weight]) => ({ authority, weight })) });
+
+const serviceProfileRules: readonly Rule[] = [
+  {
+    what: 'targets: weights in thousandths times ten, and the port that was asked for; as they change',
+    objects: [
+      web,
+      overrides([`a.${SHOP}`, '500m'], [`b.${SHOP}:8080`, 1], [`c.${SHOP}`, '2'], [`d.${SHOP}`, 0]),
+    ],
+    ask: (asker) => asker.getProfile('10.96.0.1:80'),
+    steps: [
+      found(80, 'shop', {
+        overrides: [
+          [`a.${SHOP}:80`, 5_000],
+          [`b.${SHOP}:8080`, 10_000],
+          [`c.${SHOP}:80`, 20_000],
+          [`d.${SHOP}:80`, 0],
+        ],
+      }),
+      apply(overrides([`a.${SHOP}`, 1])),
+      found(80, 'shop', { overrides: [[`a.${SHOP}:80`, 10_000]] }),
+      remove(overrides()),
+      defaultProfile('web', 80),
+    ],
+  },
+  {
+    what: 'a retry budget, in place of the default one',
+    objects: [
+      web,
+      serviceProfile({ retryBudget: { retryRatio: 0.5, minRetriesPerSecond: 3, ttl: '1m30s' } }),
+    ],
+    ask: (asker) => asker.getProfile(`web.${SHOP}:80`),
+    steps: [found(80, 'shop', { budget: [0.5, 3, 90] }), apply(serviceProfile({})), found(80, 'shop', {})],
+  },
+  {
+    what: 'routes with their conditions, classes of responses, retries and times',
+    objects: [
+      web,
+      serviceProfile({
+        routes: [
+          {
+            name: 'GET /a',
+            condition: { method: 'get', pathRegex: '/a(/.*)?' },
+            isRetryable: true,
+            timeout: '300ms',
+            responseClasses: [
+              {
+                condition: { any: [{ status: { min: 500, max: 599 } }, { status: { min: 429 } }] },
+                isFailure: true,
+              },
+              { condition: { not: { status: { max: 200 } } } },
+            ],
+          },
+          {
+            name: 'other',
+            condition: { not: { any: [{ method: 'PURGE' }, { all: [{ pathRegex: '/' }] }] } },
+            timeout: 'x',
+          },
+        ],
+      }),
+    ],
+    ask: (asker) => asker.getProfile('10.96.0.1:80'),
+    steps: [
+      found(80, 'shop', {
+        routes: [
+          {
+            condition: { all: [0, '/a(/.*)?'] },
+            classes: [
+              [
+                {
+                  any: [
+                    [500, 599],
+                    [429, 0],
+                  ],
+                },
+                true,
+              ],
+              [{ not: [0, 200] }, false],
+            ],
+            labels: { route: 'GET /a' },
+            retryable: true,
+            timeout: 0.3,
+          },
+          {
+            condition: { not: { any: ['PURGE', { all: ['/'] }] } },
+            classes: [],
+            labels: { route: 'other' },
+            retryable: false,
+          },
+        ],
+      }),
+    ],
+  },
+  {
+    what: 'one of the client’s own namespace wins, and nobody else’s counts',
+    objects: [
+      testService('web', { clusterIP: '10.96.0.1' }),
+      testNamespace('bank', optedIn),
+      serviceProfile({ retryBudget: { retryRatio: 0.9, minRetriesPerSecond: 9, ttl: '9s' } }, 'bank'),
+      overrides([`a.${SHOP}`, 1]),
+    ],
+    identity: identityIn('bank'),
+    ask: (asker) => asker.getProfile('10.96.0.1:80', '{"ns":"bank"}'),
+    steps: [
+      found(80, 'bank', { budget: [0.9, 9, 9] }),
+      (asker) => asker.cluster.delete(serviceProfile({}, 'bank')),
+      found(80, 'shop', { overrides: [[`a.${SHOP}:80`, 10_000]] }),
+    ],
+  },
+  {
+    what: 'one that means nothing counts as none',
+    objects: [web, serviceProfile({ routes: [{ name: 'a', condition: {} }] })],
+    ask: (asker) => asker.getProfile('10.96.0.1:80'),
+    steps: [
+      defaultProfile('web', 80),
+      apply(overrides([`a.${SHOP}`, 1])),
+      found(80, 'shop', { overrides: [[`a.${SHOP}:80`, 10_000]] }),
+      apply(serviceProfile({ retryBudget: { retryRatio: 1, minRetriesPerSecond: 1, ttl: 'soon' } })),
+      defaultProfile('web', 80),
+      apply(overrides([`a.${SHOP}`, 'much'])),
+    ],
+  },
+];
+
 describe('Destination, asked by a proxy of Linkerd', () => {
   describe('Get', () => {
     for (const rule of getRules) it(rule.what, () => follow(rule));
@@ -500,6 +635,10 @@ describe('Destination, asked by a proxy of Linkerd', () => {
     for (const rule of profileRules) {
       it(rule.what, () => follow({ ...rule, steps: rule.steps.map(withoutUndefined) }));
     }
+  });
+
+  describe('GetProfile with a ServiceProfile', () => {
+    for (const rule of serviceProfileRules) it(rule.what, () => follow(rule));
   });
 
   it('C-347 and C-348 a rollout: several subscribers, early and late, end with the same new endpoints', async () => {

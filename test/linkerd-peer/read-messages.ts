@@ -69,12 +69,42 @@ export function readUpdate(update: Message): Picture {
   return { noEndpoints: update.message(3)?.number(1) };
 }
 
+/** A condition on requests or responses; `leaf` reads what is neither all, any nor not. */
+function readCondition(condition: Message | undefined, leaf: (match: Message) => unknown): unknown {
+  if (condition === undefined) return undefined;
+  const [all, any, not] = [1, 2, 3].map((number) => condition.message(number));
+  const list = (seq: Message): unknown[] => seq.messages(1).map((one) => readCondition(one, leaf));
+  if (all !== undefined) return { all: list(all) };
+  if (any !== undefined) return { any: list(any) };
+  return not === undefined ? leaf(condition) : { not: readCondition(not, leaf) };
+}
+
+/** destination.Route */
+function readProfileRoute(route: Message): Picture {
+  return picture({
+    condition: readCondition(route.message(1), (match) => {
+      const method = match.message(5);
+      if (method === undefined) return match.message(4)?.text(1);
+      return method.has(2) ? method.text(2) : method.number(1);
+    }),
+    classes: route.messages(2).map((one) => {
+      const condition = readCondition(one.message(1), (match) =>
+        [1, 2].map((number) => match.message(4)?.number(number)),
+      );
+      return [condition, one.number(2) === 1];
+    }),
+    labels: route.map(3),
+    retryable: route.number(4) === 1,
+    timeout: seconds(route.message(5)),
+  });
+}
+
 /** destination.DestinationProfile */
 export function readProfile(profile: Message): Picture {
   const budget = profile.message(2);
   const endpoint = profile.message(6);
   return picture({
-    routes: profile.has(1) ? profile.messages(1).length : undefined,
+    routes: profile.has(1) ? profile.messages(1).map(readProfileRoute) : undefined,
     budget: budget && [Math.round(budget.float(1) * 100) / 100, budget.number(2), seconds(budget.message(3))],
     overrides: profile.has(3) ? profile.messages(3).map((one) => [one.text(1), one.number(2)]) : undefined,
     opaque: profile.number(4) === 1 ? true : undefined,

@@ -77,6 +77,16 @@ export function serviceProfileProblems(given: unknown): Problems {
   return problems;
 }
 
+/** Of one without problems. */
+export function serviceProfileWarnings(given: unknown): string[] {
+  const fields = ['routes', 'retryBudget'].filter((field) => field in (given as object));
+  if (fields.length === 0) return [];
+  const named = fields.map((field) => `spec.${field}`).join(' and ');
+  return [
+    `only pods with Linkerd's proxy act on ${named}; pods under agents follow dstOverrides alone: use HTTPRoute or GRPCRoute for both`,
+  ];
+}
+
 type Leaves = Readonly<Record<string, (value: unknown) => string | undefined>>;
 
 const request: Leaves = {

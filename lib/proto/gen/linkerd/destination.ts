@@ -18,6 +18,7 @@ import {
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 import { Duration } from "../google/protobuf/duration.ts";
+import { HttpMethod } from "./http_types.ts";
 import { Metadata as Metadata1 } from "./meta.ts";
 import { TcpAddress } from "./net.ts";
 
@@ -25,7 +26,7 @@ export const protobufPackage = "io.linkerd.proxy.destination";
 
 export const protobufFileName = "linkerd/destination.proto";
 
-/** Destination service: field numbers and names of linkerd2-proxy-api. Profile routes come with ServiceProfiles. */
+/** Destination service: field numbers and names of linkerd2-proxy-api. */
 
 export interface GetDestination {
   scheme: string;
@@ -123,6 +124,7 @@ export interface DestinationProfile {
   fullyQualifiedName: string;
   opaqueProtocol: boolean;
   retryBudget: RetryBudget | undefined;
+  routes: Route[];
   dstOverrides: WeightedDst[];
   endpoint: WeightedAddr | undefined;
   parentRef: Metadata1 | undefined;
@@ -133,6 +135,60 @@ export interface RetryBudget {
   retryRatio: number;
   minRetriesPerSecond: number;
   ttl: Duration | undefined;
+}
+
+export interface Route {
+  condition: RequestMatch | undefined;
+  responseClasses: ResponseClass[];
+  metricsLabels: { [key: string]: string };
+  isRetryable: boolean;
+  timeout: Duration | undefined;
+}
+
+export interface Route_MetricsLabelsEntry {
+  key: string;
+  value: string;
+}
+
+export interface RequestMatch {
+  match:
+    | { $case: "all"; all: RequestMatch_Seq }
+    | { $case: "any"; any: RequestMatch_Seq }
+    | { $case: "not"; not: RequestMatch }
+    | { $case: "path"; path: PathMatch }
+    | { $case: "method"; method: HttpMethod }
+    | undefined;
+}
+
+export interface RequestMatch_Seq {
+  matches: RequestMatch[];
+}
+
+export interface PathMatch {
+  regex: string;
+}
+
+export interface ResponseClass {
+  condition: ResponseMatch | undefined;
+  isFailure: boolean;
+}
+
+export interface ResponseMatch {
+  match:
+    | { $case: "all"; all: ResponseMatch_Seq }
+    | { $case: "any"; any: ResponseMatch_Seq }
+    | { $case: "not"; not: ResponseMatch }
+    | { $case: "status"; status: HttpStatusRange }
+    | undefined;
+}
+
+export interface ResponseMatch_Seq {
+  matches: ResponseMatch[];
+}
+
+export interface HttpStatusRange {
+  min: number;
+  max: number;
 }
 
 export interface WeightedDst {
@@ -1470,6 +1526,7 @@ function createBaseDestinationProfile(): DestinationProfile {
     fullyQualifiedName: "",
     opaqueProtocol: false,
     retryBudget: undefined,
+    routes: [],
     dstOverrides: [],
     endpoint: undefined,
     parentRef: undefined,
@@ -1487,6 +1544,9 @@ export const DestinationProfile: MessageFns<DestinationProfile> = {
     }
     if (message.retryBudget !== undefined) {
       RetryBudget.encode(message.retryBudget, writer.uint32(18).fork()).join();
+    }
+    for (const v of message.routes) {
+      Route.encode(v!, writer.uint32(10).fork()).join();
     }
     for (const v of message.dstOverrides) {
       WeightedDst.encode(v!, writer.uint32(26).fork()).join();
@@ -1538,6 +1598,14 @@ export const DestinationProfile: MessageFns<DestinationProfile> = {
             }
 
             message.retryBudget = RetryBudget.decode(reader, reader.uint32());
+            continue;
+          }
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.routes.push(Route.decode(reader, reader.uint32()));
             continue;
           }
           case 3: {
@@ -1594,6 +1662,7 @@ export const DestinationProfile: MessageFns<DestinationProfile> = {
     message.retryBudget = (object.retryBudget !== undefined && object.retryBudget !== null)
       ? RetryBudget.fromPartial(object.retryBudget)
       : undefined;
+    message.routes = object.routes?.map((e) => Route.fromPartial(e)) || [];
     message.dstOverrides = object.dstOverrides?.map((e) => WeightedDst.fromPartial(e)) || [];
     message.endpoint = (object.endpoint !== undefined && object.endpoint !== null)
       ? WeightedAddr.fromPartial(object.endpoint)
@@ -1683,6 +1752,739 @@ export const RetryBudget: MessageFns<RetryBudget> = {
     message.retryRatio = object.retryRatio ?? 0;
     message.minRetriesPerSecond = object.minRetriesPerSecond ?? 0;
     message.ttl = (object.ttl !== undefined && object.ttl !== null) ? Duration.fromPartial(object.ttl) : undefined;
+    return message;
+  },
+};
+
+function createBaseRoute(): Route {
+  return { condition: undefined, responseClasses: [], metricsLabels: {}, isRetryable: false, timeout: undefined };
+}
+
+export const Route: MessageFns<Route> = {
+  encode(message: Route, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.condition !== undefined) {
+      RequestMatch.encode(message.condition, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.responseClasses) {
+      ResponseClass.encode(v!, writer.uint32(18).fork()).join();
+    }
+    globalThis.Object.entries(message.metricsLabels).forEach(([key, value]: [string, string]) => {
+      Route_MetricsLabelsEntry.encode({ key: key as any, value }, writer.uint32(26).fork()).join();
+    });
+    if (message.isRetryable !== false) {
+      writer.uint32(32).bool(message.isRetryable);
+    }
+    if (message.timeout !== undefined) {
+      Duration.encode(message.timeout, writer.uint32(42).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Route {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRoute();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.condition = RequestMatch.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.responseClasses.push(ResponseClass.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            const entry3 = Route_MetricsLabelsEntry.decode(reader, reader.uint32());
+            if (entry3.value !== undefined) {
+              message.metricsLabels[entry3.key] = entry3.value;
+            }
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.isRetryable = reader.bool();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.timeout = Duration.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Route>, I>>(base?: I): Route {
+    return Route.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Route>, I>>(object: I): Route {
+    const message = createBaseRoute();
+    message.condition = (object.condition !== undefined && object.condition !== null)
+      ? RequestMatch.fromPartial(object.condition)
+      : undefined;
+    message.responseClasses = object.responseClasses?.map((e) => ResponseClass.fromPartial(e)) || [];
+    message.metricsLabels = (globalThis.Object.entries(object.metricsLabels ?? {}) as [string, string][]).reduce(
+      (acc: { [key: string]: string }, [key, value]: [string, string]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.String(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.isRetryable = object.isRetryable ?? false;
+    message.timeout = (object.timeout !== undefined && object.timeout !== null)
+      ? Duration.fromPartial(object.timeout)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseRoute_MetricsLabelsEntry(): Route_MetricsLabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const Route_MetricsLabelsEntry: MessageFns<Route_MetricsLabelsEntry> = {
+  encode(message: Route_MetricsLabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Route_MetricsLabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRoute_MetricsLabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Route_MetricsLabelsEntry>, I>>(base?: I): Route_MetricsLabelsEntry {
+    return Route_MetricsLabelsEntry.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Route_MetricsLabelsEntry>, I>>(object: I): Route_MetricsLabelsEntry {
+    const message = createBaseRoute_MetricsLabelsEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseRequestMatch(): RequestMatch {
+  return { match: undefined };
+}
+
+export const RequestMatch: MessageFns<RequestMatch> = {
+  encode(message: RequestMatch, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.match?.$case) {
+      case "all":
+        RequestMatch_Seq.encode(message.match.all, writer.uint32(10).fork()).join();
+        break;
+      case "any":
+        RequestMatch_Seq.encode(message.match.any, writer.uint32(18).fork()).join();
+        break;
+      case "not":
+        RequestMatch.encode(message.match.not, writer.uint32(26).fork()).join();
+        break;
+      case "path":
+        PathMatch.encode(message.match.path, writer.uint32(34).fork()).join();
+        break;
+      case "method":
+        HttpMethod.encode(message.match.method, writer.uint32(42).fork()).join();
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RequestMatch {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRequestMatch();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.match = { $case: "all", all: RequestMatch_Seq.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.match = { $case: "any", any: RequestMatch_Seq.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.match = { $case: "not", not: RequestMatch.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.match = { $case: "path", path: PathMatch.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.match = { $case: "method", method: HttpMethod.decode(reader, reader.uint32()) };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RequestMatch>, I>>(base?: I): RequestMatch {
+    return RequestMatch.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RequestMatch>, I>>(object: I): RequestMatch {
+    const message = createBaseRequestMatch();
+    switch (object.match?.$case) {
+      case "all": {
+        if (object.match?.all !== undefined && object.match?.all !== null) {
+          message.match = { $case: "all", all: RequestMatch_Seq.fromPartial(object.match.all) };
+        }
+        break;
+      }
+      case "any": {
+        if (object.match?.any !== undefined && object.match?.any !== null) {
+          message.match = { $case: "any", any: RequestMatch_Seq.fromPartial(object.match.any) };
+        }
+        break;
+      }
+      case "not": {
+        if (object.match?.not !== undefined && object.match?.not !== null) {
+          message.match = { $case: "not", not: RequestMatch.fromPartial(object.match.not) };
+        }
+        break;
+      }
+      case "path": {
+        if (object.match?.path !== undefined && object.match?.path !== null) {
+          message.match = { $case: "path", path: PathMatch.fromPartial(object.match.path) };
+        }
+        break;
+      }
+      case "method": {
+        if (object.match?.method !== undefined && object.match?.method !== null) {
+          message.match = { $case: "method", method: HttpMethod.fromPartial(object.match.method) };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseRequestMatch_Seq(): RequestMatch_Seq {
+  return { matches: [] };
+}
+
+export const RequestMatch_Seq: MessageFns<RequestMatch_Seq> = {
+  encode(message: RequestMatch_Seq, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.matches) {
+      RequestMatch.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RequestMatch_Seq {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRequestMatch_Seq();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.matches.push(RequestMatch.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RequestMatch_Seq>, I>>(base?: I): RequestMatch_Seq {
+    return RequestMatch_Seq.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RequestMatch_Seq>, I>>(object: I): RequestMatch_Seq {
+    const message = createBaseRequestMatch_Seq();
+    message.matches = object.matches?.map((e) => RequestMatch.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBasePathMatch(): PathMatch {
+  return { regex: "" };
+}
+
+export const PathMatch: MessageFns<PathMatch> = {
+  encode(message: PathMatch, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.regex !== "") {
+      writer.uint32(10).string(message.regex);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PathMatch {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePathMatch();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.regex = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<PathMatch>, I>>(base?: I): PathMatch {
+    return PathMatch.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<PathMatch>, I>>(object: I): PathMatch {
+    const message = createBasePathMatch();
+    message.regex = object.regex ?? "";
+    return message;
+  },
+};
+
+function createBaseResponseClass(): ResponseClass {
+  return { condition: undefined, isFailure: false };
+}
+
+export const ResponseClass: MessageFns<ResponseClass> = {
+  encode(message: ResponseClass, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.condition !== undefined) {
+      ResponseMatch.encode(message.condition, writer.uint32(10).fork()).join();
+    }
+    if (message.isFailure !== false) {
+      writer.uint32(16).bool(message.isFailure);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ResponseClass {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseResponseClass();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.condition = ResponseMatch.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.isFailure = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<ResponseClass>, I>>(base?: I): ResponseClass {
+    return ResponseClass.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ResponseClass>, I>>(object: I): ResponseClass {
+    const message = createBaseResponseClass();
+    message.condition = (object.condition !== undefined && object.condition !== null)
+      ? ResponseMatch.fromPartial(object.condition)
+      : undefined;
+    message.isFailure = object.isFailure ?? false;
+    return message;
+  },
+};
+
+function createBaseResponseMatch(): ResponseMatch {
+  return { match: undefined };
+}
+
+export const ResponseMatch: MessageFns<ResponseMatch> = {
+  encode(message: ResponseMatch, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.match?.$case) {
+      case "all":
+        ResponseMatch_Seq.encode(message.match.all, writer.uint32(10).fork()).join();
+        break;
+      case "any":
+        ResponseMatch_Seq.encode(message.match.any, writer.uint32(18).fork()).join();
+        break;
+      case "not":
+        ResponseMatch.encode(message.match.not, writer.uint32(26).fork()).join();
+        break;
+      case "status":
+        HttpStatusRange.encode(message.match.status, writer.uint32(34).fork()).join();
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ResponseMatch {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseResponseMatch();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.match = { $case: "all", all: ResponseMatch_Seq.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.match = { $case: "any", any: ResponseMatch_Seq.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.match = { $case: "not", not: ResponseMatch.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.match = { $case: "status", status: HttpStatusRange.decode(reader, reader.uint32()) };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<ResponseMatch>, I>>(base?: I): ResponseMatch {
+    return ResponseMatch.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ResponseMatch>, I>>(object: I): ResponseMatch {
+    const message = createBaseResponseMatch();
+    switch (object.match?.$case) {
+      case "all": {
+        if (object.match?.all !== undefined && object.match?.all !== null) {
+          message.match = { $case: "all", all: ResponseMatch_Seq.fromPartial(object.match.all) };
+        }
+        break;
+      }
+      case "any": {
+        if (object.match?.any !== undefined && object.match?.any !== null) {
+          message.match = { $case: "any", any: ResponseMatch_Seq.fromPartial(object.match.any) };
+        }
+        break;
+      }
+      case "not": {
+        if (object.match?.not !== undefined && object.match?.not !== null) {
+          message.match = { $case: "not", not: ResponseMatch.fromPartial(object.match.not) };
+        }
+        break;
+      }
+      case "status": {
+        if (object.match?.status !== undefined && object.match?.status !== null) {
+          message.match = { $case: "status", status: HttpStatusRange.fromPartial(object.match.status) };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseResponseMatch_Seq(): ResponseMatch_Seq {
+  return { matches: [] };
+}
+
+export const ResponseMatch_Seq: MessageFns<ResponseMatch_Seq> = {
+  encode(message: ResponseMatch_Seq, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.matches) {
+      ResponseMatch.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ResponseMatch_Seq {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseResponseMatch_Seq();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.matches.push(ResponseMatch.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<ResponseMatch_Seq>, I>>(base?: I): ResponseMatch_Seq {
+    return ResponseMatch_Seq.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<ResponseMatch_Seq>, I>>(object: I): ResponseMatch_Seq {
+    const message = createBaseResponseMatch_Seq();
+    message.matches = object.matches?.map((e) => ResponseMatch.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseHttpStatusRange(): HttpStatusRange {
+  return { min: 0, max: 0 };
+}
+
+export const HttpStatusRange: MessageFns<HttpStatusRange> = {
+  encode(message: HttpStatusRange, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.min !== 0) {
+      writer.uint32(8).uint32(message.min);
+    }
+    if (message.max !== 0) {
+      writer.uint32(16).uint32(message.max);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HttpStatusRange {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHttpStatusRange();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.min = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.max = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<HttpStatusRange>, I>>(base?: I): HttpStatusRange {
+    return HttpStatusRange.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<HttpStatusRange>, I>>(object: I): HttpStatusRange {
+    const message = createBaseHttpStatusRange();
+    message.min = object.min ?? 0;
+    message.max = object.max ?? 0;
     return message;
   },
 };
