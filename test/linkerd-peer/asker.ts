@@ -41,15 +41,24 @@ export class Asker {
     objects: readonly Json[],
     settings: Parameters<typeof TestCluster.start>[1] = {},
     identity = identityIn('shop', 'web'),
+    alpn?: readonly string[],
   ): Promise<Asker> {
     const cluster = await TestCluster.start(objects, settings);
-    return new Asker(cluster, await Asker.#connect(cluster, identity));
+    return new Asker(cluster, await Asker.#connect(cluster, identity, alpn));
   }
 
-  static async #connect(cluster: TestCluster, identity: string): Promise<RawGrpc> {
+  static async #connect(cluster: TestCluster, identity: string, alpn?: readonly string[]): Promise<RawGrpc> {
     const { anchorsPem, ...shown } = await cluster.material(identity);
     const { port } = cluster;
-    return RawGrpc.connect({ host: '127.0.0.1', port, serverName: serverIdentity, anchorsPem, shown });
+    const offered = alpn === undefined ? {} : { alpn };
+    return RawGrpc.connect({
+      host: '127.0.0.1',
+      port,
+      serverName: serverIdentity,
+      anchorsPem,
+      shown,
+      ...offered,
+    });
   }
 
   private constructor(cluster: TestCluster, grpc: RawGrpc) {

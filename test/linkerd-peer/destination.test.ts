@@ -662,6 +662,18 @@ describe('Destination, asked by a proxy of Linkerd', () => {
     }
   });
 
+  for (const alpn of [undefined, ['h2'], ['transport.l5d.io/v1', 'h2']]) {
+    it(`a client is served that offers ${alpn?.join(', ') ?? 'no ALPN'}`, async () => {
+      const asker = await Asker.start([web], {}, undefined, alpn);
+      try {
+        assert.deepEqual(await asker.getProfile('10.96.0.1:80').next(), defaultProfile('web', 80));
+        assert.equal((await asker.outbound('Get', WEB).next())['of'], `core Service shop/web:80`);
+      } finally {
+        await asker.close();
+      }
+    });
+  }
+
   it('streams on which nothing happens stay open and silent; proxies that end them are told everything anew', async () => {
     const asker = await Asker.start([web]);
     const open = async (): Promise<number> => {

@@ -19,13 +19,23 @@ export interface RawGrpcOptions {
   readonly anchorsPem: string;
   /** Absent: no certificate is shown. */
   readonly shown?: { readonly cert: string; readonly key: string };
+  /** Offered; absent: there is no ALPN. */
+  readonly alpn?: readonly string[];
 }
 
 export class RawGrpc {
   readonly #session: ClientHttp2Session;
 
-  static async connect({ host, port, serverName, anchorsPem, shown }: RawGrpcOptions): Promise<RawGrpc> {
-    const socket = connectTls({ host, port, servername: serverName, ca: anchorsPem, ...shown });
+  static async connect(options: RawGrpcOptions): Promise<RawGrpc> {
+    const { host, port, serverName, anchorsPem, shown, alpn } = options;
+    const socket = connectTls({
+      host,
+      port,
+      servername: serverName,
+      ca: anchorsPem,
+      ...shown,
+      ...(alpn === undefined ? {} : { ALPNProtocols: [...alpn] }),
+    });
     await once(socket, 'secureConnect');
     return new RawGrpc(connect(`https://${serverName}`, { createConnection: () => socket }));
   }
