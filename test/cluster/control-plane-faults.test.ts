@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// Destination, then identity, are away for a minute while agents serve: what is known goes on without a failed request, a
+// new pod waits and does not start outside the mesh, and all comes back by itself.
+
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { scale } from '../faults/scale.ts';
+import { type Cluster, isReady, type KubernetesObject } from './cluster.ts';
+import { ALL_WAYS, type FaultScene, openFaultScene, stopped } from './fault-scene.ts';
+import { clientPod } from './load-pods.ts';
+import { MESH_NAMESPACE, untilReason } from './mesh.ts';
+
+const NS = 'control-plane-faults';
+const AWAY_MS = scale.clusterAwayMs;
+
+describe('agents without a part of the control plane', { timeout: scale.soak ? 3_600_000 : 295_000 }, () => {
+  let scene: FaultScene;
+  let cluster: Cluster;
+  let [first, second] = ['', ''];
+
+  before(async () => {
+    scene = await openFaultScene(NS);
+    cluster = scene.cluster;
+    [first = '', second = ''] = cluster.nodes.map(({ name }) => name);
+  });
+  after(async () => {
+    if (scene === undefined) return;
+    await scene.close();
+  });
+
+  /** In place of a crash that lasts: nothing starts it again, and its connections are reset. */
+  async function takeAway(part: 'destination' | 'identity'): Promise<void> {
+    const at = [`--namespace=${MESH_NAMESPACE}`];
+    await cluster.kubectl(['scale', ...at, `deployment/linkerd-${part}`, '--replicas=0']);
+    const selector = `--selector=nodemesh.io/control-plane-component=${part}`;
+    await cluster.kubectl(['delete', 'pods', ...at, selector, '--grace-period=0', '--force']);
+    await cluster.waitFor(
+      `no ${part}`,
+      async () => (await cluster.list(['pods', ...at, selector])).length === 0,
+    );
+  }
+  const bringBack = (part: 'destination' | 'identity'): Promise<string> =>
+    cluster.kubectl(['scale', `--namespace=${MESH_NAMESPACE}`, `deployment/linkerd-${part}`, '--replicas=1']);
+
+  for (const part of ['destination', 'identity'] as const) {
+    it(`go on while ${part} is away, and what is new waits for it`, async (t) => {
+      const late = `without-${part}`;
+      const account = { apiVersion: 'v1', kind: 'ServiceAccount', metadata: { name: late, namespace: NS } };
+      // Of an account without a certificate so far.
+      const pod = clientPod(NS, late, { node: second }) as { spec: object };
+      const running = await scene.loads(ALL_WAYS);
+      await takeAway(part);
+      await cluster.apply([account, { ...pod, spec: { ...pod.spec, serviceAccountName: late } }]);
+      await sleep(AWAY_MS);
+      const waiting = await cluster.get<KubernetesObject & { status: { podIP?: string } }>([
+        'pod',
+        late,
+        `--namespace=${NS}`,
+      ]);
+      assert.deepEqual([isReady(waiting), waiting.status.podIP], [false, undefined]);
+      await bringBack(part);
+      await untilReason(cluster, NS, [late], 'Enrolled');
+      await cluster.podsReady(NS, `app=${late}`, 1);
+      await stopped(t, running);
+      await scene.untilMtls(first);
+    });
+  }
+});
