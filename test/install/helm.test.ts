@@ -95,6 +95,10 @@ const flippedOfNodes: Readonly<Record<string, unknown>> = {
   'nodemesh.nodeSelector': { disk: 'on', 'kubernetes.io/os': null },
   'nodemesh.sameNode': 'mtls',
   'nodemesh.excludeNamespaces': 'a,b',
+  'nodemesh.linkerd.destinationAddress': 'linkerd-dst.linkerd.svc.cluster.local:8086',
+  'nodemesh.linkerd.destinationIdentity': 'destination.example',
+  'nodemesh.linkerd.policyAddress': '[fd00::8]:8090',
+  'nodemesh.linkerd.policyIdentity': 'policy.example',
 };
 
 function otherThan(
