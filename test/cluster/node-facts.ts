@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a node has of the kinds of things that a mesh leaves there, for comparing before and after.
 
+import assert from 'node:assert/strict';
 import type { Cluster } from './cluster.ts';
 
 type Node = Cluster['nodes'][number];
@@ -10,9 +11,9 @@ const LOOK = String.raw`
 find /etc/cni /opt/cni -type f -exec sha256sum {} +
 find /etc/cni /opt/cni /sys/fs/bpf /var/lib/nodemesh /run/nodemesh 2>/dev/null
 find /run /var/lib -maxdepth 1
-awk '{ print "mount", $2, $3 }' /proc/mounts | grep -v /run/containerd | grep -v /var/lib/kubelet | grep -v /run/netns
-awk '$8 ~ "^/" { print "socket", $8 }' /proc/net/unix | sort -u | grep -v containerd-shim
-ip -oneline link | awk '{ print "link", $2 }'
+sed 's/^[^ ]* \([^ ]* [^ ]*\) .*/mount \1/' /proc/mounts | grep -v /run/containerd | grep -v /var/lib/kubelet | grep -v /run/netns
+sed -n 's/^[^ ]*: .* \(\/[^ ]*\)$/socket \1/p' /proc/net/unix | sort -u | grep -v /run/containerd/s/
+ip -oneline link | sed 's/^[0-9]*: \([^ ]*\) .*/link \1/'
 bpftool cgroup tree /sys/fs/cgroup/unified 2>/dev/null | sed 's/^[ 0-9]*/hook /'
 bpftool cgroup tree /sys/fs/cgroup 2>/dev/null | sed 's/^[ 0-9]*/hook /'
 bpftool --json link | grep -o '"netns_ino":[0-9]*' | while IFS=: read -r _ inode; do
@@ -22,8 +23,16 @@ bpftool --json link | grep -o '"netns_ino":[0-9]*' | while IFS=: read -r _ inode
 done
 true`;
 
+/** Of each there is something on every node; a look that sees none does not work. */
+const ALWAYS = ['/etc/cni/', '/run/', 'mount /sys/fs/bpf ', 'socket /run/containerd/', 'link cni0'];
+
 export async function nodeFacts(node: Node): Promise<readonly string[]> {
   const lines = (await node.output(['sh', '-c', LOOK])).split('\n').filter(Boolean);
+  for (const kind of ALWAYS)
+    assert.ok(
+      lines.some((line) => line.startsWith(kind)),
+      `no ${kind} on ${node.name}`,
+    );
   return [...new Set(lines)].sort();
 }
 
