@@ -64,7 +64,7 @@ export function keepCertificate(options: CertificateOptions): KeptCertificate {
   async function check(): Promise<void> {
     const secret = (await api.call({ path: secretPath })) as Secret;
     const stored = storedIn(secret);
-    const chosen = stored !== undefined && isFresh(stored) ? stored : await renew(secret, stored);
+    const chosen = stored !== undefined && isFresh(stored) ? stored : await renew(secret, stored ?? current);
     if (chosen.certificatePem !== current?.certificatePem) {
       current = chosen;
       announced = false;
