@@ -6,14 +6,14 @@ import type { Cluster } from './cluster.ts';
 
 type Node = Cluster['nodes'][number];
 
-/** One line per fact. Pods that come and go between two looks show, too: their namespaces and devices. */
+/** One line per fact; without devices, mounts and sockets of single pods: those of an earlier test may be on their way out. */
 const LOOK = String.raw`
 find /etc/cni /opt/cni -type f -exec sha256sum {} +
 find /etc/cni /opt/cni /sys/fs/bpf /var/lib/nodemesh /run/nodemesh 2>/dev/null
 find /run /var/lib -maxdepth 1
 sed 's/^[^ ]* \([^ ]* [^ ]*\) .*/mount \1/' /proc/mounts | grep -v /run/containerd | grep -v /var/lib/kubelet | grep -v /run/netns
 sed -n 's/^[^ ]*: .* \(\/[^ ]*\)$/socket \1/p' /proc/net/unix | sort -u | grep -v /run/containerd/s/
-ip -oneline link | sed 's/^[0-9]*: \([^ ]*\) .*/link \1/'
+ip -oneline link | sed 's/^[0-9]*: \([^ ]*\) .*/link \1/' | grep -v veth
 bpftool cgroup tree /sys/fs/cgroup/unified 2>/dev/null | sed 's/^[ 0-9]*/hook /'
 bpftool cgroup tree /sys/fs/cgroup 2>/dev/null | sed 's/^[ 0-9]*/hook /'
 bpftool --json link | grep -o '"netns_ino":[0-9]*' | while IFS=: read -r _ inode; do
