@@ -413,6 +413,7 @@ describe('lookups', () => {
           ports: [
             { port: 1, name: 'a', appProtocol: 'mysql' },
             { port: 3306, name: 'b', appProtocol: 'http' },
+            { port: 80, name: 'c', appProtocol: 'linkerd.io/opaque' },
           ],
         }),
       ]);
@@ -424,6 +425,7 @@ describe('lookups', () => {
         ['10.96.0.2:3306', `own.shop.${shop}`, false],
         ['10.96.0.3:1', `app.shop.${shop}`, true],
         ['10.96.0.3:3306', `app.shop.${shop}`, false],
+        ['10.96.0.3:80', `app.shop.${shop}`, true],
       ];
       for (const [path, name, isOpaque] of table) {
         const profile = await getProfile(path).next();
@@ -435,6 +437,26 @@ describe('lookups', () => {
       assert.deepEqual(
         [absent.fullyQualifiedName, absent.endpoint, absent.retryBudget],
         ['', undefined, undefined],
+      );
+    });
+
+    it('a port that the service does not have is nothing with a ServiceProfile either', async () => {
+      await start([
+        testService('web', { clusterIP: '10.96.0.1' }),
+        testPod('web-1', { ips: ['10.1.0.1'] }),
+        {
+          apiVersion: 'linkerd.io/v1alpha2',
+          kind: 'ServiceProfile',
+          metadata: { name: `web.shop.${shop}`, namespace: 'shop', uid: 'uid-profile' },
+          spec: { dstOverrides: [{ authority: `web.shop.${shop}`, weight: 1 }] },
+        },
+      ]);
+      const declared = await getProfile('10.96.0.1:80').next();
+      assert.deepEqual([declared.fullyQualifiedName, declared.dstOverrides.length], [`web.shop.${shop}`, 1]);
+      const absent = await getProfile('10.96.0.1:81').next();
+      assert.deepEqual(
+        [absent.fullyQualifiedName, absent.dstOverrides, absent.endpoint],
+        ['', [], undefined],
       );
     });
 
@@ -456,6 +478,39 @@ describe('lookups', () => {
         assert.equal(addressOf(endpoint), path.replace(':', '/'));
         assert.deepEqual(endpoint?.metricLabels, {});
         assert.equal(endpoint?.tlsIdentity, undefined);
+      }
+    });
+
+    it('of a pod address heeds the pod, not what its services say of opaque ports and protocols', async () => {
+      const ports = [
+        { port: 80, targetPort: 8080, name: 'a' },
+        { port: 8080, name: 'b' },
+        { port: 7000, name: 'c', appProtocol: 'linkerd.io/opaque' },
+        { port: 3306, name: 'd', appProtocol: 'http' },
+      ];
+      const opaque = { 'config.linkerd.io/opaque-ports': '80,8080' };
+      await start([
+        testService('web', { clusterIP: '10.96.0.1', ports }, opaque),
+        testPod('web-1', { ips: ['10.1.0.1'] }),
+        testPod('web-2', { ips: ['10.1.0.2'] }),
+      ]);
+      await enrol('web-1');
+      for (const [port, isOpaque] of [
+        [8080, false],
+        [7000, false],
+        // By the pod's own list, which begins as everybody's.
+        [3306, true],
+      ] as const) {
+        assert.equal((await getProfile(`10.96.0.1:${port}`).next()).opaqueProtocol, !isOpaque);
+        for (const ip of ['10.1.0.1', '10.1.0.2']) {
+          const profile = await getProfile(`${ip}:${port}`).next();
+          assert.equal(profile.opaqueProtocol, isOpaque, `${ip}:${port}`);
+          assert.equal(profile.fullyQualifiedName, '');
+          const { tlsIdentity, protocolHint } = profile.endpoint ?? {};
+          const isMeshed = ip === '10.1.0.1';
+          assert.equal(tlsIdentity !== undefined, isMeshed);
+          assert.equal(protocolHint?.protocol?.$case, isMeshed ? (isOpaque ? 'opaque' : 'h2') : undefined);
+        }
       }
     });
 
