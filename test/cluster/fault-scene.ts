@@ -44,7 +44,11 @@ export interface FaultScene {
   readonly identity: string;
   /** Until a service's address is asked for by number there is no need of DNS. */
   addressOf(service: string): Promise<string>;
-  loads(ways: readonly (readonly [Client, string])[], kinds?: Kinds): Promise<readonly Load[]>;
+  loads(
+    ways: readonly (readonly [Client, string])[],
+    kinds?: Kinds,
+    timeoutMs?: number,
+  ): Promise<readonly Load[]>;
   /** A request is answered. */
   untilServed(client: Client, service: string, timeoutMs?: number): Promise<void>;
   /** The node's servers have had connections of meshed clients of other nodes. */
@@ -96,7 +100,7 @@ function sceneOn(cluster: Cluster, namespace: string): FaultScene {
       ]);
       return spec.clusterIP;
     },
-    async loads(ways, kinds) {
+    async loads(ways, kinds, timeoutMs) {
       const clients = [...new Set(ways.map(([client]) => client))];
       const ground = await groundWithin(
         cluster,
@@ -110,6 +114,7 @@ function sceneOn(cluster: Cluster, namespace: string): FaultScene {
             rate: RATE,
             connections: 2,
             ...(kinds && { kinds }),
+            ...(timeoutMs !== undefined && { timeoutMs }),
           }),
         ),
       );
