@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The workload that a pod belongs to, as metrics name it: two levels up at most (ReplicaSet to Deployment, Job to
-// CronJob), no owner when there are several controllers or none.
+// The workload that a pod belongs to, as metrics name it: a ReplicaSet's Deployment in its place; no owner when there are
+// several controllers or none. Jobs are not watched: pods of a CronJob belong to their Job.
 
 import type { ObjectMeta, Pod, ReplicaSet } from './model.ts';
 
