@@ -177,14 +177,17 @@ describe('in the place of Linkerd', { timeout: 280_000 }, () => {
     await helm('uninstall', CRDS, '--namespace', NS, '--wait');
     const kinds = 'clusterrole,clusterrolebinding,validatingwebhookconfiguration,crd';
     assert.deepEqual(await cluster.list([kinds, '--selector=nodemesh.io/control-plane-ns']), []);
-    const left = await cluster.list([
-      'all,configmap,secret,serviceaccount,role,rolebinding,lease,poddisruptionbudget',
-      `--namespace=${NS}`,
-      '--selector=nodemesh.io/control-plane-ns',
-    ]);
-    assert.deepEqual(
-      left.map(({ kind, metadata }) => `${kind} ${metadata.name}`),
-      [],
-    );
+    let left: readonly KubernetesObject[] = [];
+    // Helm waits for what it has made itself, and not for the pods of that.
+    await cluster
+      .waitFor('nothing to be left', async () => {
+        left = await cluster.list([
+          'all,configmap,secret,serviceaccount,role,rolebinding,lease,poddisruptionbudget',
+          `--namespace=${NS}`,
+          '--selector=nodemesh.io/control-plane-ns',
+        ]);
+        return left.length === 0;
+      })
+      .catch(() => assert.fail(left.map(({ kind, metadata }) => `${kind} ${metadata.name}`).join(', ')));
   });
 });

@@ -32,6 +32,7 @@ const rules = [
     resources: ['httproutes', 'grpcroutes'],
     verbs: ['list', 'watch'],
   },
+  { apiGroups: ['linkerd.io'], resources: ['serviceprofiles'], verbs: ['list', 'watch'] },
   { apiGroups: ['apiextensions.k8s.io'], resources: ['customresourcedefinitions'], verbs: ['get'] },
   { apiGroups: ['authentication.k8s.io'], resources: ['tokenreviews'], verbs: ['create'] },
   { apiGroups: [''], resources: ['pods/status'], verbs: ['patch'] },
