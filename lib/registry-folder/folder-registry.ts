@@ -136,7 +136,8 @@ class WatchedFolder implements FolderRegistry {
     for (const kind of kinds.toReversed()) {
       for (const resource of gone) if (resource.kind === kind) this.#remove(resource);
     }
-    const present = [...objects.values()];
+    // What a file that was not read again says is the very same object.
+    const present = [...objects].flatMap(([key, resource]) => (before.get(key) === resource ? [] : [resource]));
     for (const kind of kinds) {
       for (const resource of present) if (resource.kind === kind) this.#put(resource);
     }
