@@ -137,7 +137,9 @@ class WatchedFolder implements FolderRegistry {
       for (const resource of gone) if (resource.kind === kind) this.#remove(resource);
     }
     // What a file that was not read again says is the very same object.
-    const present = [...objects].flatMap(([key, resource]) => (before.get(key) === resource ? [] : [resource]));
+    const present = [...objects].flatMap(([key, resource]) =>
+      before.get(key) === resource ? [] : [resource],
+    );
     for (const kind of kinds) {
       for (const resource of present) if (resource.kind === kind) this.#put(resource);
     }
