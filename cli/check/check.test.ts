@@ -21,6 +21,7 @@ import { allCategories, categoriesOf, type CheckSet } from './categories.ts';
 import { type CheckResult, runChecks, type Scene } from './check.ts';
 import { meansNothing } from './data-plane-checks.ts';
 import { createPrinter } from './print.ts';
+import { rememberAnswers } from './remember-answers.ts';
 
 const version = '1.2.3';
 const namespace = 'nodemesh';
@@ -723,6 +724,15 @@ describe('mesh check', () => {
       asked.filter((question, index) => asked.indexOf(question) !== index),
       [],
     );
+  });
+
+  it('takes other parameters for another question', async () => {
+    const cluster = rememberAnswers({
+      ...scene.cluster,
+      text: (path, query) => Promise.resolve(`${path} ${JSON.stringify(query)}`),
+    });
+    const answers = [await cluster.text('/a', { query: 'x' }), await cluster.text('/a', { query: 'y' })];
+    assert.deepEqual(answers, ['/a {"query":"x"}', '/a {"query":"y"}']);
   });
 
   it('prints as Linkerd does', async () => {

@@ -24,7 +24,7 @@ export function rememberAnswers(cluster: Cluster): RememberedCluster {
     get: (path) => once(['get', path], () => cluster.get(path)),
     list: (path, labelSelector) =>
       once(['list', path, labelSelector], () => cluster.list(path, labelSelector)),
-    text: (path) => once(['text', path], () => cluster.text(path)),
+    text: (path, query) => once(['text', path, query], () => cluster.text(path, query)),
     ask: (path, object) => cluster.ask(path, object),
     apply: (path, object) => cluster.apply(path, object),
     remove: (path) => cluster.remove(path),
