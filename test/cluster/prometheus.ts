@@ -77,7 +77,11 @@ export async function startPrometheus(cluster: Cluster): Promise<ClusterPromethe
     rmSync(folder, { recursive: true });
   }
   try {
-    await cluster.waitFor('Prometheus answers', async () => (await ask('query', 'query=1')) !== undefined);
+    // Until it has read its data, it answers each question with 503 and a plain text.
+    await cluster.waitFor('Prometheus is ready', async () => {
+      const { code } = await cluster.control.run(['curl', '-fsS', '--max-time', '5', `${url}/-/ready`]);
+      return code === 0;
+    });
   } catch (error) {
     await close();
     throw error;
