@@ -278,6 +278,18 @@ describe('proxy workers', () => {
     assert.deepEqual(wedged, []);
   });
 
+  it('time in which this thread itself stood still is no silence of its workers', () => {
+    for (const index of [0, 1]) worker(index).say({ type: 'ready' });
+    for (let step = 0; step < 60; step++) {
+      worker(0).beat();
+      if (step % 2 === 0) worker(1).beat();
+      // As when the whole machine is paused: timers run late, and none of the workers had its turn yet.
+      clock.stall(step % 2 === 0 ? 500 : 3_000);
+    }
+    assert.equal(workers.replaced.silent, 0);
+    assert.ok(!worker(0).terminated && !worker(1).terminated);
+  });
+
   it('lends the slots of a silent worker at once, and gives the process up when its thread does not end', () => {
     for (const index of [0, 1]) worker(index).say({ type: 'ready' });
     workers.setPod(pod, listeners);

@@ -26,6 +26,8 @@ import type {
 /** A worker whose beat does not move for this long is ended and replaced. */
 const SILENT_MS = 2_000;
 const WATCH_INTERVAL_MS = 500;
+/** What more passes between two looks is this thread's own delay, as when the whole machine is paused: nobody's silence. */
+const WATCH_COUNTED_MS = 2 * WATCH_INTERVAL_MS;
 /** A worker needs time to start before silence counts. */
 const START_GRACE_MS = 10_000;
 /** CNI DEL waits this long for the workers' word that they hold nothing of the pod. */
@@ -123,12 +125,13 @@ interface WorkerState {
   beats: Int32Array;
   descriptors: SharedArrayBuffer;
   lastBeat: number;
-  lastBeatAtMs: number;
+  /** Since its last beat, as far as this thread was there to see one. */
+  silentMs: number;
   readonly wants: Set<string>;
   handed: Handed[];
   started: boolean;
-  /** When it was silent for too long and had to end. */
-  condemnedAtMs: number | undefined;
+  /** Since it was silent for too long and had to end. */
+  condemnedMs: number | undefined;
   ended: boolean;
 }
 
@@ -180,8 +183,8 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     for (const worker of workers) send(worker, message);
   };
 
-  const servesNow = ({ started, condemnedAtMs, ended }: WorkerState): boolean =>
-    started && condemnedAtMs === undefined && !ended;
+  const servesNow = ({ started, condemnedMs, ended }: WorkerState): boolean =>
+    started && condemnedMs === undefined && !ended;
   const serves = (worker: WorkerState, owner: number): boolean =>
     owner === worker.index || helpers.get(owner) === worker;
   const hand = (worker: WorkerState, uid: string, fd: number): void => {
@@ -346,11 +349,11 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       beats: new Int32Array(beats),
       descriptors,
       lastBeat: 0,
-      lastBeatAtMs: clock.nowMs() + START_GRACE_MS,
+      silentMs: -START_GRACE_MS,
       wants: new Set(),
       handed: [],
       started: false,
-      condemnedAtMs: undefined,
+      condemnedMs: undefined,
       ended: false,
       port: options.spawn({
         ...options.start,
@@ -407,21 +410,25 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   };
 
   let watch: Timer | undefined;
+  let lookedAtMs = clock.nowMs();
   const watchBeats = (): void => {
-    const now = clock.nowMs();
+    const passedMs = Math.min(clock.nowMs() - lookedAtMs, WATCH_COUNTED_MS);
+    lookedAtMs = clock.nowMs();
     for (const worker of workers) {
       if (worker.ended) continue;
+      if (worker.condemnedMs !== undefined) worker.condemnedMs += passedMs;
       const beat = Atomics.load(worker.beats, 0);
+      worker.silentMs += passedMs;
       if (beat !== worker.lastBeat) {
         worker.lastBeat = beat;
-        worker.lastBeatAtMs = now;
-      } else if (now - worker.lastBeatAtMs > SILENT_MS) {
-        worker.lastBeatAtMs = now;
-        if (worker.condemnedAtMs !== undefined) {
-          if (now - worker.condemnedAtMs > WEDGED_MS) options.wedged(worker.index);
+        worker.silentMs = 0;
+      } else if (worker.silentMs > SILENT_MS) {
+        worker.silentMs = 0;
+        if (worker.condemnedMs !== undefined) {
+          if (worker.condemnedMs > WEDGED_MS) options.wedged(worker.index);
           continue;
         }
-        worker.condemnedAtMs = now;
+        worker.condemnedMs = 0;
         replaced.silent++;
         log.error({ worker: worker.index, silentMs: SILENT_MS }, 'a proxy worker is silent; it is ended');
         replaceIn(worker);

@@ -66,10 +66,16 @@ export class VirtualClock implements Clock {
         .sort((a, b) => a.at - b.at || a.sequence - b.sequence)[0];
       if (due === undefined) break;
       this.#timers = this.#timers.filter((timer) => timer !== due);
-      this.#now = due.at;
+      this.#now = Math.max(this.#now, due.at);
       due.run();
     }
     this.#now = end;
+  }
+
+  /** Nothing runs for `ms`, as when the machine is paused; then every timer that fell due, late. */
+  stall(ms: number): void {
+    this.#now += ms;
+    this.advance(0);
   }
 
   /** Somebody sets the wall clock; timers know nothing of it. */
