@@ -2,6 +2,7 @@
 // Endpoints as clients are told of them: address, identity, how to reach the proxy, labels for metrics.
 
 import { portsContain } from '#lib/core/addresses.ts';
+import { MESH_PORT } from '#lib/core/mesh-ports.ts';
 import { socketToWire } from '#lib/proto/addresses.ts';
 import { durationOfMs } from '#lib/proto/durations.ts';
 import {
@@ -11,7 +12,10 @@ import {
   WeightedAddr,
 } from '#lib/proto/gen/linkerd/destination.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
+import type { ExternalWorkload } from '#lib/registry/model.ts';
+import { PROXY_CONTAINER } from '#lib/registry/sidecar.ts';
 import { type Advertised, advertised } from './advertised.ts';
+import { opaquePortsOf } from './external-workloads.ts';
 import type { MeshPod } from './mesh-pod.ts';
 import type { SliceAddress } from './slice-endpoints.ts';
 
@@ -127,6 +131,39 @@ export function sliceAddress({ ip, port, zone, gateway }: SliceAddress, requeste
           protocolHint: { protocol: { $case: 'h2', h2: {} }, opaqueTransport: undefined },
           http2: http2Params,
         }),
+  };
+}
+
+/** An address of an external workload: its proxy speaks all that Linkerd's does, and is asked for nothing less. */
+export function externalAddress(
+  workload: ExternalWorkload,
+  { ip, port }: EndpointAddress,
+  requester: Requester,
+  settings: MeshSettings,
+): WeightedAddr {
+  const { metadata, spec } = workload;
+  const zone = metadata.labels['topology.kubernetes.io/zone'] ?? '';
+  const owner = metadata.ownerReferences.length === 1 ? metadata.ownerReferences[0] : undefined;
+  const opaque = portsContain(opaquePortsOf(workload, settings), port);
+  return {
+    ...bareAddress({ ip, port }),
+    metricLabels: {
+      ...(owner === undefined ? {} : labelOf(owner.kind.toLowerCase(), owner.name)),
+      external_workload: metadata.name,
+      ...labelOf('zone', zone),
+      zone_locality: zoneLocality(requester.zone, zone),
+    },
+    tlsIdentity: {
+      strategy: { $case: 'uriLikeIdentity', uriLikeIdentity: { uri: spec.meshTls.identity } },
+      serverName: { name: spec.meshTls.serverName },
+    },
+    protocolHint: {
+      protocol: opaque ? { $case: 'opaque', opaque: {} } : { $case: 'h2', h2: {} },
+      opaqueTransport: {
+        inboundPort: spec.ports.find(({ name }) => name === PROXY_CONTAINER)?.port ?? MESH_PORT,
+      },
+    },
+    http2: http2Params,
   };
 }
 

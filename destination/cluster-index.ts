@@ -8,6 +8,7 @@ import {
   type AnyRoute,
   ENROLLED_CONDITION,
   type EndpointSlice,
+  type ExternalWorkload,
   keyOf,
   keyText,
   type Kind,
@@ -23,6 +24,8 @@ import {
 } from '#lib/registry/model.ts';
 import type { Registry, Watch } from '#lib/registry/registry.ts';
 import { hostPortsOf } from '#lib/registry/workload-config.ts';
+import { ExternalWorkloads } from './external-workloads.ts';
+import { Groups } from './groups.ts';
 import { createMeshPod, type MeshPod } from './mesh-pod.ts';
 
 /** What it reads. */
@@ -37,6 +40,7 @@ export const INDEXED_KINDS: readonly Kind[] = [
   'PolicyHTTPRoute',
   'GRPCRoute',
   'ServiceProfile',
+  'ExternalWorkload',
 ];
 
 export type Topic =
@@ -72,6 +76,10 @@ export interface ClusterIndex {
   podsOfNode(cluster: string, node: string): readonly MeshPod[];
   /** Pods that a service sends traffic to; another array whenever they, the service or its slices change. */
   backends(service: Service): readonly MeshPod[];
+  /** Those outside the cluster: its view of them changes together with `backends`. */
+  externalBackends(service: Service): readonly ExternalWorkload[];
+  /** External workloads with this address and port, so one. */
+  externalWorkloadsAt(cluster: string, ip: string, port: number): readonly ExternalWorkload[];
   /** Routes with this service among their parents, in no order. */
   routes(service: ResourceKey): readonly AnyRoute[];
   /** Its name is that of the service which it is for. */
@@ -113,6 +121,7 @@ class Index implements ClusterIndex {
   readonly #podsByNode = new Groups<MeshPod>();
   readonly #podsByIp = new Groups<MeshPod>();
   readonly #podsByHostPort = new Groups<MeshPod>();
+  readonly #externalWorkloads = new ExternalWorkloads();
   readonly #servicesByNamespace = new Groups<Service>();
   readonly #servicesByIp = new Groups<Service>();
   /** By the keyText of their parents. */
@@ -156,6 +165,11 @@ class Index implements ClusterIndex {
         added: (slice) => this.#sliceChanged(undefined, slice),
         changed: (slice, previous) => this.#sliceChanged(previous, slice),
         removed: (slice) => this.#sliceChanged(slice, undefined),
+      }),
+      registry.watch('ExternalWorkload', {
+        added: (workload) => this.#externalWorkloadChanged(undefined, workload),
+        changed: (workload, previous) => this.#externalWorkloadChanged(previous, workload),
+        removed: (workload) => this.#externalWorkloadChanged(workload, undefined),
       }),
       registry.watch(
         'ServiceProfile',
@@ -226,6 +240,18 @@ class Index implements ClusterIndex {
     return found;
   }
 
+  externalBackends(service: Service): readonly ExternalWorkload[] {
+    const { selector } = service.spec;
+    if (selector === undefined || Object.keys(selector).length === 0) return [];
+    return this.#externalWorkloads
+      .ready(service.cluster, service.metadata.namespace)
+      .filter(({ metadata }) => selects(selector, metadata.labels));
+  }
+
+  externalWorkloadsAt(cluster: string, ip: string, port: number): readonly ExternalWorkload[] {
+    return this.#externalWorkloads.at(cluster, ip, port);
+  }
+
   routes(service: ResourceKey): readonly AnyRoute[] {
     return this.#routes.list(keyText(service));
   }
@@ -292,12 +318,25 @@ class Index implements ClusterIndex {
       for (const ip of one.status.podIPs) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
       for (const { ip } of nodePortsOf(one)) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
       this.#touch({ kind: 'node', cluster: one.cluster, name: one.spec.nodeName });
-      for (const service of this.#servicesByNamespace.of(`${one.cluster}/${one.metadata.namespace}`)) {
-        if (service.spec.selector === undefined || !selects(service.spec.selector, one.metadata.labels))
-          continue;
-        this.#backends.delete(keyText(keyOf(service)));
-        this.#touch({ kind: 'service', key: keyOf(service) });
-      }
+      this.#touchServicesOf(one);
+    }
+  }
+
+  #externalWorkloadChanged(previous: ExternalWorkload | undefined, now: ExternalWorkload | undefined): void {
+    this.#externalWorkloads.change(previous, now);
+    for (const one of [previous, now]) {
+      if (one === undefined) continue;
+      for (const ip of one.spec.workloadIps) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
+      this.#touchServicesOf(one);
+    }
+  }
+
+  /** Those that select it: they have other endpoints now. */
+  #touchServicesOf({ cluster, metadata }: Pod | ExternalWorkload): void {
+    for (const service of this.#servicesByNamespace.of(`${cluster}/${metadata.namespace}`)) {
+      if (service.spec.selector === undefined || !selects(service.spec.selector, metadata.labels)) continue;
+      this.#backends.delete(keyText(keyOf(service)));
+      this.#touch({ kind: 'service', key: keyOf(service) });
     }
   }
 
@@ -426,31 +465,3 @@ const selects = (
   selector: Readonly<Record<string, string>>,
   labels: Readonly<Record<string, string>>,
 ): boolean => Object.entries(selector).every(([name, value]) => labels[name] === value);
-
-const nothing: ReadonlySet<never> = new Set<never>();
-
-/** Sets by key; empty ones are forgotten. */
-class Groups<T> {
-  readonly #groups = new Map<string, Set<T>>();
-
-  of(key: string): ReadonlySet<T> {
-    return this.#groups.get(key) ?? nothing;
-  }
-
-  /** A copy, for loops that change the group. */
-  list(key: string): T[] {
-    return [...this.of(key)];
-  }
-
-  add(key: string, value: T): void {
-    const group = this.#groups.get(key);
-    if (group === undefined) this.#groups.set(key, new Set([value]));
-    else group.add(value);
-  }
-
-  delete(key: string, value: T): void {
-    const group = this.#groups.get(key);
-    group?.delete(value);
-    if (group?.size === 0) this.#groups.delete(key);
-  }
-}

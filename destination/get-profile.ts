@@ -6,13 +6,14 @@ import type { ServerWritableStream } from '@grpc/grpc-js';
 import { portsContain } from '#lib/core/addresses.ts';
 import { DestinationProfile, type GetDestination } from '#lib/proto/gen/linkerd/destination.ts';
 import type { Metadata } from '#lib/proto/gen/linkerd/meta.ts';
-import { keyOf, type ResourceKey, type Service } from '#lib/registry/model.ts';
+import { type ExternalWorkload, keyOf, type ResourceKey, type Service } from '#lib/registry/model.ts';
 import { hostPortsOf } from '#lib/registry/workload-config.ts';
-import { bareAddress, type EndpointAddress, podAddress } from './addresses.ts';
+import { bareAddress, type EndpointAddress, externalAddress, podAddress } from './addresses.ts';
 import { type Authority, parseAuthority } from './authority.ts';
 import type { Topic } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
 import { type LookupContext, requireService } from './get.ts';
+import { opaquePortsOf } from './external-workloads.ts';
 import type { MeshPod } from './mesh-pod.ts';
 import { defaultBudget, findProfile } from './service-profile.ts';
 import { hasPort, serviceProtocol } from './service-protocol.ts';
@@ -76,6 +77,13 @@ function ofIp(context: LookupContext, address: EndpointAddress, token: ContextTo
     if (pod !== undefined) return { profile: endpointProfile(context, pod, address, token), topics: [topic] };
     const { ip, port } = address;
     const behind = onlyOne(index.podsOfHostPort(cluster, ip, port), `pods behind ${ip}:${port}`);
+    if (behind === undefined) {
+      const external = index.externalWorkloadsAt(cluster, ip, port);
+      const workload = onlyOne(external, `external workloads at ${ip}:${port}`);
+      if (workload !== undefined) {
+        return { profile: externalProfile(context, workload, address, token), topics: [topic] };
+      }
+    }
     const at = behind === undefined ? address : behindHostPort(behind, address);
     return { profile: endpointProfile(context, behind, at, token), topics: [topic] };
   };
@@ -175,6 +183,23 @@ function endpointProfile(
       ...endpoint,
       metricLabels: { ...endpoint.metricLabels, namespace: meshPod.pod.metadata.namespace },
     },
+  };
+}
+
+function externalProfile(
+  { index, settings, cluster }: LookupContext,
+  workload: ExternalWorkload,
+  address: EndpointAddress,
+  token: ContextToken,
+): DestinationProfile {
+  const { metadata } = workload;
+  const requester = { zone: index.zoneOfNode(cluster, token.nodeName) };
+  const endpoint = externalAddress(workload, address, requester, settings);
+  return {
+    ...empty,
+    opaqueProtocol: portsContain(opaquePortsOf(workload, settings), address.port),
+    retryBudget: defaultBudget,
+    endpoint: { ...endpoint, metricLabels: { ...endpoint.metricLabels, namespace: metadata.namespace } },
   };
 }
 

@@ -6,12 +6,13 @@ import { Metadata, type ServerWritableStream } from '@grpc/grpc-js';
 import { CLIENT_POLICY_HEADER, encodeClientPolicy } from '#lib/proto/client-policy.ts';
 import type { GetDestination, Update, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
-import { keyOf, type ResourceKey, type Service } from '#lib/registry/model.ts';
-import { addressText, podAddress, sliceAddress } from './addresses.ts';
+import { type ExternalWorkload, keyOf, type ResourceKey, type Service } from '#lib/registry/model.ts';
+import { addressText, type EndpointAddress, externalAddress, podAddress, sliceAddress } from './addresses.ts';
 import { type Authority, parseAuthority } from './authority.ts';
 import type { ClusterIndex, Topic } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
 import { clientPolicy } from './client-policy.ts';
+import { portNamesOf } from './external-workloads.ts';
 import type { MeshPod } from './mesh-pod.ts';
 import { refuseRemote, setLabels } from './mirrors.ts';
 import { familyOf, hasSelector, sliceEndpoints } from './slice-endpoints.ts';
@@ -154,9 +155,11 @@ function endpointsOf(
     return byAddress(
       sliceEndpoints(service, index.slices(service), wanted, family).map((address) => {
         const meshPod = address.gateway === undefined ? index.podsOfIp(cluster, address.ip)[0] : undefined;
-        return meshPod === undefined
+        if (meshPod !== undefined) return podAddress(meshPod, address, { zone }, settings);
+        const external = index.externalWorkloadsAt(cluster, address.ip, address.port)[0];
+        return external === undefined || address.gateway !== undefined
           ? sliceAddress(address, { zone })
-          : podAddress(meshPod, address, { zone }, settings);
+          : externalAddress(external, address, { zone }, settings);
       }),
     );
   }
@@ -171,16 +174,21 @@ function endpointsOf(
   const target =
     service.spec.ports.find((port) => port.port === authority.port && port.protocol === 'TCP')?.targetPort ??
     authority.port;
-  const wanted = backends.filter(({ pod: { spec } }) => {
+  const { instance, name } = authority;
+  const pods = backends.filter(({ pod: { spec } }) => {
     if (local && spec.nodeName !== token.nodeName) return false;
-    const { instance, name } = authority;
     return instance === '' || (spec.hostname === instance && spec.subdomain === name);
   });
+  // They run on no node, and have no host name in the cluster.
+  const external = local || instance !== '' ? [] : index.externalBackends(service);
+  const wanted = [
+    ...pods.map((meshPod) => podBackend(meshPod, zone, settings)),
+    ...external.map((workload) => externalBackend(workload, zone, settings)),
+  ];
   const endpoints = byAddress(
-    inZone(wanted, index.zoneHints(service), zone).flatMap((meshPod) => {
-      const port = targetPort(target, meshPod);
-      if (port === undefined) return [];
-      return [podAddress(meshPod, { ip: addressFor(meshPod, family), port }, { zone }, settings)];
+    inZone(wanted, index.zoneHints(service), zone).flatMap(({ ips, portNames, address }) => {
+      const port = typeof target === 'number' ? target : portNames.get(target);
+      return port === undefined ? [] : [address({ ip: addressFor(ips, family), port })];
     }),
   );
   made.set(asked, endpoints);
@@ -193,29 +201,43 @@ const VIEWS_MAX = 1000;
 const byAddress = (addresses: readonly WeightedAddr[]): Endpoints =>
   new Map(addresses.map((address) => [addressKey(address), address]));
 
+/** A pod or an external workload behind a service. */
+interface Backend {
+  readonly ips: readonly string[];
+  readonly portNames: ReadonlyMap<string, number>;
+  readonly address: (at: EndpointAddress) => WeightedAddr;
+}
+
+const podBackend = (meshPod: MeshPod, zone: string, settings: MeshSettings): Backend => ({
+  ips: meshPod.pod.status.podIPs,
+  portNames: meshPod.portNames,
+  address: (at) => podAddress(meshPod, at, { zone }, settings),
+});
+
+const externalBackend = (workload: ExternalWorkload, zone: string, settings: MeshSettings): Backend => ({
+  ips: workload.spec.workloadIps,
+  portNames: portNamesOf(workload),
+  address: (at) => externalAddress(workload, at, { zone }, settings),
+});
+
 /** Those whose hints name the client's zone; all of them if one has no hint, or none is for that zone. */
 function inZone(
-  backends: readonly MeshPod[],
+  backends: readonly Backend[],
   hints: ReadonlyMap<string, readonly string[]>,
   zone: string,
-): readonly MeshPod[] {
-  const near: MeshPod[] = [];
+): readonly Backend[] {
+  const near: Backend[] = [];
   for (const backend of backends) {
-    const zones = backend.pod.status.podIPs.flatMap((ip) => hints.get(ip) ?? []);
+    const zones = backend.ips.flatMap((ip) => hints.get(ip) ?? []);
     if (zones.length === 0) return backends;
     if (zones.includes(zone)) near.push(backend);
   }
   return near.length === 0 ? backends : near;
 }
 
-const targetPort = (target: number | string, { portNames }: MeshPod): number | undefined =>
-  typeof target === 'number' ? target : portNames.get(target);
-
-/** One address a pod: of the wanted family, or the pod's first. */
-function addressFor({ pod }: MeshPod, family: 'IPv4' | 'IPv6'): string {
-  const { podIPs } = pod.status;
-  return podIPs.find((ip) => familyOf(ip) === family) ?? podIPs[0] ?? '';
-}
+/** One address each: of the wanted family, or the first. */
+const addressFor = (ips: readonly string[], family: 'IPv4' | 'IPv6'): string =>
+  ips.find((ip) => familyOf(ip) === family) ?? ips[0] ?? '';
 
 /** The family that was dialled, or that the service prefers. */
 function preferredFamily(service: Service, { ipFamily }: ContextToken): 'IPv4' | 'IPv6' {

@@ -10,7 +10,11 @@ import type { Clock, Random, Timer } from '#lib/core/clock.ts';
 import { formatSocketAddress } from '#lib/core/addresses.ts';
 import type { Log } from '#lib/core/log.ts';
 import type { OutboundPoliciesClient } from '#lib/proto/gen/linkerd/outbound.ts';
-import type { DestinationClient, DestinationProfile } from '#lib/proto/gen/linkerd/destination.ts';
+import type {
+  DestinationClient,
+  DestinationProfile,
+  WeightedAddr,
+} from '#lib/proto/gen/linkerd/destination.ts';
 import type { Destination, Endpoint } from '../proxy/model.ts';
 import { profileRoutes } from './profile-routes.ts';
 import { openRetryingStream } from './retrying-stream.ts';
@@ -368,9 +372,7 @@ class StreamingDiscovery implements Discovery {
     const address = profile.endpoint;
     const endpoint = address && endpointOf(address, {}, this.#options.localPods);
     // A bare address, or a port that the service does not have: nothing is known of it.
-    if (address === undefined || endpoint === undefined || address.metricLabels['pod'] === undefined) {
-      return { kind: 'unknown' };
-    }
+    if (address === undefined || endpoint === undefined || !isWorkload(address)) return { kind: 'unknown' };
     const opaque = profile.opaqueProtocol || address.protocolHint?.protocol?.$case === 'opaque';
     return { kind: 'endpoint', opaque, endpoint };
   }
@@ -381,6 +383,10 @@ function kept({ destination }: ProfileLookup, answered: Destination | undefined)
   if (destination?.kind !== 'service' || answered?.kind !== 'service') return answered;
   return destination.resolved && destination.authority === answered.authority ? destination : answered;
 }
+
+/** Of nothing else is anything known. */
+const isWorkload = ({ metricLabels }: WeightedAddr): boolean =>
+  metricLabels['pod'] !== undefined || metricLabels['external_workload'] !== undefined;
 
 const isNamed = ({ ip }: DiscoveryTarget): boolean => isIP(ip) === 0;
 

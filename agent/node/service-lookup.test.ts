@@ -62,3 +62,21 @@ it('an authority that cannot be sent leaves its endpoint out', () => {
   }
   assert.equal(gateway('a'.repeat(254)), undefined);
 });
+
+const SPIFFE = 'spiffe://root.local/vm';
+
+it('an identity that is a URI is asked for by the name that comes with it', () => {
+  const strategy = { $case: 'uriLikeIdentity' as const, uriLikeIdentity: { uri: SPIFFE } };
+  const found = gateway('vm:80', { tlsIdentity: { strategy, serverName: { name: 'vm.example' } } });
+  assert.deepEqual([found?.identity, found?.serverName], [SPIFFE, 'vm.example']);
+  const unnamed = gateway('vm:80', { tlsIdentity: { strategy, serverName: undefined } });
+  assert.deepEqual([unnamed?.identity, unnamed?.serverName], [undefined, undefined]);
+});
+
+it('an identity that is a name may be asked for by another', () => {
+  const strategy = { $case: 'dnsLikeIdentity' as const, dnsLikeIdentity: { name: 'web.shop' } };
+  const named = gateway('web:80', { tlsIdentity: { strategy, serverName: { name: 'web.example' } } });
+  assert.deepEqual([named?.identity, named?.serverName], ['web.shop', 'web.example']);
+  const same = gateway('web:80', { tlsIdentity: { strategy, serverName: { name: 'web.shop' } } });
+  assert.equal(same?.serverName, undefined);
+});

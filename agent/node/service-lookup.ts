@@ -131,19 +131,18 @@ export function endpointOf(
 ): Endpoint | undefined {
   const socket = socketFromWire(address.addr);
   if (socket === undefined) return undefined;
-  const strategy = address.tlsIdentity?.strategy;
   const hint = address.protocolHint;
   const override = address.authorityOverride?.authorityOverride;
   // What is behind a gateway cannot be reached without its name.
   if (override !== undefined && !AUTHORITY.test(override)) return undefined;
-  // Only DNS-like identities; others mean plain text, as linkerd2-proxy does.
-  const identity = strategy?.$case === 'dnsLikeIdentity' ? strategy.dnsLikeIdentity.name : undefined;
+  const tls = tlsOf(address);
   // Without the transport header nobody is told what is spoken.
-  const headed = hint?.opaqueTransport !== undefined || (override !== undefined && identity !== undefined);
+  const headed =
+    hint?.opaqueTransport !== undefined || (override !== undefined && tls.identity !== undefined);
   const http2 = hint?.protocol?.$case === 'h2' && headed;
   return {
     ...socket,
-    identity,
+    ...tls,
     inboundPort: hint?.opaqueTransport?.inboundPort,
     ...(override === undefined ? {} : { authorityOverride: override }),
     ...(http2 ? { http2 } : {}),
@@ -151,4 +150,18 @@ export function endpointOf(
     labels: { ...setLabels, ...address.metricLabels },
     localPodUid: localPods(socket.ip),
   };
+}
+
+/** An identity that is a URI cannot be a server's name too: without one, it means plain text, as for linkerd2-proxy. */
+function tlsOf({ tlsIdentity }: WeightedAddr): Pick<Endpoint, 'identity' | 'serverName'> {
+  const strategy = tlsIdentity?.strategy;
+  const serverName = tlsIdentity?.serverName?.name ?? '';
+  if (strategy?.$case === 'dnsLikeIdentity') {
+    const identity = strategy.dnsLikeIdentity.name;
+    return serverName === '' || serverName === identity ? { identity } : { identity, serverName };
+  }
+  if (strategy?.$case === 'uriLikeIdentity' && serverName !== '') {
+    return { identity: strategy.uriLikeIdentity.uri, serverName };
+  }
+  return { identity: undefined };
 }

@@ -91,6 +91,8 @@ export interface Endpoint {
   readonly port: number;
   /** TLS identity that the endpoint must prove; undefined: plain text. */
   readonly identity: string | undefined;
+  /** What its certificate is asked for by, where that is not the identity. */
+  readonly serverName?: string;
   /** Port of the endpoint's proxy for the transport header form (4143); undefined: dial `port` itself. */
   readonly inboundPort: number | undefined;
   readonly weight: number;

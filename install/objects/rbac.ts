@@ -91,6 +91,13 @@ export const accountRules: readonly AccountRule[] = [
   },
   {
     account: destination,
+    apiGroup: 'workload.linkerd.io',
+    resources: ['externalworkloads'],
+    verbs: read,
+    feature: 'Endpoints of Services that select ExternalWorkloads.',
+  },
+  {
+    account: destination,
     apiGroup: 'gateway.networking.k8s.io',
     resources: ['httproutes', 'grpcroutes'],
     verbs: read,
@@ -105,9 +112,11 @@ export const accountRules: readonly AccountRule[] = [
       'httproutes.gateway.networking.k8s.io',
       'grpcroutes.gateway.networking.k8s.io',
       'serviceprofiles.linkerd.io',
+      'externalworkloads.workload.linkerd.io',
     ],
     verbs: ['get'],
-    feature: 'The last routes and profiles stay in force when their CustomResourceDefinition is deleted.',
+    feature:
+      'The last routes, profiles and external workloads stay in force when their CustomResourceDefinition is deleted.',
   },
   {
     account: destination,

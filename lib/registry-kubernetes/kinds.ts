@@ -38,6 +38,7 @@ export const kindSources: Readonly<Record<Kind, KindSource>> = {
   PolicyHTTPRoute: custom('policy.linkerd.io', ['v1beta3'], 'httproutes'),
   GRPCRoute: custom('gateway.networking.k8s.io', ['v1'], 'grpcroutes'),
   ServiceProfile: custom('linkerd.io', ['v1alpha2'], 'serviceprofiles'),
+  ExternalWorkload: custom('workload.linkerd.io', ['v1beta1', 'v1alpha1'], 'externalworkloads'),
 };
 
 const METADATA = 'meta.k8s.io;v=v1,application/json';

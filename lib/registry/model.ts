@@ -184,6 +184,17 @@ export interface ServiceProfile extends Resource<'ServiceProfile'> {
   readonly spec: ServiceProfileSpec;
 }
 
+/** A program outside the cluster, with a proxy of its own; Services select it by its labels, as they do pods. */
+export interface ExternalWorkload extends Resource<'ExternalWorkload'> {
+  readonly spec: {
+    readonly meshTls: { readonly identity: string; readonly serverName: string };
+    readonly ports: readonly { readonly name: string; readonly port: number; readonly protocol: string }[];
+    /** Canonical addresses; one per family. */
+    readonly workloadIps: readonly string[];
+  };
+  readonly status: { readonly ready: boolean };
+}
+
 export type AnyRoute = HttpRoute | PolicyHttpRoute | GrpcRoute;
 
 export interface ResourceTypes {
@@ -199,6 +210,7 @@ export interface ResourceTypes {
   readonly PolicyHTTPRoute: PolicyHttpRoute;
   readonly GRPCRoute: GrpcRoute;
   readonly ServiceProfile: ServiceProfile;
+  readonly ExternalWorkload: ExternalWorkload;
 }
 
 export type Kind = keyof ResourceTypes;
@@ -218,6 +230,7 @@ export const kinds: readonly Kind[] = [
   'PolicyHTTPRoute',
   'GRPCRoute',
   'ServiceProfile',
+  'ExternalWorkload',
 ];
 
 export const clusterScopedKinds: ReadonlySet<Kind> = new Set<Kind>(['Namespace', 'Node']);

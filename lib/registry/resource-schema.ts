@@ -12,6 +12,7 @@ import {
   type ContainerProbe,
   type Kind,
 } from './model.ts';
+import { externalWorkloadSpec, externalWorkloadStatus, readyOf } from './external-workload-schema.ts';
 import { grpcRouteSpec, httpRouteSpec } from './route-schema.ts';
 import { serviceProfileSpec } from './service-profile-schema.ts';
 import { PROXY_CONTAINER, proxyPortsOf } from './sidecar.ts';
@@ -231,6 +232,11 @@ const bare = v.looseObject({ metadata });
 const httpRoute = v.looseObject({ metadata, spec: httpRouteSpec });
 const grpcRoute = v.looseObject({ metadata, spec: grpcRouteSpec });
 const serviceProfile = v.looseObject({ metadata, spec: serviceProfileSpec });
+const externalWorkload = v.looseObject({
+  metadata,
+  spec: externalWorkloadSpec,
+  status: externalWorkloadStatus,
+});
 
 /** By kind, as it is written in manifests. */
 export const apiVersions: Readonly<Record<string, readonly string[]>> = {
@@ -249,6 +255,7 @@ export const apiVersions: Readonly<Record<string, readonly string[]>> = {
   ],
   GRPCRoute: ['gateway.networking.k8s.io/v1'],
   ServiceProfile: ['linkerd.io/v1alpha2', 'linkerd.io/v1alpha1'],
+  ExternalWorkload: ['workload.linkerd.io/v1beta1', 'workload.linkerd.io/v1alpha1'],
 };
 
 /** What an object is in the model; undefined: its kind or version is not read. */
@@ -370,6 +377,15 @@ function build(kind: Kind, raw: unknown, cluster: string, problems: FieldProblem
     case 'ServiceProfile': {
       const value = check(serviceProfile, raw, problems);
       return value && { kind, cluster, metadata: meta(kind, value.metadata), spec: value.spec };
+    }
+    case 'ExternalWorkload': {
+      const value = check(externalWorkload, raw, problems);
+      if (value === undefined) return undefined;
+      const { meshTls, ports, workloadIPs } = value.spec;
+      const ips = workloadIPs.map(({ ip }) => ip);
+      const spec = { meshTls, ports, workloadIps: addressesOf(ips, 'spec.workloadIPs', problems) };
+      const status = { ready: readyOf(value.status) };
+      return { kind, cluster, metadata: meta(kind, value.metadata), spec, status };
     }
     case 'Service': {
       const value = check(service, raw, problems);

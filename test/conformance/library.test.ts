@@ -85,18 +85,20 @@ describe('parts', () => {
       [plain?.ip, plain?.port, plain?.identity, plain?.inboundPort],
       ['10.1.2.3', 8080, undefined, undefined],
     );
-    // A DNS-like identity is enough; one that is a URI is none for us, so the endpoint is unmeshed.
+    // A DNS-like identity is enough; one that is a URI needs a server's name, else the endpoint is unmeshed.
     const dns = read({
       tlsIdentity: { strategy: { $case: 'dnsLikeIdentity', dnsLikeIdentity: name }, serverName: undefined },
     });
     assert.equal(dns?.identity, name.name);
-    const uri = read({
-      tlsIdentity: {
-        strategy: { $case: 'uriLikeIdentity', uriLikeIdentity: { uri: 'spiffe://root/api' } },
-        serverName: undefined,
-      },
-    });
-    assert.equal(uri?.identity, undefined);
+    const uri = (serverName: typeof name | undefined) =>
+      read({
+        tlsIdentity: {
+          strategy: { $case: 'uriLikeIdentity', uriLikeIdentity: { uri: 'spiffe://root/api' } },
+          serverName,
+        },
+      });
+    assert.equal(uri(undefined)?.identity, undefined);
+    assert.deepEqual([uri(name)?.identity, uri(name)?.serverName], ['spiffe://root/api', name.name]);
     const h2 = { $case: 'h2' as const, h2: {} };
     assert.equal(
       read({ protocolHint: { protocol: h2, opaqueTransport: undefined } })?.http2,

@@ -13,6 +13,8 @@ export interface PictureOfPod {
   readonly ip: string;
   /** Whether Linkerd's proxy is in it. */
   readonly proxy: boolean;
+  /** It is no pod but an external workload, whose proxy proves this identity. */
+  readonly external?: { readonly identity: string; readonly serverName: string };
 }
 
 export interface PictureOfService {
@@ -229,17 +231,22 @@ function tcpAddress(ip: string, port: number): Uint8Array {
 
 function weighted(pod: PictureOfPod, port: number, more: Readonly<Record<string, string>> = {}): Uint8Array {
   const { name, namespace, account, proxy } = pod;
+  const { external } = pod;
   const identity = `${account}.${namespace}.serviceaccount.identity.linkerd.cluster.local`;
   const named = encode([1, identity]);
   const labels = {
-    pod: name,
-    serviceaccount: account,
+    ...(external === undefined ? { pod: name, serviceaccount: account } : { external_workload: name }),
     ...(proxy ? { control_plane_ns: 'linkerd' } : {}),
     zone_locality: 'unknown',
     ...more,
   };
   const mesh: Field[] = [
-    [5, encode([1, named], [4, named])],
+    [
+      5,
+      external === undefined
+        ? encode([1, named], [4, named])
+        : encode([3, encode([1, external.identity])], [4, encode([1, external.serverName])]),
+    ],
     [6, encode([1, new Uint8Array()], [2, encode([1, 4143])])],
   ];
   return encode([1, tcpAddress(pod.ip, port)], [3, 10_000], ...map(4, labels), ...(proxy ? mesh : []));

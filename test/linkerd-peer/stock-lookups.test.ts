@@ -10,7 +10,7 @@ import { createMeshChannel } from '#lib/grpc/client.ts';
 import { makeTestAuthority, type TestAuthority } from '#lib/x509-authority/test-authority.ts';
 import { connectStockLinkerd, type LookupConnection } from '../../agent/node/destination-client.ts';
 import { createDiscovery, type Discovery, type KnownDestination } from '../../agent/node/discovery.ts';
-import type { Destination } from '../../agent/proxy/model.ts';
+import type { Destination, Endpoint } from '../../agent/proxy/model.ts';
 import { until } from '../proxy/harness.ts';
 import { type Picture, type PictureOfPod, type PictureOfService, StockLinkerd } from './stock-linkerd.ts';
 
@@ -145,6 +145,23 @@ describe('an agent that asks a stock Linkerd', () => {
     await watch('192.0.2.1').one('unknown');
     // A port that the service does not have.
     await watch('10.96.0.1', 81).one('unknown');
+  });
+
+  it('an external workload is reached by its address and through a service with the identity that it proves', async () => {
+    const external = { identity: 'spiffe://root.local/vm', serverName: 'vm.example' };
+    const shown = { ...picture(), pods: [{ ...pod('web-1', '192.0.2.7', true), external }] };
+    await start(shown);
+    const seen = (endpoint: Endpoint | undefined) => [
+      endpoint?.ip,
+      endpoint?.identity,
+      endpoint?.serverName,
+      endpoint?.inboundPort,
+    ];
+    const wanted = ['192.0.2.7', external.identity, external.serverName, 4143];
+    const service = await watch('10.96.0.1').service(resolved);
+    assert.deepEqual(service.endpoints.map(seen), [wanted]);
+    const alone = await watch('192.0.2.7').one('endpoint');
+    assert.deepEqual(alone.kind === 'endpoint' && seen(alone.endpoint), wanted);
   });
 
   it('each server has an identity of its own; both see the agent’s', async () => {

@@ -185,7 +185,7 @@ export function dialEndpoint(
     return;
   }
   const timeoutMs = pod.pod.connectTimeoutOutboundMs;
-  const { ip, identity = '', inboundPort } = endpoint;
+  const { ip, identity = '', serverName = identity, inboundPort } = endpoint;
   const header = headerOf(endpoint, protocol);
   const tls = ownContext(context, pod);
   if (tls === undefined) {
@@ -201,6 +201,7 @@ export function dialEndpoint(
     const options = {
       context: tls,
       serverIdentity: identity,
+      serverName,
       header: header !== null,
       timeoutMs: HANDSHAKE_TIMEOUT_MS,
       clock: context.clock,

@@ -38,6 +38,8 @@ describe('handshakes of the mesh port', () => {
   let leaf: KeyAndChain;
   let server: PlainServer;
   let known = true;
+  /** The name in the last hello. */
+  let asked: string | undefined;
   const readiness = plainReadiness();
   /** What is done with an accepted connection at once. */
   let onSecured: (accepted: Accepted, reset: () => void) => void;
@@ -60,6 +62,8 @@ describe('handshakes of the mesh port', () => {
         decide: (bytes: Buffer) => parseClientHello(bytes).kind !== 'partial',
       };
       lookAhead(plain, options, (_outcome, hello, unread) => {
+        const read = parseClientHello(hello);
+        asked = read.kind === 'hello' ? read.serverName : undefined;
         const raw = nodeSocket(plain.detach());
         raw.on('error', () => raw.destroy());
         tls.accept('direct', raw, unread ? null : hello, (secured, reason, presented) => {
@@ -145,12 +149,23 @@ describe('handshakes of the mesh port', () => {
     assert.equal(text, 'as early as possible');
   });
 
-  const secure = (serverIdentity: string, then: (socket: TLSSocket | null, reset: () => void) => void) =>
+  const secure = (
+    serverIdentity: string,
+    then: (socket: TLSSocket | null, reset: () => void) => void,
+    serverName = serverIdentity,
+  ) =>
     new Promise<{ failure: number; reason: string }>((resolve) => {
       onSecured = ({ secured }) => secured?.socket.on('error', () => secured.socket.destroy());
       const raw = connectTcp(where(), () => {
         const context = createMeshContext({ certificate: leaf, anchorsPem: authority.anchorPem });
-        const options = { context, serverIdentity, header: true, timeoutMs: 10_000, clock: systemClock };
+        const options = {
+          context,
+          serverIdentity,
+          serverName,
+          header: true,
+          timeoutMs: 10_000,
+          clock: systemClock,
+        };
         startMeshTls(raw, options, (failure, socket, reason) => {
           then(socket, () => {
             if (socket !== null) attachDataSource(socket, raw).reset();
@@ -167,6 +182,12 @@ describe('handshakes of the mesh port', () => {
       const { failure, reason } = await secure(SERVER, (_socket, reset) => reset());
       assert.equal(failure, FAILURE_NONE, reason);
     }
+  });
+
+  it('a server may be asked for by another name than the one that it must prove', async () => {
+    const { failure, reason } = await secure(SERVER, (socket) => socket?.destroy(), 'server.example');
+    assert.equal(failure, FAILURE_NONE, reason);
+    assert.equal(asked, 'server.example');
   });
 
   it('a server with another name is told from one that fails', async () => {

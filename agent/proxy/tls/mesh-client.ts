@@ -15,6 +15,8 @@ import { TRANSPORT_ALPN } from './transport-header.ts';
 export interface MeshClientOptions {
   readonly context: SecureContext;
   readonly serverIdentity: string;
+  /** The SNI. */
+  readonly serverName: string;
   /** Whether a transport header follows. */
   readonly header: boolean;
   readonly timeoutMs: number;
@@ -31,7 +33,7 @@ export function startMeshTls(
   const secure = connect({
     socket: raw,
     secureContext: options.context,
-    servername: options.serverIdentity,
+    servername: options.serverName,
     ...(options.header ? { ALPNProtocols: [TRANSPORT_ALPN] } : {}),
     rejectUnauthorized: true,
     checkServerIdentity: (_host, certificate) =>
