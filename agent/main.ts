@@ -13,6 +13,7 @@ import { createMeshChannel } from '#lib/grpc/client.ts';
 import { connectKeeper } from '#lib/keeper/client.ts';
 import { createLog } from '#lib/log/pino.ts';
 import { MetricRegistry } from '#lib/metrics/registry.ts';
+import type { Exposition } from '#lib/metrics/exposition.ts';
 import type { MetricDefinition } from '#lib/metrics/model.ts';
 import { close } from '#lib/net/native.ts';
 import { listens } from '#lib/net/socket-facts.ts';
@@ -40,6 +41,7 @@ import { processView } from './node/find-namespace.ts';
 import { createHandOver, takeKept, whileHolding } from './node/hand-over.ts';
 import { createKeeper } from './node/keeper.ts';
 import { watchKernelRefusals } from './node/kernel-refusals.ts';
+import { createKeptCounts } from './node/kept-counts.ts';
 import { createKeptListeners } from './node/kept-listeners.ts';
 import { createNamespaceSearch } from './node/namespace-search.ts';
 import { createNodeStream } from './node/node-stream.ts';
@@ -211,7 +213,7 @@ const workers = createProxyWorkers({
   anchorsPem: certificates.anchorsPem(),
   discover: (key, target, deliver) => discovery.subscribe(key, target, deliver),
   metricDefined: (worker, definition) => metrics.define(worker, definition as MetricDefinition),
-  podMetrics: async (uid, exposition) => metrics.render(uid, exposition),
+  podMetrics: async (uid, exposition) => renderMetrics(uid, exposition),
   accessLog: (pieces, done) => accessLog.take(pieces, done),
   applicationRefused: (uid) => redirection.refreshListeners(uid),
 });
@@ -381,6 +383,17 @@ const nodeStream = createNodeStream({
     onState: () => undefined,
   },
 });
+const keptCounts = createKeptCounts({
+  folder: join(config.runDir, 'counts'),
+  instance: nodeStream.instanceId,
+  registry: metrics,
+  clock,
+  log,
+});
+const renderMetrics = async (uid: string | undefined, exposition: Exposition): Promise<string> => {
+  keptCounts.read();
+  return metrics.render(uid, exposition);
+};
 /** Sandboxes that another agent of this node has heard of, and what it left for them. */
 const restore = (known: readonly Sandbox[], left: Snapshot | undefined): void => {
   const indices = new Map(left?.pods.map(({ uid, podIndex }) => [uid, podIndex]));
@@ -441,7 +454,7 @@ const admin = await createAdmin({
   port: config.metricsPort,
   socketPath: join(config.runDir, 'agent.sock'),
   peerUid,
-  metrics: async (exposition) => metrics.render(undefined, exposition),
+  metrics: async (exposition) => renderMetrics(undefined, exposition),
   notReady,
   state: () => ({
     version: VERSION,
@@ -490,6 +503,8 @@ const end = async (): Promise<void> => {
   lookups.close();
   destination.close();
   await workers.close();
+  // Before the port and the socket, which tell others that this agent has ended.
+  keptCounts.close();
   enrolment.close();
   certificates.close();
   redirection.close();
@@ -531,7 +546,18 @@ const handOver = createHandOver({
       take: () => nodeStream.setReporting(true),
     },
     { name: 'lists', giveUp: () => lists.setActive(false), take: () => lists.setActive(true) },
-    { name: 'port', giveUp: async () => admin.release(), take: async () => admin.take() },
+    {
+      name: 'port',
+      // In one turn: a scrape in between would see more than the next agent goes on from.
+      giveUp: async () => {
+        keptCounts.giveUp();
+        await admin.release();
+      },
+      take: async () => {
+        keptCounts.take();
+        await admin.take();
+      },
+    },
   ],
   drain: async () => {
     const begun = clock.nowMs();

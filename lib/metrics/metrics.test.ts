@@ -153,6 +153,43 @@ describe('metrics', () => {
     assert.equal(successor.size, 0);
   });
 
+  test("another process's counts are added to those here, until its owner leaves", async () => {
+    const [earlier, { registry, first }] = [setUp(), setUp()];
+    for (const pod of ['a', 'b']) earlier.first.cell('requests_total', `pod="${pod}"`, pod).add(5);
+    earlier.first.cell('latency_ms', 'pod="b"', 'b').observe(7);
+    earlier.first.cell('open', '', '').add(1);
+    registry.takeCounts('earlier', structuredClone(earlier.registry.counts()));
+    first.cell('requests_total', 'pod="a"', 'a').add(1);
+    first.cell('latency_ms', 'pod="b"', 'b').observe(0);
+    const histogram = [
+      'latency_ms_bucket{pod="b",le="1"} 1',
+      'latency_ms_bucket{pod="b",le="5"} 1',
+      'latency_ms_bucket{pod="b",le="10"} 2',
+      'latency_ms_bucket{pod="b",le="+Inf"} 2',
+      'latency_ms_sum{pod="b"} 7',
+      'latency_ms_count{pod="b"} 2',
+    ];
+    const both = ['requests_total{pod="a"} 6', 'requests_total{pod="b"} 5', ...histogram];
+    assert.deepEqual(lines(await registry.render()), both);
+    first.removeOwner('a');
+    // It has not heard of that so far.
+    registry.takeCounts('earlier', structuredClone(earlier.registry.counts()));
+    assert.deepEqual(lines(await registry.render()), both.slice(1));
+    registry.endOther('earlier');
+    assert.deepEqual(lines(await registry.render()), both.slice(1));
+  });
+
+  test("another process's family of another form is left out", async () => {
+    const { registry } = setUp();
+    registry.takeCounts('earlier', {
+      latency_ms: [['', '', [1, 2]]],
+      requests_total: [['', '', [4]]],
+      gone_total: [['', '', [1]]],
+      open: [['', '', [1]]],
+    });
+    assert.deepEqual(lines(await registry.render()), ['requests_total 4']);
+  });
+
   test('a series that nobody holds goes after ten minutes, and a sum over threads never falls', async () => {
     const { clock, registry, stores, first } = setUp(2);
     const second = stores[1] as MetricStore;

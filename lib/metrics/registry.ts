@@ -28,6 +28,11 @@ export interface Sample {
   readonly value: number;
 }
 
+/** Of one process, for a later one: families -> their series' labels, owner and cells. Gauges speak of the present: none. */
+export type Counts = Readonly<
+  Record<string, readonly (readonly [labels: string, owner: string, cells: readonly number[]])[]>
+>;
+
 export class MetricRegistry {
   readonly #families: MetricFamily[] = [];
   readonly #series = new Map<string, Map<string, Series>>();
@@ -36,6 +41,8 @@ export class MetricRegistry {
   readonly #leaving = new Map<string, Set<string>>();
   /** The present life of each counting thread. */
   readonly #stores = new Map<number, string>();
+  /** Other processes whose counts are shown here and may still grow. */
+  readonly #others = new Set<string>();
   readonly #collectors = new Map<string, (() => Iterable<Sample>)[]>();
   /** Series that only ended threads have counted, since when; the first one is the oldest. */
   readonly #orphans = new Map<Series, { readonly family: string; readonly sinceMs: number }>();
@@ -79,18 +86,7 @@ export class MetricRegistry {
         const values = this.#slabs.get(store)?.get(definition.slab);
         const family = this.#series.get(definition.family);
         if (values === undefined || family === undefined) break;
-        let series = family.get(definition.labels);
-        if (series === undefined) {
-          series = {
-            labels: definition.labels,
-            owner: definition.owner,
-            sources: new Map(),
-            kept: undefined,
-          };
-          family.set(definition.labels, series);
-        }
-        series.sources.set(store, { values, at: definition.at });
-        this.#orphans.delete(series);
+        this.#count(family, definition, { values, at: definition.at });
         break;
       }
       case 'removed': {
@@ -104,6 +100,58 @@ export class MetricRegistry {
         this.#removeOwner(definition.owner, store);
         break;
     }
+  }
+
+  #count(
+    family: Map<string, Series>,
+    { store, labels, owner }: { readonly store: string; readonly labels: string; readonly owner: string },
+    cells: { readonly values: Float64Array; readonly at: number },
+  ): void {
+    let series = family.get(labels);
+    if (series === undefined) {
+      series = { labels, owner, sources: new Map(), kept: undefined };
+      family.set(labels, series);
+    }
+    series.sources.set(store, cells);
+    this.#orphans.delete(series);
+  }
+
+  /** What was counted here, or by processes that have ended (see `endOther`), so far. */
+  counts(): Counts {
+    const counts: Record<string, [string, string, number[]][]> = {};
+    for (const family of this.#families) {
+      if (family.type === 'gauge') continue;
+      const all = [...(this.#series.get(family.name)?.values() ?? [])]
+        .filter(
+          ({ kept, sources }) => kept !== undefined || sources.keys().some((one) => !this.#others.has(one)),
+        )
+        .map((series): [string, string, number[]] => [
+          series.labels,
+          series.owner,
+          [...this.#sum(family, series, this.#others)],
+        ]);
+      if (all.length > 0) counts[family.name] = all;
+    }
+    return counts;
+  }
+
+  /** Shows `counts` of the process `name` with those of this one, in place of its earlier ones; other forms of a family are left out. */
+  takeCounts(name: string, counts: Counts): void {
+    this.#others.add(name);
+    for (const family of this.#families) {
+      const known = this.#series.get(family.name);
+      if (known === undefined || family.type === 'gauge') continue;
+      for (const [labels, owner, cells] of counts[family.name] ?? []) {
+        if (cells.length !== cellsOf(family) || this.#leaving.get(owner)?.has(name) === true) continue;
+        this.#count(known, { store: name, labels, owner }, { values: Float64Array.from(cells), at: 0 });
+      }
+    }
+  }
+
+  /** That process counts no more: what it counted stays. */
+  endOther(name: string): void {
+    this.#others.delete(name);
+    this.#retire(name);
   }
 
   /**
@@ -204,19 +252,24 @@ export class MetricRegistry {
     return out.join('');
   }
 
-  *#samples(family: MetricFamily, owner: string | undefined): Iterable<string> {
+  #sum(family: MetricFamily, series: Series, without?: ReadonlySet<string>): Float64Array {
     const cells = new Float64Array(cellsOf(family));
+    if (series.kept !== undefined) cells.set(series.kept);
+    for (const [store, { values, at }] of series.sources) {
+      if (without?.has(store) === true) continue;
+      for (let index = 0; index < cells.length; index++) {
+        const value = values[at + index] ?? 0;
+        const sum = cells[index] ?? 0;
+        cells[index] = family.merge === 'max' ? Math.max(sum, value) : sum + value;
+      }
+    }
+    return cells;
+  }
+
+  *#samples(family: MetricFamily, owner: string | undefined): Iterable<string> {
     for (const series of this.#series.get(family.name)?.values() ?? []) {
       if (owner !== undefined && series.owner !== owner) continue;
-      if (series.kept === undefined) cells.fill(0);
-      else cells.set(series.kept);
-      for (const { values, at } of series.sources.values()) {
-        for (let index = 0; index < cells.length; index++) {
-          const value = values[at + index] ?? 0;
-          const sum = cells[index] ?? 0;
-          cells[index] = family.merge === 'max' ? Math.max(sum, value) : sum + value;
-        }
-      }
+      const cells = this.#sum(family, series);
       yield family.type === 'histogram'
         ? renderHistogram(family, series.labels, cells)
         : renderSample(family.name, series.labels, cells[0] ?? 0);

@@ -7,6 +7,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { after, before, describe, it } from 'node:test';
+import { isDeepStrictEqual } from 'node:util';
 import { runCommand } from '../../local/command.ts';
 import { netnsPath } from '../kind/layout.ts';
 import { type Cluster, openCluster } from './cluster.ts';
@@ -267,7 +268,18 @@ describe('a Prometheus in the cluster', { timeout: 280_000 }, () => {
     );
   });
 
-  it('goes on counting while every agent is replaced', async () => {
+  it('goes on counting while every agent is replaced, and loses nothing', async () => {
+    const answered = async (expression: string): Promise<Readonly<Record<string, number>>> => {
+      const found = await query(`sum(${expression}) by (direction, classification)`);
+      return Object.fromEntries(
+        found.map(({ metric, value }) => [
+          `${metric['direction']} ${metric['classification']}`,
+          Number(value[1]),
+        ]),
+      );
+    };
+    const all = `response_total{namespace="${NS}"}`;
+    const before = await answered(all);
     const againMs = Date.now();
     const roll = cluster
       .kubectl(['rollout', 'restart', 'daemonset/nodemesh-agent', `--namespace=${MESH_NAMESPACE}`])
@@ -287,15 +299,25 @@ describe('a Prometheus in the cluster', { timeout: 280_000 }, () => {
     await roll;
     await nodePodsReady(cluster, 'agent');
     assert.equal((await running().targets('nodemesh-agent')).length, cluster.nodes.length);
-    // What an agent counts after it was scraped for the last time nobody knows: here a second of it, on each node.
-    await cluster.waitFor('the requests are there', async () => {
-      const window = Math.ceil((Date.now() - againMs) / 1000);
-      const found = await query(
-        `sum(increase(response_total{namespace="${NS}"}[${window}s])) by (direction, tls)`,
-      );
-      const counts = found.map(({ value }) => Number(value[1]));
-      return counts.length === 2 && counts.every((count) => Math.abs(count - REQUESTS) < REQUESTS / 10);
-    });
+    const more = Object.fromEntries(
+      ['inbound', 'outbound'].flatMap((direction) => [
+        [`${direction} success`, REQUESTS - FAILURES],
+        [`${direction} failure`, FAILURES],
+      ]),
+    );
+    const then = Object.fromEntries(
+      Object.entries(more).map(([key, count]) => [key, count + (before[key] ?? 0)]),
+    );
+    // What an agent counts while it drains the next one shows some seconds later.
+    await cluster.waitFor('each request is counted', async () =>
+      isDeepStrictEqual(await answered(all), then),
+    );
+    // From a little earlier: the first value in it is one of before.
+    const window = Math.ceil((Date.now() - againMs) / 1000) + 5;
+    const increase = await answered(`increase(${all}[${window}s])`);
+    for (const [key, count] of Object.entries(more)) {
+      assert.ok(isClose(increase[key] ?? 0, count), `${key}: an increase by ${increase[key]}, of ${count}`);
+    }
   });
 
   /** `mesh` on the control plane's machine, where Prometheus is. Its output. */

@@ -71,6 +71,7 @@ function replacedMs(): number {
 it(`200 connections and long streams, ${scale.upgrades} times: no request fails, streams live until the drain ends`, async (t) => {
   const node = mesh.node('node1');
   const counters = new CounterWatch();
+  let answered = 0;
   for (let round = 0; round < scale.upgrades; round++) {
     const loads = await startLoads(mesh, ['near', 'far'], {
       rate: RATE,
@@ -104,7 +105,12 @@ it(`200 connections and long streams, ${scale.upgrades} times: no request fails,
     for (const report of reports) {
       assertOnly(report, { minRate: RATE * 0.7 });
       assert.equal(report.keptMax, CONNECTIONS / 2);
+      answered += report.byConnection['http-new'] + report.byConnection['http-kept'];
     }
+    const series = await scrape(mesh, 'node1');
+    counters.look(series);
+    const counted = total(series, 'response_total', { direction: 'inbound', pod: 'echo' });
+    assert.equal(counted, answered, 'the agents together have counted what the clients saw answered');
   }
   counters.assertLives(scale.upgrades + 1);
 });
