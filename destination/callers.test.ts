@@ -83,14 +83,15 @@ describe('callers', () => {
   });
 
   it('reads context tokens as Linkerd does', () => {
-    const nothing = { ns: '', nodeName: '', pod: '', ipFamily: '' };
+    const nothing = { ns: '', nodeName: '', pod: '', external_workload: '', ipFamily: '' };
     const table: readonly (readonly [string, object])[] = [
       ['', nothing],
       ['ns:shop', { ...nothing, ns: 'shop' }],
       [
         '{"ns":"shop","nodeName":"n1","pod":"web","more":1}',
-        { ns: 'shop', nodeName: 'n1', pod: 'web', ipFamily: '' },
+        { ...nothing, ns: 'shop', nodeName: 'n1', pod: 'web' },
       ],
+      ['{"ns":"shop","external_workload":"vm"}', { ...nothing, ns: 'shop', external_workload: 'vm' }],
       ['{"ns":7}', nothing],
       ['{', nothing],
       ['null', nothing],

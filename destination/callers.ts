@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who may ask what. An agent's certificate names the agents' account only, not its node: the node stream on the
 // same connection does that, with a token. A lookup on that connection may be made for pods of that node alone;
-// a proxy with a certificate of its own (a sidecar) may ask for its own namespace alone.
+// a proxy with a certificate of its own (a sidecar, or an external workload's) may ask for its own namespace alone.
 
 import type { Clock } from '#lib/core/clock.ts';
 import { identityOf, type MeshSettings } from '#lib/registry/mesh-settings.ts';
@@ -92,8 +92,13 @@ export class Callers {
   }
 
   #authorizeProxy(caller: Caller, token: ContextToken): void {
-    const suffix = identityOf('', token.ns, this.#options.settings);
-    if (token.ns !== '' && !caller.identity.endsWith(suffix)) {
+    const { index, settings, cluster } = this.#options;
+    const suffix = identityOf('', token.ns, settings);
+    const external = (): boolean =>
+      index
+        .externalWorkloads(cluster, token.ns)
+        .some(({ spec }) => spec.meshTls.identity === caller.identity);
+    if (token.ns !== '' && !caller.identity.endsWith(suffix) && !external()) {
       throw new CallError(
         status.PERMISSION_DENIED,
         `${caller.identity} asked for namespace "${token.ns}"; only its own may be named`,

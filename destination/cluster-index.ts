@@ -24,7 +24,7 @@ import {
 } from '#lib/registry/model.ts';
 import type { Registry, Watch } from '#lib/registry/registry.ts';
 import { hostPortsOf } from '#lib/registry/workload-config.ts';
-import { ExternalWorkloads } from './external-workloads.ts';
+import { ExternalWorkloads, takesExternalTraffic } from './external-workloads.ts';
 import { Groups } from './groups.ts';
 import { createMeshPod, type MeshPod } from './mesh-pod.ts';
 
@@ -45,6 +45,7 @@ export const INDEXED_KINDS: readonly Kind[] = [
 
 export type Topic =
   | { readonly kind: 'service'; readonly key: ResourceKey }
+  | { readonly kind: 'external-workload'; readonly key: ResourceKey }
   | { readonly kind: 'ip'; readonly cluster: string; readonly ip: string }
   | { readonly kind: 'node'; readonly cluster: string; readonly name: string }
   | { readonly kind: 'namespaces' };
@@ -53,6 +54,8 @@ const topicText = (topic: Topic): string => {
   switch (topic.kind) {
     case 'service':
       return `service ${keyText(topic.key)}`;
+    case 'external-workload':
+      return `external-workload ${keyText(topic.key)}`;
     case 'ip':
       return `ip ${topic.cluster}/${topic.ip}`;
     case 'node':
@@ -78,6 +81,8 @@ export interface ClusterIndex {
   backends(service: Service): readonly MeshPod[];
   /** Those outside the cluster: its view of them changes together with `backends`. */
   externalBackends(service: Service): readonly ExternalWorkload[];
+  externalWorkload(key: ResourceKey): ExternalWorkload | undefined;
+  externalWorkloads(cluster: string, namespace: string): readonly ExternalWorkload[];
   /** External workloads with this address and port, so one. */
   externalWorkloadsAt(cluster: string, ip: string, port: number): readonly ExternalWorkload[];
   /** Routes with this service among their parents, in no order. */
@@ -243,9 +248,17 @@ class Index implements ClusterIndex {
   externalBackends(service: Service): readonly ExternalWorkload[] {
     const { selector } = service.spec;
     if (selector === undefined || Object.keys(selector).length === 0) return [];
-    return this.#externalWorkloads
-      .ready(service.cluster, service.metadata.namespace)
-      .filter(({ metadata }) => selects(selector, metadata.labels));
+    return this.externalWorkloads(service.cluster, service.metadata.namespace).filter(
+      (one) => takesExternalTraffic(one) && selects(selector, one.metadata.labels),
+    );
+  }
+
+  externalWorkload(key: ResourceKey): ExternalWorkload | undefined {
+    return this.#registry.get('ExternalWorkload', key);
+  }
+
+  externalWorkloads(cluster: string, namespace: string): readonly ExternalWorkload[] {
+    return this.#externalWorkloads.of(cluster, namespace);
   }
 
   externalWorkloadsAt(cluster: string, ip: string, port: number): readonly ExternalWorkload[] {
@@ -326,6 +339,7 @@ class Index implements ClusterIndex {
     this.#externalWorkloads.change(previous, now);
     for (const one of [previous, now]) {
       if (one === undefined) continue;
+      this.#touch({ kind: 'external-workload', key: keyOf(one) });
       for (const ip of one.spec.workloadIps) this.#touch({ kind: 'ip', cluster: one.cluster, ip });
       this.#touchServicesOf(one);
     }

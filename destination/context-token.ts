@@ -8,12 +8,13 @@ const shape = v.object({
   ns: v.optional(v.string(), ''),
   nodeName: v.optional(v.string(), ''),
   pod: v.optional(v.string(), ''),
+  external_workload: v.optional(v.string(), ''),
   ipFamily: v.optional(v.picklist(['', 'IPv4', 'IPv6']), ''),
 });
 
 export type ContextToken = v.InferOutput<typeof shape>;
 
-const nothing: ContextToken = { ns: '', nodeName: '', pod: '', ipFamily: '' };
+const nothing: ContextToken = { ns: '', nodeName: '', pod: '', external_workload: '', ipFamily: '' };
 
 export function parseContextToken(text: string): ContextToken {
   if (text === '') return nothing;

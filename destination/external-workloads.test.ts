@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
+import { status } from '@grpc/grpc-js';
 import { socketFromWire } from '#lib/proto/addresses.ts';
 import {
   DestinationClient,
@@ -10,6 +11,7 @@ import {
   type Update,
   type WeightedAddr,
 } from '#lib/proto/gen/linkerd/destination.ts';
+import { InboundServerPoliciesClient, type Server } from '#lib/proto/gen/linkerd/inbound.ts';
 import { Inbox, TestCluster, testPod, testService } from './test-cluster.ts';
 
 type Json = Readonly<Record<string, unknown>>;
@@ -255,5 +257,84 @@ describe('external workloads', () => {
     await cluster.settled();
     assert.equal(inbox.pending, 0);
     assert.match(JSON.stringify(cluster.log.lines), /spec needs meshTLS with an identity and a serverName/);
+  });
+
+  describe('their proxies', () => {
+    const ME = '{"ns":"shop","external_workload":"vm"}';
+    const policies = async (identity: string): Promise<InboundServerPoliciesClient> => {
+      const channel = await cluster.channel(identity);
+      const made = new InboundServerPoliciesClient(cluster.address, channel.credentials, channel.options);
+      closing.push(() => made.close());
+      return made;
+    };
+    const port = async (asked: number, workload = ME, identity = IDENTITY): Promise<Server> => {
+      const asker = await policies(identity);
+      return new Promise((resolve, reject) => {
+        asker.getPort({ workload, port: asked }, (error, server) =>
+          error === null ? resolve(server) : reject(error),
+        );
+      });
+    };
+    const annotated = (annotations: Json, more: Given = {}): Json =>
+      workload('vm', { ...more, metadata: { annotations } });
+
+    it('look up what their namespace may, and no other', async () => {
+      await start(service(), workload('vm'), testPod('web-1', { ips: ['10.1.0.1'] }));
+      const channel = await cluster.channel(IDENTITY);
+      client.close();
+      client = new DestinationClient(cluster.address, channel.credentials, channel.options);
+      assert.deepEqual(addresses(await get({ external_workload: 'vm' }).next()), [
+        '10.1.0.1/8080',
+        '192.0.2.7/8080',
+      ]);
+      await assert.rejects(get({ ns: 'bank' }).next(), { code: status.PERMISSION_DENIED });
+    });
+
+    it('are told their own default policy and opaque ports, with a route for everything', async () => {
+      await start(
+        annotated({
+          'config.linkerd.io/default-inbound-policy': 'all-authenticated',
+          'config.linkerd.io/opaque-ports': '7000',
+        }),
+      );
+      const detected = await port(8080);
+      assert.equal(detected.labels['name'], 'all-authenticated');
+      const { kind } = detected.protocol ?? {};
+      assert.deepEqual(
+        kind?.$case === 'detect' && kind.detect.httpRoutes.map(({ metadata }) => metadata?.kind),
+        [{ $case: 'default', default: 'default' }],
+      );
+      assert.equal((await port(7000)).protocol?.kind?.$case, 'opaque');
+    });
+
+    it('a policy that cannot be read lets nobody in', async () => {
+      await start(annotated({ 'config.linkerd.io/default-inbound-policy': 'everybody' }));
+      assert.deepEqual((await port(8080)).authorizations, []);
+    });
+
+    it('are refused the policy of others, and of what is not there', async () => {
+      await start(workload('vm'), testPod('web-1', { ips: ['10.1.0.1'] }));
+      const web = '{"ns":"shop","pod":"web-1"}';
+      await assert.rejects(port(80, web), { code: status.PERMISSION_DENIED });
+      await assert.rejects(port(80, ME, proxy), {
+        code: status.PERMISSION_DENIED,
+        details: `${proxy} asked for the policy of external workload shop/vm; only its own may be asked for`,
+      });
+      await assert.rejects(port(80, '{"ns":"shop","external_workload":"none"}'), {
+        code: status.NOT_FOUND,
+      });
+    });
+
+    it('hear of changes, also without an address, until the workload is gone', async () => {
+      await start(workload('vm', { ips: [] }));
+      const call = (await policies(IDENTITY)).watchPort({ workload: ME, port: 8080 });
+      const inbox = new Inbox<Server>(call);
+      const ended = new Promise((resolve) => call.on('end', () => resolve(true)));
+      assert.equal((await inbox.next()).labels['name'], 'all-unauthenticated');
+      await cluster.apply(annotated({ 'config.linkerd.io/default-inbound-policy': 'deny' }, { ips: [] }));
+      assert.equal((await inbox.next()).labels['name'], 'deny');
+      await cluster.delete(workload('vm'));
+      await ended;
+    });
   });
 });

@@ -3,9 +3,15 @@
 // them here: endpoints are found from the objects themselves, as those of pods are.
 
 import { parsePorts, type PortRange } from '#lib/core/addresses.ts';
+import { AnnotationReader } from '#lib/registry/annotations.ts';
+import { type InboundServers, inboundServers } from '#lib/registry/inbound-policy.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
 import type { ExternalWorkload } from '#lib/registry/model.ts';
-import { OPAQUE_PORTS_ANNOTATION } from '#lib/registry/workload-config.ts';
+import {
+  DETECT_TIMEOUT_MS,
+  inboundPolicyOf,
+  OPAQUE_PORTS_ANNOTATION,
+} from '#lib/registry/workload-config.ts';
 import { Groups } from './groups.ts';
 
 export class ExternalWorkloads {
@@ -23,11 +29,8 @@ export class ExternalWorkloads {
     }
   }
 
-  /** Those that services send traffic to. */
-  ready(cluster: string, namespace: string): readonly ExternalWorkload[] {
-    return this.#byNamespace
-      .list(`${cluster}/${namespace}`)
-      .filter(({ spec, status }) => status.ready && spec.workloadIps.length > 0);
+  of(cluster: string, namespace: string): readonly ExternalWorkload[] {
+    return this.#byNamespace.list(`${cluster}/${namespace}`);
   }
 
   /** Ready or not, as with pods. */
@@ -43,6 +46,10 @@ const addressKey = (cluster: string, ip: string, port: number): string => `${clu
 const addressesOf = ({ cluster, spec }: ExternalWorkload): string[] =>
   spec.workloadIps.flatMap((ip) => spec.ports.map(({ port }) => addressKey(cluster, ip, port)));
 
+/** Services send traffic to it. */
+export const takesExternalTraffic = ({ spec, status }: ExternalWorkload): boolean =>
+  status.ready && spec.workloadIps.length > 0;
+
 /** Names of its TCP ports. */
 export const portNamesOf = ({ spec }: ExternalWorkload): ReadonlyMap<string, number> =>
   new Map(spec.ports.filter(({ protocol }) => protocol === 'TCP').map(({ name, port }) => [name, port]));
@@ -52,3 +59,15 @@ export function opaquePortsOf(workload: ExternalWorkload, settings: MeshSettings
   const text = workload.metadata.annotations[OPAQUE_PORTS_ANNOTATION];
   return text === undefined ? settings.defaultOpaquePorts : parsePorts(text, portNamesOf(workload));
 }
+
+/** What its proxy lets in. */
+export const externalServers = (workload: ExternalWorkload, settings: MeshSettings): InboundServers =>
+  inboundServers(
+    {
+      opaquePorts: opaquePortsOf(workload, settings),
+      requireIdentityPorts: [],
+      defaultInboundPolicy: inboundPolicyOf(new AnnotationReader(workload.metadata, undefined), settings),
+      inboundDetectTimeoutMs: DETECT_TIMEOUT_MS,
+    },
+    settings,
+  );

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// InboundServerPolicies: what a port of a pod lets in, for proxies that ask for it themselves. Agents are told the same
+// InboundServerPolicies: what a port of a workload lets in, for proxies that ask for it themselves. Agents are told the same
 // with their workloads, in the node stream. Single ports will have servers of policy resources.
 
 import type { ServerWritableStream } from '@grpc/grpc-js';
 import { type PortSpec, Server } from '#lib/proto/gen/linkerd/inbound.ts';
+import { probesOf } from '#lib/registry/inbound-policy.ts';
 import { serverWithRoutes } from '#lib/registry/inbound-routes.ts';
 import type { ResourceKey } from '#lib/registry/model.ts';
 import type { Caller } from './callers.ts';
 import type { Topic } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
+import { externalServers } from './external-workloads.ts';
 import type { LookupContext } from './get.ts';
 import type { MeshPod } from './mesh-pod.ts';
 import { CallError, status } from './status.ts';
 import { StreamState } from './stream-state.ts';
 
-/** Throws a CallError unless the pod is in the mesh and the caller is that pod. */
+/** Throws a CallError unless the workload is in the mesh and the caller is that workload. */
 export function inboundServer(
   context: LookupContext,
   request: PortSpec,
@@ -25,17 +27,52 @@ export function inboundServer(
   if (port < 1 || port > 65_535) {
     throw new CallError(status.INVALID_ARGUMENT, `port ${port} is not between 1 and 65535`);
   }
-  const meshPod = context.index.pod(keyOfPod(context, token));
-  if (meshPod === undefined || !isServed(meshPod)) {
-    throw new CallError(status.NOT_FOUND, `unknown server: pod ${token.ns}/${token.pod} is not in the mesh`);
+  const { what, key } = namedBy(context, token);
+  const name = `${what} ${key.namespace}/${key.name}`;
+  const found = find(context, token);
+  if (found?.identity === undefined) {
+    throw new CallError(status.NOT_FOUND, `unknown server: ${name} is not in the mesh`);
   }
-  if (meshPod.identity !== caller.identity) {
+  if (found.identity !== caller.identity) {
     throw new CallError(
       status.PERMISSION_DENIED,
-      `${caller.identity} asked for the policy of pod ${token.ns}/${token.pod}; only its own may be asked for`,
+      `${caller.identity} asked for the policy of ${name}; only its own may be asked for`,
     );
   }
-  return serverWithRoutes(meshPod.pod, meshPod.servers, port);
+  return found.server(port);
+}
+
+interface Served {
+  /** Undefined: it is not in the mesh. */
+  readonly identity: string | undefined;
+  readonly server: (port: number) => Server;
+  readonly topics: readonly Topic[];
+}
+
+function find(context: LookupContext, token: ContextToken): Served | undefined {
+  const { index, settings, cluster } = context;
+  const { key } = namedBy(context, token);
+  if (token.external_workload !== '') {
+    const workload = index.externalWorkload(key);
+    if (workload === undefined) return undefined;
+    return {
+      identity: workload.spec.meshTls.identity,
+      server: (port) => serverWithRoutes([], externalServers(workload, settings), port),
+      topics: [{ kind: 'external-workload', key }],
+    };
+  }
+  const meshPod = index.pod(key);
+  if (meshPod === undefined) return undefined;
+  const { pod, servers, identity } = meshPod;
+  const ips = pod.status.podIPs;
+  return {
+    identity: isServed(meshPod) ? identity : undefined,
+    server: (port) => serverWithRoutes(probesOf(pod), servers, port),
+    topics:
+      ips.length > 0
+        ? ips.map((ip): Topic => ({ kind: 'ip', cluster, ip }))
+        : [{ kind: 'node', cluster, name: pod.spec.nodeName }],
+  };
 }
 
 /** Whose policy is asked for by itself: ours have an agent that answers for them. */
@@ -47,26 +84,19 @@ export function serveWatchPort(
   token: ContextToken,
   caller: Caller,
 ): void {
-  const { index, cluster } = context;
-  const key = keyOfPod(context, token);
   let sent = '';
   const state = new StreamState<Server>({
-    index,
+    index: context.index,
     stream: call,
     difference: () => {
-      const found = index.pod(key);
+      const found = find(context, token);
       if (found === undefined && sent !== '') {
-        // The pod is gone: nothing more will be said.
+        // The workload is gone: nothing more will be said.
         call.end();
         return [];
       }
       const server = inboundServer(context, call.request, token, caller);
-      const ips = found?.pod.status.podIPs ?? [];
-      state.follow(
-        ips.length > 0
-          ? ips.map((ip): Topic => ({ kind: 'ip', cluster, ip }))
-          : [{ kind: 'node', cluster, name: found?.pod.spec.nodeName ?? '' }],
-      );
+      state.follow(found?.topics ?? []);
       const encoded = Buffer.from(Server.encode(server).finish()).toString('base64');
       if (encoded === sent) return [];
       sent = encoded;
@@ -76,8 +106,10 @@ export function serveWatchPort(
   state.refresh();
 }
 
-const keyOfPod = ({ cluster }: LookupContext, { ns, pod }: ContextToken): ResourceKey => ({
-  cluster,
-  namespace: ns,
-  name: pod,
-});
+const namedBy = (
+  { cluster }: LookupContext,
+  { ns, pod, external_workload }: ContextToken,
+): { readonly what: string; readonly key: ResourceKey } =>
+  external_workload === ''
+    ? { what: 'pod', key: { cluster, namespace: ns, name: pod } }
+    : { what: 'external workload', key: { cluster, namespace: ns, name: external_workload } };

@@ -23,7 +23,13 @@ const PORTS_MAX = 4096;
 const made = new WeakMap<MeshSettings, Map<string, InboundServers>>();
 const SHARED_MAX = 1000;
 
-export function inboundServers(config: WorkloadConfig, settings: MeshSettings): InboundServers {
+/** What of a configuration it takes. */
+export type InboundConfig = Pick<
+  WorkloadConfig,
+  'opaquePorts' | 'requireIdentityPorts' | 'defaultInboundPolicy' | 'inboundDetectTimeoutMs'
+>;
+
+export function inboundServers(config: InboundConfig, settings: MeshSettings): InboundServers {
   const shared = made.get(settings) ?? new Map<string, InboundServers>();
   made.set(settings, shared);
   const { opaquePorts, requireIdentityPorts, defaultInboundPolicy, inboundDetectTimeoutMs } = config;
@@ -41,7 +47,7 @@ export function inboundServers(config: WorkloadConfig, settings: MeshSettings): 
   return servers;
 }
 
-function makeServers(config: WorkloadConfig, settings: MeshSettings): InboundServers {
+function makeServers(config: InboundConfig, settings: MeshSettings): InboundServers {
   const { opaquePorts, requireIdentityPorts } = config;
   const policy = config.defaultInboundPolicy;
   const make = (opaque: boolean, needsIdentity: boolean): Server =>

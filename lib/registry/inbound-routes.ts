@@ -6,8 +6,7 @@ import { everyRequest } from '#lib/proto/every-request.ts';
 import { HttpMethod_Registered } from '#lib/proto/gen/linkerd/http_types.ts';
 import type { HttpRoute, Server } from '#lib/proto/gen/linkerd/inbound.ts';
 import type { Metadata } from '#lib/proto/gen/linkerd/meta.ts';
-import { everywhere, type InboundServers, probesOf } from './inbound-policy.ts';
-import type { Pod } from './model.ts';
+import { everywhere, type InboundServers, type WorkloadProbe } from './inbound-policy.ts';
 
 const named = (name: string): Metadata => ({ kind: { $case: 'default', default: name } });
 
@@ -19,11 +18,15 @@ const defaultRoute: HttpRoute = {
   rules: [{ matches: [everyRequest] }],
 };
 
-export function serverWithRoutes(pod: Pod, { byPort, fallback }: InboundServers, port: number): Server {
+export function serverWithRoutes(
+  probes: readonly WorkloadProbe[],
+  { byPort, fallback }: InboundServers,
+  port: number,
+): Server {
   const server = byPort.get(port) ?? fallback;
   const kind = server.protocol?.kind;
   if (kind?.$case !== 'detect') return server;
-  const paths = probesOf(pod)
+  const paths = probes
     .filter((probe) => probe.port === port && probe.method === 'GET')
     .map(({ path }) => path)
     .sort();

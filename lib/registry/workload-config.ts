@@ -32,7 +32,7 @@ export interface EffectiveConfig {
   readonly warnings: readonly string[];
 }
 
-const DETECT_TIMEOUT_MS = 10_000;
+export const DETECT_TIMEOUT_MS = 10_000;
 const OUTBOUND_CONNECT_TIMEOUT_MS = 1_000;
 const INBOUND_CONNECT_TIMEOUT_MS = 100;
 
@@ -94,7 +94,7 @@ export function effectiveConfig(
 }
 
 /** Fails closed: a policy that cannot be read lets nobody in. */
-function inboundPolicyOf(reader: AnnotationReader, settings: MeshSettings): InboundPolicy {
+export function inboundPolicyOf(reader: AnnotationReader, settings: MeshSettings): InboundPolicy {
   const key = linkerd('default-inbound-policy');
   const text = reader.text(key)?.trim() ?? '';
   if (text === '') return settings.defaultInboundPolicy;

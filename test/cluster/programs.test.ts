@@ -33,6 +33,7 @@ const rules = [
     verbs: ['list', 'watch'],
   },
   { apiGroups: ['linkerd.io'], resources: ['serviceprofiles'], verbs: ['list', 'watch'] },
+  { apiGroups: ['workload.linkerd.io'], resources: ['externalworkloads'], verbs: ['list', 'watch'] },
   { apiGroups: ['apiextensions.k8s.io'], resources: ['customresourcedefinitions'], verbs: ['get'] },
   { apiGroups: ['authentication.k8s.io'], resources: ['tokenreviews'], verbs: ['create'] },
   { apiGroups: [''], resources: ['pods/status'], verbs: ['patch'] },
