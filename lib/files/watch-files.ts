@@ -21,9 +21,13 @@ export async function readTexts<Names extends string>(
       names.map(async (name) => [name, await readText(files[name])] as const),
     );
     const after = await mountedVersions(names.map((name) => files[name]));
+    if (before === after) return Object.fromEntries(entries) as FileTexts<Names>;
     // Swapped while they were read: a certificate would come with another's key.
-    if (before !== after && attempt < ATTEMPTS_MAX) continue;
-    return Object.fromEntries(entries) as FileTexts<Names>;
+    if (attempt === ATTEMPTS_MAX)
+      throw new MeshError(
+        'MESH_CONFIG_INVALID',
+        `${names.map((name) => files[name]).join(' and ')} were replaced each of ${attempt} times that they were read; replace them less often`,
+      );
   }
 }
 

@@ -14,6 +14,7 @@ const PROGRAMS = 'load-programs';
 const files = [
   'package.json',
   'lib/core/errors.ts',
+  'lib/core/patient-clock.ts',
   'test/faults/load-engine.ts',
   'test/faults/programs/load-client.ts',
   'test/faults/programs/echo.ts',

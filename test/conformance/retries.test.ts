@@ -4,11 +4,10 @@
 import { strict as assert } from 'node:assert';
 import type { ClientHttp2Session, ServerHttp2Stream } from 'node:http2';
 import { after, before, beforeEach, describe } from 'node:test';
-import { setTimeout as pause } from 'node:timers/promises';
 import type { RequestPolicy, RetryPolicy } from '#lib/core/request-policy.ts';
 import type { RawPeer, RawServer } from '../../agent/proxy/exchange/raw-peers.ts';
 import type { Endpoint } from '../../agent/proxy/model.ts';
-import { endpoint } from '../proxy/harness.ts';
+import { endpoint, patientClock, pause } from '../proxy/harness.ts';
 import {
   fetch2,
   type Http2Answer,
@@ -188,7 +187,7 @@ describe('retries', () => {
         stream.on('wantTrailers', () => stream.sendTrailers({ 'grpc-status': status }));
         for (const part of parts) stream.write(part);
         if (waitMs === 0) stream.end();
-        else setTimeout(() => stream.end(), waitMs);
+        else patientClock.after(waitMs, () => stream.end());
       };
     const call = async (
       policy: RequestPolicy,

@@ -3,7 +3,7 @@
 
 import { strict as assert } from 'node:assert';
 import { after, before, beforeEach, describe } from 'node:test';
-import { until } from '../proxy/harness.ts';
+import { patientClock, until } from '../proxy/harness.ts';
 import { ask, SERVER } from '../proxy/scene.ts';
 import { createStage, fieldsOf, type Stage, statusOf, test } from './stage.ts';
 
@@ -44,8 +44,8 @@ describe('shutdown', () => {
     await server.take('\n');
     drain(60_000);
     // Well behind what it does at once, and when it closes what is idle.
-    const ended = performance.now() + 6_500;
-    await until(() => performance.now() > ended, 'some seconds');
+    const ended = patientClock.nowMs() + 6_500;
+    await until(() => patientClock.nowMs() > ended, 'some seconds');
     server.write('two\n');
     assert.equal(await client.take('\n'), 'two\n');
     assert.equal(drained(), false);

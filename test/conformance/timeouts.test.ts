@@ -4,11 +4,10 @@
 import { strict as assert } from 'node:assert';
 import { constants } from 'node:http2';
 import { after, before, beforeEach, describe } from 'node:test';
-import { setTimeout as pause } from 'node:timers/promises';
 import type { RawPeer } from '../../agent/proxy/exchange/raw-peers.ts';
 import type { RequestTimeouts } from '#lib/core/request-policy.ts';
 import type { Endpoint } from '../../agent/proxy/model.ts';
-import { endpoint } from '../proxy/harness.ts';
+import { endpoint, pause } from '../proxy/harness.ts';
 import { answerOf, fetch2, type Http2Application, http2At, serveHttp2 } from '../proxy/http2-peers.ts';
 import { HTTP2_PORT, PEER, SERVER } from '../proxy/scene.ts';
 import { APP_PORT, createStage, fieldsOf, meshedEndpoint, type Stage, statusOf, test } from './stage.ts';

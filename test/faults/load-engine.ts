@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The load itself: requests at a fixed rate, whatever became of the earlier ones, over new and over kept
 // connections, each with a nonce that the answer must repeat. Plain sockets, because a client library would hide
-// which byte came before a connection broke. Runs in a pod (programs/load-client.ts) or in a test.
+// which byte came before a connection broke. Runs in a pod (programs/load-client.ts) or in a test. Where it judges how
+// long something took, time in which it was given no turn itself (a busy or paused machine) does not count.
 
 import { randomBytes } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
 import { errnoName } from '#lib/core/errors.ts';
+import { PatientClock } from '#lib/core/patient-clock.ts';
+import type { Timer } from '#lib/core/clock.ts';
 import type { ConnectionKind, Failure, FailureKind, Report } from './report.ts';
 
 export interface LoadOptions {
@@ -40,6 +43,8 @@ interface Asked {
   readonly kind: ConnectionKind;
   readonly nonce: string;
   readonly dueMs: number;
+  /** By the patient clock. */
+  readonly untilMs: number;
 }
 
 interface Answer {
@@ -81,19 +86,22 @@ export function startEngine(options: LoadOptions): Engine {
   const { host, rate, kinds, connections } = options;
   const timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
   const startedMs = Date.now();
+  const clock = new PatientClock();
   const failures: Failure[] = [];
   const latencies: number[] = [];
   const byConnection = { 'http-new': 0, 'http-kept': 0, 'tcp-new': 0, 'tcp-kept': 0, stream: 0 };
   const byServer: Record<string, number> = {};
   let [failed, succeeded, underWay, latencyMaxMs, keptMax] = [0, 0, 0, 0, 0];
-  let lastSuccessMs = startedMs;
+  let lastSuccess = { atMs: startedMs, countedMs: clock.nowMs() };
   let [gapMaxMs, gapMaxAtMs] = [0, startedMs];
   let stopping = false;
   let idle: (() => void) | undefined;
 
-  const gap = (nowMs: number): void => {
-    if (nowMs - lastSuccessMs > gapMaxMs) [gapMaxMs, gapMaxAtMs] = [nowMs - lastSuccessMs, lastSuccessMs];
-    lastSuccessMs = nowMs;
+  const gap = (atMs: number): void => {
+    const countedMs = clock.nowMs();
+    const lastedMs = countedMs - lastSuccess.countedMs;
+    if (lastedMs > gapMaxMs) [gapMaxMs, gapMaxAtMs] = [lastedMs, lastSuccess.atMs];
+    lastSuccess = { atMs, countedMs };
   };
   const fail = (
     kind: FailureKind,
@@ -124,7 +132,7 @@ export function startEngine(options: LoadOptions): Engine {
     served = 0;
     #received = '';
     #asked: Asked | undefined;
-    #timer: NodeJS.Timeout | undefined;
+    #timer: Timer | undefined;
     readonly #free: (connection: Connection, usable: boolean) => void;
 
     constructor(kind: ConnectionKind, free: (connection: Connection, usable: boolean) => void) {
@@ -142,9 +150,8 @@ export function startEngine(options: LoadOptions): Engine {
     ask(asked: Asked): void {
       this.#asked = asked;
       this.#received = '';
-      this.#timer = setTimeout(
-        () => this.#end('timeout', `after ${Date.now() - asked.dueMs} ms`),
-        Math.max(0, asked.dueMs + timeoutMs - Date.now()),
+      this.#timer = clock.after(Math.max(0, asked.untilMs - clock.nowMs()), () =>
+        this.#end('timeout', `after ${Date.now() - asked.dueMs} ms`),
       );
       const last = isKept(this.kind) ? '' : 'connection: close\r\n';
       this.socket.write(
@@ -169,7 +176,7 @@ export function startEngine(options: LoadOptions): Engine {
       }
       this.served++;
       this.#asked = undefined;
-      clearTimeout(this.#timer);
+      this.#timer?.cancel();
       succeed(asked, parsed.answer.server);
       done();
       // A server that says so closes after the answer: what is asked there would be lost.
@@ -193,7 +200,7 @@ export function startEngine(options: LoadOptions): Engine {
       const asked = this.#asked;
       if (asked === undefined) return;
       this.#asked = undefined;
-      clearTimeout(this.#timer);
+      this.#timer?.cancel();
       fail(kind, this.kind, detail, asked.dueMs);
       done();
       this.#let(false);
@@ -235,8 +242,14 @@ export function startEngine(options: LoadOptions): Engine {
     if (isKept(kind)) pools.set(kind, { open: new Set(), free: [], waiting: [] });
   }
 
+  const question = (kind: ConnectionKind, dueMs: number): Asked => ({
+    kind,
+    nonce: randomBytes(8).toString('hex'),
+    dueMs,
+    untilMs: clock.nowMs() + timeoutMs,
+  });
   const request = (kind: ConnectionKind, dueMs: number): void => {
-    const asked: Asked = { kind, nonce: randomBytes(8).toString('hex'), dueMs };
+    const asked = question(kind, dueMs);
     const pool = pools.get(kind);
     if (pool !== undefined && pool.waiting.length >= WAITING_MAX) {
       return fail('timeout', kind, 'too many requests wait for a connection');
@@ -248,19 +261,20 @@ export function startEngine(options: LoadOptions): Engine {
   };
 
   let sent = 0;
-  const ticks = setInterval(() => {
+  const sendDue = (): void => {
     const due = ((Date.now() - startedMs) * rate) / 1000;
     while (sent < due) {
       const kind = kinds[sent % kinds.length];
       if (kind !== undefined) request(kind, startedMs + (sent * 1000) / rate);
       sent++;
     }
-  }, TICK_MS);
+  };
+  const ticks = setInterval(sendDue, TICK_MS);
   // Requests that wait for a kept connection longer than they may.
   const overdue = setInterval(() => {
-    const oldestMs = Date.now() - timeoutMs;
+    const nowMs = clock.nowMs();
     for (const [kind, pool] of pools) {
-      while ((pool.waiting[0]?.dueMs ?? Infinity) < oldestMs) {
+      while ((pool.waiting[0]?.untilMs ?? Infinity) < nowMs) {
         const asked = pool.waiting.shift();
         fail('timeout', kind, 'no connection became free', asked?.dueMs);
         done();
@@ -273,7 +287,7 @@ export function startEngine(options: LoadOptions): Engine {
     let beat: NodeJS.Timeout | undefined;
     const line = (): void => {
       underWay++;
-      stream.ask({ kind: 'stream', nonce: randomBytes(8).toString('hex'), dueMs: Date.now() });
+      stream.ask(question('stream', Date.now()));
     };
     const stream = new Connection('stream', (freed, usable) => {
       if (usable) {
@@ -299,9 +313,11 @@ export function startEngine(options: LoadOptions): Engine {
       stopping = true;
       const endedMs = Date.now();
       clearInterval(ticks);
+      // What is due by now, also if this process had no turn for a while.
+      sendDue();
       if (underWay > 0) await new Promise<void>((resolve) => (idle = resolve));
       clearInterval(overdue);
-      if (endedMs > lastSuccessMs) gap(endedMs);
+      if (endedMs > lastSuccess.atMs) gap(endedMs);
       for (const stream of streams) stream.socket.destroy();
       for (const pool of pools.values()) for (const connection of pool.open) connection.socket.destroy();
       latencies.sort((a, b) => a - b);

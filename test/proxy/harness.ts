@@ -8,8 +8,9 @@ import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 import koffi from 'koffi';
-import { type Clock, seededRandom, systemClock } from '#lib/core/clock.ts';
+import { type Clock, seededRandom } from '#lib/core/clock.ts';
 import { type LogLine, recordingLog } from '#lib/core/log.ts';
+import { PatientClock } from '#lib/core/patient-clock.ts';
 import { MetricRegistry } from '#lib/metrics/registry.ts';
 import type { MetricDefinition } from '#lib/metrics/model.ts';
 import { bind, checked, close, dup, getsockname, listen, setsockopt, stableBytes } from '#lib/net/native.ts';
@@ -254,6 +255,13 @@ export type Discover = (
 ) => { close(): void };
 
 let workers = 0;
+/** Of every worker that gets no other: workers and their peers share this process, and so its pauses. */
+export const patientClock = new PatientClock();
+/** By the clock of the workers: what takes long here took as long for them. */
+export const pause = (ms: number): Promise<void> =>
+  new Promise((resolve) => {
+    patientClock.after(ms, resolve);
+  });
 
 /** A worker with the given identities' certificates. */
 export async function startWorker(options: {
@@ -266,7 +274,7 @@ export async function startWorker(options: {
   readonly discover?: Discover;
   readonly clock?: Clock;
 }): Promise<TestWorker> {
-  const clock = options.clock ?? systemClock;
+  const clock = options.clock ?? patientClock;
   const lines: LogLine[] = [];
   const log = recordingLog(lines);
   const kernel = new TableKernel();
@@ -344,7 +352,7 @@ export async function startWorker(options: {
 export async function until<T>(
   look: () => T | undefined | false,
   what: string,
-  limitMs = 10_000,
+  limitMs = 60_000,
 ): Promise<T> {
   const deadline = performance.now() + limitMs;
   for (;;) {
@@ -357,7 +365,7 @@ export async function until<T>(
 
 /** As `until`, on the metrics text. */
 export async function untilMetric(worker: TestWorker, pattern: RegExp): Promise<RegExpExecArray> {
-  const deadline = performance.now() + 10_000;
+  const deadline = performance.now() + 60_000;
   for (;;) {
     const text = await worker.metrics();
     const match = pattern.exec(text);
