@@ -125,6 +125,18 @@ describe('effective configuration', () => {
       warnings: [/"soon": expected a duration/, /"yes": expected true or false/],
     },
     {
+      what: 'no pod is a gateway, and one that is to be is told so',
+      pod: { [l5d('enable-gateway')]: 'true' },
+      expect: {},
+      warnings: [/enable-gateway="true": no pod is a gateway/],
+    },
+    {
+      what: 'of gateways namespaces say nothing',
+      namespace: { [l5d('enable-gateway')]: 'true' },
+      pod: { [l5d('enable-gateway')]: 'false' },
+      expect: {},
+    },
+    {
       what: 'words and networks',
       pod: {
         [l5d('access-log')]: 'xml',

@@ -3,7 +3,7 @@
 // Linkerd's names and rules. Whether the pod is meshed at all is decided in eligibility.ts.
 
 import { type PortRange, parsePorts } from '#lib/core/addresses.ts';
-import { AnnotationReader, LONGEST_MS, parseSubnets } from './annotations.ts';
+import { AnnotationReader, LONGEST_MS, parseGoBool, parseSubnets } from './annotations.ts';
 import { type InboundPolicy, inboundPolicies, type MeshSettings } from './mesh-settings.ts';
 import type { Container, Namespace, ObjectMeta, Pod } from './model.ts';
 
@@ -90,7 +90,16 @@ export function effectiveConfig(
     tapDisabled: reader.flag('viz.linkerd.io/disable-tap', false),
     externalProfiles: reader.flag(linkerd('enable-external-profiles'), false),
   };
+  warnOfGateway(pod, reader);
   return { config, warnings: reader.warnings };
+}
+
+/** Of a pod alone, as with Linkerd. What cannot be a gateway must not look like one. */
+function warnOfGateway({ metadata }: Pod, reader: AnnotationReader): void {
+  const key = linkerd('enable-gateway');
+  const text = metadata.annotations[key] ?? '';
+  if (parseGoBool(text) !== true) return;
+  reader.warn(key, text, 'no pod is a gateway: connections that ask for a service by its name are refused');
 }
 
 /** Fails closed: a policy that cannot be read lets nobody in. */

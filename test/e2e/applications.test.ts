@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
+import { until } from '../faults/until.ts';
 import { meshed, namespace, pod, service, serviceAccount } from './objects.ts';
 import { scrape, total } from './scrape.ts';
 
@@ -155,6 +156,39 @@ describe('real programs', () => {
     assert.equal(grown(0, 'response_total', { ...outbound, pod: 'near', same_node: 'true' }), 13);
     assert.equal(grown(0, 'response_latency_ms_count', { direction: 'inbound', pod: 'web' }), 26);
   });
+
+  for (const [client, node] of [
+    ['far', 'node2'],
+    ['near', 'node1'],
+  ] as const) {
+    it(`C-362 a connection from ${client} to a pod’s own address is an edge with both ends`, async () => {
+      const { status } = await mesh.pod('redis', 'mesh');
+      const list = `list of ${client}`;
+      const direct = ['redis-cli', '-h', status?.podIP ?? ''];
+      const edge = {
+        direction: 'outbound',
+        namespace: 'mesh',
+        pod: client,
+        dst_namespace: 'mesh',
+        dst_pod: 'redis',
+        server_id: identity('default'),
+      };
+      const open = async (labels: Readonly<Record<string, string>>, at: string): Promise<number> =>
+        total(await scrape(mesh, at), 'tcp_open_connections', labels);
+      const waiting = mesh.exec(client, [...direct, 'BLPOP', list, '60'], { ns: 'mesh' });
+      try {
+        await until('the edge', 30_000, async () => (await open(edge, node)) > 0);
+        const other = { direction: 'inbound', pod: 'redis', client_id: identity('caller') };
+        assert.ok((await open(other, 'node1')) > 0);
+        assert.equal((await open({ ...edge, same_node: 'true' }, node)) > 0, client === 'near');
+      } finally {
+        await mesh.exec(client, [...direct, 'RPUSH', list, 'done'], { ns: 'mesh' });
+      }
+      assert.equal((await waiting).stdout, `${list}\ndone\n`);
+      // Closed: no edge any more.
+      await until('its end', 30_000, async () => (await open(edge, node)) === 0);
+    });
+  }
 
   it('a meshed client reaches a server without a mesh', async () => {
     const run = await curl('far', 'mesh', 'http://web.plain/hello');

@@ -19,7 +19,9 @@ import { plainReadiness } from '#lib/net/readiness.ts';
 import { FAILURE_CONNECT_REFUSED, FAILURE_NONE } from '../failure.ts';
 import type { WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';
-import { dialTcp } from './dial.ts';
+import type { Endpoint } from '../model.ts';
+import { decodeTransportHeader, type SessionProtocol } from '../tls/transport-header.ts';
+import { dialTcp, headerOf } from './dial.ts';
 
 const TIMEOUT_MS = 20;
 
@@ -86,4 +88,40 @@ describe('connecting', () => {
     });
     assert.equal(await dial('127.0.0.1', unused), FAILURE_CONNECT_REFUSED);
   });
+});
+
+describe('C-278 the header of a connection: protocol, name and port, as the endpoint says', () => {
+  const endpoint: Endpoint = {
+    ip: '192.0.2.1',
+    port: 8080,
+    identity: 'web.shop',
+    inboundPort: 4143,
+    weight: 1,
+    labels: {},
+    localPodUid: undefined,
+  };
+  const read = (more: Partial<Endpoint>, protocol: SessionProtocol) => {
+    const bytes = headerOf({ ...endpoint, ...more }, protocol);
+    if (bytes === null) return null;
+    const decoded = decodeTransportHeader(bytes);
+    assert.equal(decoded.kind === 'header' && decoded.bytes, bytes.length);
+    return decoded.kind === 'header' ? decoded.header : null;
+  };
+  for (const protocol of [undefined, 'http1', 'http2'] as const) {
+    it(`${protocol ?? 'opaque'}: none, without a name, with one, with one and a port`, () => {
+      assert.equal(read({ inboundPort: undefined }, protocol), null);
+      assert.deepEqual(read({}, protocol), { port: 8080, name: '', protocol });
+      // The port is the endpoint's own where the name brings none.
+      assert.deepEqual(read({ authorityOverride: 'web.far' }, protocol), {
+        port: 8080,
+        name: 'web.far',
+        protocol,
+      });
+      assert.deepEqual(read({ authorityOverride: 'web.far:90', inboundPort: undefined }, protocol), {
+        port: 90,
+        name: 'web.far',
+        protocol,
+      });
+    });
+  }
 });

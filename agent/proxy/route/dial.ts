@@ -157,7 +157,7 @@ function wayWithoutTls(
 }
 
 /** Null: none is sent. A gateway is told what is meant behind it. */
-function headerOf(
+export function headerOf(
   { port, inboundPort, authorityOverride }: Endpoint,
   protocol: SessionProtocol,
 ): Buffer | null {

@@ -9,6 +9,12 @@ export interface ProxyVerdict {
   readonly why: string;
 }
 
+const GATEWAYS =
+  'Gateways belong to multicluster, which is not there: no pod can be one, config.linkerd.io/enable-gateway is warned of, and a header that names a service is refused.';
+
+const ACCRUAL =
+  'Breaking by the share of success is alpha and no part of a released Linkerd. Failures in a row break; the mode "unified" is a value that cannot be read, by which no endpoint is left out.';
+
 export const proxyVerdicts: readonly ProxyVerdict[] = [
   {
     id: 'C-006',
@@ -28,22 +34,42 @@ export const proxyVerdicts: readonly ProxyVerdict[] = [
   {
     id: 'C-180',
     verdict: 'not applicable',
-    why: 'There is no gateway: a header that names a service instead of a port is refused.',
+    why: GATEWAYS,
   },
   {
     id: 'C-182',
     verdict: 'not applicable',
-    why: 'There is no gateway: a header that names a service instead of a port is refused.',
+    why: GATEWAYS,
   },
   {
     id: 'C-184',
     verdict: 'not applicable',
-    why: 'There is no gateway: a header that names a service instead of a port is refused.',
+    why: GATEWAYS,
   },
   {
     id: 'C-197',
     verdict: 'not applicable',
     why: 'There is no setting that makes the host which an unmeshed client names a label; series would be as many as clients like.',
+  },
+  {
+    id: 'C-231',
+    verdict: 'not applicable',
+    why: ACCRUAL,
+  },
+  {
+    id: 'C-235',
+    verdict: 'not applicable',
+    why: ACCRUAL,
+  },
+  {
+    id: 'C-237',
+    verdict: 'not applicable',
+    why: ACCRUAL,
+  },
+  {
+    id: 'C-238',
+    verdict: 'not applicable',
+    why: ACCRUAL,
   },
   {
     id: 'C-301',
