@@ -15,7 +15,7 @@ import {
 } from './installation.ts';
 import { openShop, type Shop, type ShopPod } from './shop.ts';
 
-describe('high availability', { timeout: 290_000 }, () => {
+describe('high availability', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   let mesh: Installation;
   let shop: Shop;

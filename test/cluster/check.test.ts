@@ -32,7 +32,7 @@ interface Report {
   }[];
 }
 
-describe('mesh check', { timeout: 280_000 }, () => {
+describe('mesh check', { timeout: 800_000 }, () => {
   let cluster: Cluster;
 
   /** What is not good: description and error. */

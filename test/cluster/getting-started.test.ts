@@ -23,7 +23,7 @@ const blocks = [...readFileSync(PAGE, 'utf8').matchAll(/^```shell\n(.*?)^```$/gm
   text.replaceAll('image: node:26', `image: ${TEST_IMAGE}`),
 );
 
-describe('docs/getting-started.md', { timeout: 280_000 }, () => {
+describe('docs/getting-started.md', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   let prometheus: ClusterPrometheus | undefined;
   let programs: string;

@@ -30,7 +30,7 @@ interface Placed extends KubernetesObject {
   readonly status: { readonly podIP?: string };
 }
 
-describe('in the place of Linkerd', { timeout: 280_000 }, () => {
+describe('in the place of Linkerd', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   let mesh: Installation;
   let folder = '';

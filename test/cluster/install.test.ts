@@ -27,7 +27,7 @@ const profile = (name: string, timeout: string): object => ({
   spec: { routes: [{ name: 'a', timeout, condition: { method: 'GET' } }] },
 });
 
-describe('mesh install on a cluster', { timeout: 280_000 }, () => {
+describe('mesh install on a cluster', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   let mesh: Installation;
 

@@ -33,7 +33,7 @@ interface Pod extends KubernetesObject {
   readonly status: { readonly conditions?: readonly { readonly type: string; readonly status: string }[] };
 }
 
-describe('the leader of the control plane', { timeout: 280_000 }, () => {
+describe('the leader of the control plane', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   let mesh: Installation;
   let standIns: readonly StandIn[] = [];

@@ -24,7 +24,7 @@ const run = (...args: readonly string[]) =>
 /** What goes with pods of another cluster that were on their way out when this began. */
 const ofPods = /^- (\w+:\[|cgroup |mount |BPF )/;
 
-describe('a cluster', { timeout: 280_000 }, () => {
+describe('a cluster', { timeout: 800_000 }, () => {
   afterEach(async () => {
     await takeDown(NAME);
   });

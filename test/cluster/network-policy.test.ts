@@ -31,7 +31,7 @@ const NOTHING = '';
 
 type Client = 'near' | 'far' | 'outsider';
 
-describe('a network policy on the nodes', { timeout: 290_000 }, () => {
+describe('a network policy on the nodes', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   let server = '';
 

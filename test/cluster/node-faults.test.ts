@@ -31,7 +31,7 @@ interface Pod extends KubernetesObject {
   };
 }
 
-describe('a node of a cluster with the mesh', { timeout: 290_000 }, () => {
+describe('a node of a cluster with the mesh', { timeout: 800_000 }, () => {
   let scene: FaultScene;
   let cluster: Cluster;
   /** With the node that is added. */

@@ -39,7 +39,7 @@ const SHOP_PODS = ['near', 'far', 'caller'];
 const SHOP_IDENTITY = `default.${SHOP}.serviceaccount.identity.linkerd.cluster.local`;
 const CONFLIST = 'etc/cni/net.d/00-nodemesh.conflist';
 
-describe('the mesh on the nodes', { timeout: 290_000 }, () => {
+describe('the mesh on the nodes', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   let ground: LoadGround;
   let untouched: ReadonlyMap<string, readonly string[]>;

@@ -51,7 +51,7 @@ const route = {
   spec: { parentRefs: [] },
 };
 
-describe('rights of the control plane', { timeout: 290_000 }, () => {
+describe('rights of the control plane', { timeout: 800_000 }, () => {
   let cluster: Cluster;
 
   const mesh = (...args: readonly string[]): Promise<CommandResult> =>

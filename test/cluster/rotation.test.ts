@@ -19,7 +19,7 @@ const LEAF_MS = 30_000;
 const FILES_READ_MS = 6000;
 const REPLICAS = 2;
 
-describe('rotation', { timeout: 280_000 }, () => {
+describe('rotation', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   let mesh: Installation;
   let shop: Shop;

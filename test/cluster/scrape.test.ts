@@ -59,7 +59,7 @@ interface StatRow {
   readonly tcp_read_bytes_rate?: number;
 }
 
-describe('a Prometheus in the cluster', { timeout: 500_000 }, () => {
+describe('a Prometheus in the cluster', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   let prometheus: ClusterPrometheus | undefined;
   let client: string;

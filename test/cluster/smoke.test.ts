@@ -24,7 +24,7 @@ interface Pod extends KubernetesObject {
   };
 }
 
-describe('the cluster', { timeout: 280_000 }, () => {
+describe('the cluster', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   /** One pod on each node, each of which answers with its own name. */
   let pods: readonly Pod[];

@@ -22,7 +22,7 @@ import { newIn, nodeFacts } from './node-facts.ts';
 
 const NS = 'uninstall-late';
 
-describe('a mesh of which all is deleted but what is on the nodes', { timeout: 290_000 }, () => {
+describe('a mesh of which all is deleted but what is on the nodes', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   let untouched: ReadonlyMap<string, readonly string[]>;
 

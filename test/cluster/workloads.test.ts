@@ -190,7 +190,7 @@ const rows: readonly Row[] = [
 /** What has ended is in the mesh no more. */
 const ends = new Set(['job', 'cron', 'brief']);
 
-describe('workloads of a meshed namespace', { timeout: 280_000 }, () => {
+describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
   let cluster: Cluster;
   let pods: readonly Pod[];
 

@@ -24,7 +24,7 @@ const slowFiles = ['balancing', 'retries', 'shutdown', 'telemetry', 'timeouts'] 
 for (const way of ['carrier', 'memory'] as const) {
   describe(`on one node: ${way}`, { concurrency: 2 }, () => {
     for (const file of way === 'memory' ? [...files, ...slowFiles] : files) {
-      test(file, { timeout: 280_000 }, async () => {
+      test(file, { timeout: 500_000 }, async () => {
         const { NODE_TEST_CONTEXT: _ours, ...environment } = process.env;
         const program = fileURLToPath(new URL(`${file}.test.ts`, import.meta.url));
         const child = spawn(process.execPath, ['--test-reporter=tap', program], {

@@ -68,7 +68,7 @@ class RawClient {
   }
 }
 
-describe('clients that misbehave', { timeout: 120_000 }, () => {
+describe('clients that misbehave', { timeout: 300_000 }, () => {
   let scene: KeeperScene;
   let keeper: KeeperProcess;
   let client: KeeperClient;
@@ -250,7 +250,7 @@ describe('clients that misbehave', { timeout: 120_000 }, () => {
   });
 });
 
-describe('a keeper', { timeout: 120_000 }, () => {
+describe('a keeper', { timeout: 300_000 }, () => {
   let scene: KeeperScene;
   beforeEach(() => {
     scene = new KeeperScene('strict');

@@ -18,7 +18,7 @@ const NO_META = Buffer.alloc(0);
 const isUnavailable = (error: MeshError): boolean =>
   error.code === 'MESH_KEEPER_UNAVAILABLE' && error.retryable;
 
-describe('the keeper', { timeout: 120_000 }, () => {
+describe('the keeper', { timeout: 300_000 }, () => {
   let scene: KeeperScene;
   beforeEach(() => {
     scene = new KeeperScene('keeper');
@@ -228,7 +228,7 @@ describe('the keeper', { timeout: 120_000 }, () => {
   });
 });
 
-describe('3000 listeners of a node', { timeout: 120_000 }, () => {
+describe('3000 listeners of a node', { timeout: 300_000 }, () => {
   let scene: KeeperScene;
   before(() => {
     scene = new KeeperScene('many');

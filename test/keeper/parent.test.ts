@@ -13,7 +13,7 @@ const isAlive = (pid: number): boolean => {
   return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
 };
 
-describe('agent-parent', { timeout: 120_000 }, () => {
+describe('agent-parent', { timeout: 300_000 }, () => {
   const started: ChildProcess[] = [];
   afterEach(() => {
     for (const child of started.splice(0)) child.kill('SIGKILL');

@@ -18,7 +18,7 @@ const PATIENCE_MS = 60_000;
 const eventually = async (what: string, look: () => boolean | Promise<boolean>): Promise<boolean> =>
   until(what, PATIENCE_MS, look);
 
-describe("a local node's agent and keeper", { timeout: 280_000 }, () => {
+describe("a local node's agent and keeper", { timeout: 500_000 }, () => {
   let mesh: LocalMesh;
   let node: MeshNode;
   before(async () => {
