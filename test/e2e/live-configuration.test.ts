@@ -118,11 +118,42 @@ describe('annotations that change on running pods', () => {
     });
   });
 
-  const kept = async (ms: number): Promise<Kept> => {
-    const argv = ['node', program('kept.ts'), await ipOf('server'), String(HTTP), String(TCP), String(ms)];
+  const inClient = async (...argv: readonly string[]): Promise<string> => {
     const run = await mesh.exec('client', argv, { ns: 'mesh' });
-    assert.equal(run.code, 0, run.stderr);
-    return JSON.parse(run.stdout) as Kept;
+    return run.code === 0 ? run.stdout : '';
+  };
+  /** Two connections that are used all the time, until `end`. */
+  const keep = async (name: string) => {
+    const file = `/run/kept-${name}`;
+    const argv = ['node', program('kept.ts'), await ipOf('server'), String(HTTP), String(TCP), file];
+    const run = mesh.exec('client', argv, { ns: 'mesh', timeoutMs: 200_000 });
+    return {
+      /** Until so many requests were answered from now on, the last of them with this status. */
+      async untilStatus(wanted: number, times: number): Promise<void> {
+        const statuses = async (): Promise<Kept['statuses']> => {
+          const text = await inClient('cat', file);
+          return text === '' ? [] : (JSON.parse(text) as Kept).statuses;
+        };
+        const answers = (all: Kept['statuses']): number => all.reduce((sum, [, count]) => sum + count, 0);
+        const before = answers(await statuses());
+        await until(`${times} answers ${wanted} on the kept connection`, 30_000, async () => {
+          const all = await statuses();
+          return all.at(-1)?.[0] === wanted && answers(all) >= before + times;
+        });
+      },
+      async end(): Promise<Kept> {
+        await inClient('touch', `${file}.stop`);
+        const { code, stdout, stderr } = await run;
+        assert.equal(code, 0, stderr);
+        return JSON.parse(stdout) as Kept;
+      },
+    };
+  };
+  /** What an unmeshed client is answered. */
+  const outside = async (): Promise<string> => {
+    const url = `http://${await ipOf('server')}:${HTTP}/x`;
+    const argv = ['curl', '-s', '-o', '/dev/null', '-w', '%{http_code}', '--max-time', '20', url];
+    return (await mesh.node('node2').exec(argv)).stdout;
   };
 
   for (const policy of ['deny', 'all-authenticated'] as const) {
@@ -130,12 +161,15 @@ describe('annotations that change on running pods', () => {
       const terminated = async (): Promise<number> =>
         total(await scrape(mesh, 'node1'), 'inbound_tcp_authz_terminate_total', { pod: 'server' });
       const before = await terminated();
-      const run = kept(6_000);
-      await sleep(1_500);
+      const kept = await keep(policy);
+      await kept.untilStatus(200, 5);
       await annotate('server', `${LINKERD}default-inbound-policy=${policy}`);
-      await sleep(1_500);
+      await until('the policy holds', 30_000, async () => (await outside()) === '403');
+      await kept.untilStatus(policy === 'deny' ? 403 : 200, 5);
       await annotate('server', `${LINKERD}default-inbound-policy-`);
-      const seen = await run;
+      await until('the policy is as before', 30_000, async () => (await outside()) === '200');
+      await kept.untilStatus(200, 5);
+      const seen = await kept.end();
       assert.equal(seen.httpEnded, '');
       assert.equal(seen.connections, 1, 'one HTTP connection all the time');
       assert.ok(seen.echoed > 5);

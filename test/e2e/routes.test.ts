@@ -7,6 +7,7 @@ import { after, afterEach, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
+import { until as untilSo } from '../faults/until.ts';
 import { meshed, namespace, pod, service } from './objects.ts';
 import { scrape, total } from './scrape.ts';
 
@@ -222,7 +223,6 @@ describe('routes', () => {
   it('requests are counted by route and backend', async () => {
     await apply(route('counted', [{ backendRefs: [to('v1')] }]));
     await until('/', (text) => text === '200 v1 /');
-    const series = await scrape(mesh, 'node2');
     const labels = {
       parent_name: 'web',
       parent_namespace: 'mesh',
@@ -231,11 +231,15 @@ describe('routes', () => {
       route_namespace: 'mesh',
       route_name: 'counted',
     };
-    assert.ok(
-      total(series, 'outbound_http_route_request_statuses_total', { ...labels, http_status: '200' }) >= 1,
-    );
     const backend = { ...labels, backend_kind: 'Service', backend_name: 'v1', backend_port: String(PORT) };
-    assert.ok(total(series, 'outbound_http_route_backend_requests_total', backend) >= 1);
+    await untilSo('it is counted', PATIENCE_MS, async () => {
+      const series = await scrape(mesh, 'node2');
+      const asked = total(series, 'outbound_http_route_request_statuses_total', {
+        ...labels,
+        http_status: '200',
+      });
+      return asked >= 1 && total(series, 'outbound_http_route_backend_requests_total', backend) >= 1;
+    });
   });
 
   it('gRPC: service and method choose the backend', async () => {

@@ -10,6 +10,7 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
 import { podNetns } from '../../local/layout.ts';
+import { countedMs } from '../faults/pauses.ts';
 import { until } from '../faults/until.ts';
 import { meshed, namespace, pod, service } from './objects.ts';
 import { scrape, total } from './scrape.ts';
@@ -183,7 +184,9 @@ describe('two pods of one node', () => {
         kind: 'stateless' | 'stateful',
       ): Promise<number | undefined> {
         await until('requests pass', 20_000, async () => passes.test(await ask(client)) || undefined);
-        const using = keepUsing(client, client === 'asks' ? 'http' : 'tunnel', mode === 'memory' ? 18 : 7);
+        // It ends when it is cut off; otherwise it is watched for some seconds.
+        const seconds = mode === 'memory' || kind === 'stateless' ? 60 : 7;
+        const using = keepUsing(client, client === 'asks' ? 'http' : 'tunnel', seconds);
         await until('it is in use', 20_000, async () => {
           const open = total(await scrape(mesh, 'node1'), 'tcp_open_connections', {
             pod: client,
@@ -196,7 +199,7 @@ describe('two pods of one node', () => {
         const addedAt = Date.now();
         const { workedAt, failure } = await using;
         allow(client, kind);
-        return failure === undefined ? undefined : workedAt - addedAt;
+        return failure === undefined ? undefined : countedMs(addedAt, workedAt);
       }
 
       it('a stateful rule that is added later', async () => {

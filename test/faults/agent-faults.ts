@@ -10,6 +10,7 @@ import { meshed, namespace, pod } from '../e2e/objects.ts';
 import { type Series, scrape, total } from '../e2e/scrape.ts';
 import { echoServer, HTTP_PORT, type Load, startLoad, type StartLoad } from './load.ts';
 import { assertOnly, type FailureKind, type LoadReport } from './report.ts';
+import { countedMs } from './pauses.ts';
 import { until } from './until.ts';
 
 /** Low: what is tested is not how much a thread that has just started can do. */
@@ -134,7 +135,7 @@ export function assertLostOnly(
           (atMs - dueMs >= HANDSHAKE_MS ||
             // Requests share a connection, and came while it waited.
             (detail.includes('TLS handshake') && atMs - goneMs >= HANDSHAKE_MS) ||
-            (atMs <= goneMs + NOTICED_MS && dueMs <= goneMs + SEEN_MS)),
+            (countedMs(goneMs, atMs) <= NOTICED_MS && countedMs(goneMs, dueMs) <= SEEN_MS)),
       ),
   );
   assert.deepEqual(strange, [], JSON.stringify(deaths));

@@ -8,6 +8,7 @@ import type { LocalMesh } from '../../local/harness.ts';
 import { type KubernetesObject, pod, type PodOptions, service } from '../e2e/objects.ts';
 import type { Loss, LossKind, MixedOptions, MixedReport, MixedStatus } from './mixed-engine.ts';
 import { type MixedKind, mixedKinds, type MixedTarget } from './mixed-talks.ts';
+import { countedMs } from './pauses.ts';
 import { until } from './until.ts';
 
 const SERVER = fileURLToPath(new URL('programs/mixed-server.ts', import.meta.url));
@@ -146,7 +147,8 @@ export const death = (name: string, fromMs: number, goneMs: number, toMs: number
     (atMs - askedMs >= HANDSHAKE_MS ||
       // Requests share a connection, and came while it waited.
       (detail.includes('TLS handshake') && atMs - goneMs >= HANDSHAKE_MS) ||
-      (atMs <= goneMs + NOTICED_MS && (kind === 'ended-idle' || askedMs <= goneMs + SEEN_MS))),
+      (countedMs(goneMs, atMs) <= NOTICED_MS &&
+        (kind === 'ended-idle' || countedMs(goneMs, askedMs) <= SEEN_MS))),
 });
 
 /** The load opens its connections, all at once: on a machine that is busy a TLS handshake may take too long. */

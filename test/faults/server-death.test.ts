@@ -13,6 +13,7 @@ import { type LocalMesh, startMesh } from '../../local/harness.ts';
 import { openMetricsFaults } from '../conformance/open-metrics.ts';
 import { meshed, namespace, pod, service } from '../e2e/objects.ts';
 import { scrape, scrapeText, total } from '../e2e/scrape.ts';
+import { countedMs } from './pauses.ts';
 import type { Asked } from './pieces.ts';
 import { until } from './until.ts';
 
@@ -115,8 +116,8 @@ describe("the death of a server's process", () => {
           fault: !(
             unmistakable.test(outcome) &&
             endedMs >= killedMs &&
-            askedMs <= goneMs + NOTICED_MS &&
-            endedMs <= goneMs + NOTICED_MS + FAILFAST_MS
+            countedMs(goneMs, askedMs) <= NOTICED_MS &&
+            countedMs(goneMs, endedMs) <= NOTICED_MS + FAILFAST_MS
           ),
           text: `${over} asked ${askedMs - killedMs} ms after the kill, ended ${endedMs - killedMs} ms after it: ${outcome}`,
         }));

@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 const [way, host, port, seconds, begunFile] = process.argv.slice(2);
 const PAUSE_MS = 100;
-const PATIENCE_MS = 3_000;
+const PATIENCE_MS = 10_000;
 const endsAt = Date.now() + Number(seconds) * 1_000;
 const agent = new Agent({ keepAlive: true, maxSockets: 1 });
 

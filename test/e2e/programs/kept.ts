@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// One kept HTTP connection and one TCP stream, each asked ten times a second; says at the end what became of them, as
+// One kept HTTP connection and one TCP stream, each asked ten times a second; says in FILE, and when there is FILE.stop
+// at the end, what became of them, as
 // JSON: {"statuses":[[200,12],[403,5]],"httpEnded":"","echoed":17,"tcpEnded":"ECONNRESET"}
-//   node kept.ts HOST HTTP_PORT TCP_PORT MS
+//   node kept.ts HOST HTTP_PORT TCP_PORT FILE
 
+import { existsSync, renameSync, writeFileSync } from 'node:fs';
 import { Agent, request } from 'node:http';
 import { connect } from 'node:net';
 
-const [host = '', httpPort = '', tcpPort = '', ms = ''] = process.argv.slice(2);
+const [host = '', httpPort = '', tcpPort = '', file = ''] = process.argv.slice(2);
 const statuses: [number, number][] = [];
 const sockets = new Set<unknown>();
 let httpEnded = '';
@@ -41,9 +43,13 @@ const beat = setInterval(() => {
   ask();
   if (tcpEnded === '') stream.write('x\n');
 }, 100);
-setTimeout(() => {
-  clearInterval(beat);
+const tell = setInterval(() => {
   const connections = sockets.size;
-  process.stdout.write(JSON.stringify({ statuses, connections, httpEnded, echoed, tcpEnded }));
-  process.exit(0);
-}, Number(ms));
+  const seen = JSON.stringify({ statuses, connections, httpEnded, echoed, tcpEnded });
+  writeFileSync(`${file}.new`, seen);
+  renameSync(`${file}.new`, file);
+  if (!existsSync(`${file}.stop`)) return;
+  clearInterval(beat);
+  clearInterval(tell);
+  process.stdout.write(seen, () => process.exit(0));
+}, 100);
