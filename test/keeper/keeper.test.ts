@@ -8,6 +8,7 @@ import { createServer } from 'node:net';
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { MeshError } from '#lib/core/errors.ts';
+import { PatientClock } from '#lib/core/patient-clock.ts';
 import { connectKeeper } from '#lib/keeper/client.ts';
 import { close } from '#lib/net/native.ts';
 import { eventually, KeeperProcess, KeeperScene, openDescriptors } from './keeper-process.ts';
@@ -15,6 +16,7 @@ import { eventually, KeeperProcess, KeeperScene, openDescriptors } from './keepe
 /** Longer than a busy machine lets the owner of a listener wait for its turn. */
 const SHORT_LIMIT_MS = 3000;
 const NO_META = Buffer.alloc(0);
+const clock = new PatientClock();
 const isUnavailable = (error: MeshError): boolean =>
   error.code === 'MESH_KEEPER_UNAVAILABLE' && error.retryable;
 
@@ -65,7 +67,7 @@ describe('the keeper', { timeout: 300_000 }, () => {
     assert.equal(client.beat(), 'other');
     owner.kill('SIGKILL');
     await once(owner, 'exit');
-    const killed = performance.now();
+    const [killedMs, countedFromMs] = [performance.now(), clock.nowMs()];
     const waiting = scene.dial(port);
     assert.equal(await waiting.outcome, 'connected');
     assert.equal(client.beat(), 'nobody');
@@ -74,8 +76,8 @@ describe('the keeper', { timeout: 300_000 }, () => {
       'the listener is shut down',
       () => client.beat() === 'nobody' && client.stats().shutdowns === 1,
     );
-    const tookMs = performance.now() - killed;
-    assert.ok(tookMs > SHORT_LIMIT_MS / 2 && tookMs < SHORT_LIMIT_MS + 3000, `${tookMs} ms`);
+    const [tookMs, countedMs] = [performance.now() - killedMs, clock.nowMs() - countedFromMs];
+    assert.ok(tookMs > SHORT_LIMIT_MS / 2 && countedMs < SHORT_LIMIT_MS + 3000, `${tookMs} ms`);
     await eventually('what waited ends', () => waiting.socket.closed);
     assert.equal(await scene.dial(port).outcome, 'ECONNREFUSED');
     assert.deepEqual(client.list(), { descriptors: [], blob: undefined });
@@ -214,13 +216,13 @@ describe('the keeper', { timeout: 300_000 }, () => {
 
   it('a keeper that does not answer costs the time-out and no descriptor', async () => {
     const keeper = await scene.keeper();
-    const client = connectKeeper(scene.socketPath, { timeoutMs: 300 });
+    const client = connectKeeper(scene.socketPath, { timeoutMs: 2000 });
     const before = openDescriptors();
     keeper.child.kill('SIGSTOP');
     const started = performance.now();
     assert.throws(() => client.list(), isUnavailable);
     const tookMs = performance.now() - started;
-    assert.ok(tookMs >= 290 && tookMs < 3000, `${tookMs} ms`);
+    assert.ok(tookMs >= 1990 && tookMs < 30_000, `${tookMs} ms`);
     assert.equal(client.closed, true);
     assert.throws(() => connectKeeper(scene.socketPath, { timeoutMs: 300 }), isUnavailable);
     assert.equal(openDescriptors(), before - 1);
