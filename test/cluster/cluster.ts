@@ -22,7 +22,7 @@ import {
 import { requireCluster } from '../kind/notes.ts';
 import { type ControlPart, controlPart, type NodePart, nodePart } from '../kind/parts.ts';
 
-export const PATIENCE_MS = 60_000;
+export const PATIENCE_MS = 180_000;
 
 /** As the API server has it; a test knows which fields it looks at. */
 export interface KubernetesObject {

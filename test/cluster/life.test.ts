@@ -15,7 +15,7 @@ import { difference, machineFacts } from './machine-facts.ts';
 
 const NAME = 'life';
 const MAIN = join(import.meta.dirname, '../kind/main.ts');
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 180_000;
 const layout = clusterLayout(NAME, 1);
 
 const run = (...args: readonly string[]) =>

@@ -15,7 +15,7 @@ const COMPONENT = 'nodemesh.io/control-plane-component';
 const CONTROL_PLANE = ['identity', 'destination', 'policy-validator'];
 
 export const tryMesh = (cluster: Cluster, ...args: readonly string[]): Promise<CommandResult> =>
-  runCommand([MESH_COMMAND, ...args, '--kubeconfig', cluster.kubeconfig], { timeoutMs: 120_000 });
+  runCommand([MESH_COMMAND, ...args, '--kubeconfig', cluster.kubeconfig], { timeoutMs: 300_000 });
 
 /** Must succeed; its output. */
 export async function mesh(cluster: Cluster, ...args: readonly string[]): Promise<string> {

@@ -128,9 +128,9 @@ describe('a network policy on the nodes', { timeout: 800_000 }, () => {
             'status',
             'daemonset/nodemesh-agent',
             `--namespace=${MESH_NAMESPACE}`,
-            '--timeout=100s',
+            '--timeout=240s',
           ],
-          { timeoutMs: 110_000 },
+          { timeoutMs: 260_000 },
         );
         for (const client of ['near', 'far', 'outsider'] as const) await untilServed(client);
       });

@@ -40,7 +40,7 @@ describe('a node of a cluster with the mesh', { timeout: 800_000 }, () => {
   let [first, second] = ['', ''];
 
   const nodeReady = (name: string): Promise<string> =>
-    cluster.kubectl(['wait', '--for=condition=Ready', 'node', name, '--timeout=60s']);
+    cluster.kubectl(['wait', '--for=condition=Ready', 'node', name, '--timeout=240s']);
   const podNamed = (name: string): Promise<Pod> => cluster.get<Pod>(['pod', name, `--namespace=${NS}`]);
   const restarts = ({ status }: Pod): number => status.containerStatuses?.[0]?.restartCount ?? 0;
 
@@ -144,8 +144,8 @@ describe('a node of a cluster with the mesh', { timeout: 800_000 }, () => {
     await nodePodsReady(wider, 'agent');
     running[0]?.mark('another one is drained');
     await cluster.kubectl(
-      ['drain', second, '--ignore-daemonsets', '--delete-emptydir-data', '--force', '--timeout=100s'],
-      { timeoutMs: 110_000 },
+      ['drain', second, '--ignore-daemonsets', '--delete-emptydir-data', '--force', '--timeout=240s'],
+      { timeoutMs: 260_000 },
     );
     const pods = (await wider.podsReady(NS, 'app=web', 2)) as readonly Pod[];
     assert.deepEqual(pods.map(({ spec }) => spec.nodeName).sort(), [first, added].sort());

@@ -208,8 +208,8 @@ describe('the mesh on the nodes', { timeout: 800_000 }, () => {
       `--namespace=${MESH_NAMESPACE}`,
     ]);
     await cluster.kubectl(
-      ['rollout', 'status', 'daemonset/nodemesh-agent', `--namespace=${MESH_NAMESPACE}`, '--timeout=100s'],
-      { timeoutMs: 110_000 },
+      ['rollout', 'status', 'daemonset/nodemesh-agent', `--namespace=${MESH_NAMESPACE}`, '--timeout=240s'],
+      { timeoutMs: 260_000 },
     );
     const reports = await Promise.all(running.map((load) => load.stop()));
     t.diagnostic(summary(reports));
@@ -226,7 +226,7 @@ describe('the mesh on the nodes', { timeout: 800_000 }, () => {
     const running = await loads(['http-new', 'http-kept', 'tcp-new']);
     await cluster.kubectl(
       ['delete', 'pod', `--namespace=${MESH_NAMESPACE}`, '--wait', agents[0]?.metadata.name ?? ''],
-      { timeoutMs: 150_000 },
+      { timeoutMs: 260_000 },
     );
     await nodePodsReady(cluster, 'agent');
     const reports = await Promise.all(running.map((load) => load.stop()));

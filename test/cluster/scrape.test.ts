@@ -297,9 +297,9 @@ describe('a Prometheus in the cluster', { timeout: 800_000 }, () => {
             'status',
             'daemonset/nodemesh-agent',
             `--namespace=${MESH_NAMESPACE}`,
-            '--timeout=120s',
+            '--timeout=240s',
           ],
-          { timeoutMs: 130_000 },
+          { timeoutMs: 260_000 },
         ),
       );
     assert.deepEqual(await send(REQUESTS, FAILURES, PAUSE_MS), { 200: REQUESTS - FAILURES, 500: FAILURES });

@@ -57,7 +57,7 @@ export async function addNode(layout: ClusterLayout, images: readonly string[]):
   await boot(wider, node, [...(await baseImages(await builtAlready())), ...images]);
   await routeToPods(wider, node, 'add');
   withNodes(layout, wider.nodes.length);
-  await kubectl(wider, ['wait', '--for=condition=Ready', 'node', node.name, '--timeout=60s']);
+  await kubectl(wider, ['wait', '--for=condition=Ready', 'node', node.name, '--timeout=240s']);
   return wider;
 }
 
