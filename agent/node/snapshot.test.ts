@@ -89,10 +89,14 @@ describe('a snapshot', () => {
   it('of 250 pods and 1000 destinations costs the control thread some milliseconds', (test) => {
     const full = snapshot(250, 1000);
     encodeSnapshot(full);
-    const begun = performance.now();
-    const bytes = encodeSnapshot(full);
-    const took = performance.now() - begun;
-    test.diagnostic(`${Math.round(bytes.length / 1024)} KiB in ${took.toFixed(1)} ms`);
-    assert.ok(took < 250, `${took} ms`);
+    let [tookMs, size] = [Infinity, 0];
+    // The machine may take the processor away meanwhile, but not each time.
+    for (let round = 0; round < 10; round++) {
+      const begun = performance.now();
+      size = encodeSnapshot(full).length;
+      tookMs = Math.min(tookMs, performance.now() - begun);
+    }
+    test.diagnostic(`${Math.round(size / 1024)} KiB in ${tookMs.toFixed(1)} ms`);
+    assert.ok(tookMs < 250, `${tookMs} ms`);
   });
 });

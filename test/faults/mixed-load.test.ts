@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
@@ -15,15 +16,14 @@ import { until } from './until.ts';
 const each = <T>(value: T): Record<(typeof mixedKinds)[number], T> =>
   Object.fromEntries(mixedKinds.map((kind) => [kind, value])) as Record<(typeof mixedKinds)[number], T>;
 
+/** Below those that the kernel gives to whoever asks for any: nobody takes them before they are used. */
 async function freePorts(count: number): Promise<number[]> {
-  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
-  const found: number[] = [];
-  for (const server of servers) {
-    if (!server.listening) await once(server, 'listening');
-    found.push((server.address() as { port: number }).port);
+  const found = new Set<number>();
+  while (found.size < count) {
+    const port = randomInt(10_000, 30_000);
+    if (!(await listens(port))) found.add(port);
   }
-  for (const server of servers) server.close();
-  return found;
+  return [...found];
 }
 
 const listens = (port: number): Promise<boolean> =>
