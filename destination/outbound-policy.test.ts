@@ -11,6 +11,9 @@ import {
   type OutboundPolicy,
   type TrafficSpec,
 } from '#lib/proto/gen/linkerd/outbound.ts';
+import type { ObjectMeta } from '#lib/registry/model.ts';
+import type { RouteFilterSpec } from '#lib/registry/route-schema.ts';
+import { grpcRouteMessage } from './route-message.ts';
 import { Inbox, TestCluster, testNamespace, testPod, testService } from './test-cluster.ts';
 
 type Json = Readonly<Record<string, unknown>>;
@@ -53,6 +56,35 @@ function backends(found: HttpRoute | undefined, rule = 0): string[] {
     return `${failure?.$case === 'failureInjector' ? `${failure.failureInjector.status} ${failure.failureInjector.message}` : path}*${weight}`;
   });
 }
+
+it('agents are told of all filters of a GRPCRoute', () => {
+  const filter: RouteFilterSpec = {
+    type: 'ResponseHeaderModifier',
+    responseHeaderModifier: { add: [], set: [{ name: 'a', value: 'b' }], remove: [] },
+  };
+  const rule = { matches: [], filters: [filter], backendRefs: [] };
+  const metadata: ObjectMeta = {
+    name: 'r',
+    namespace: 'shop',
+    uid: 'r',
+    labels: {},
+    annotations: {},
+    creationTimestamp: '',
+    deletionTimestamp: '',
+    ownerReferences: [],
+  };
+  const spec = { parentRefs: [], hostnames: [], rules: [rule] };
+  const message = grpcRouteMessage(
+    { kind: 'GRPCRoute', cluster: 'local', metadata, spec },
+    {
+      asker: 'agent',
+      resolve: () => assert.fail('no backend'),
+      parent: { authority: WEB, reference: { kind: undefined } },
+      policy: {},
+    },
+  );
+  assert.equal(message.rules[0]?.filters[0]?.kind?.$case, 'responseHeaderModifier');
+});
 
 describe('outbound policies', () => {
   let cluster: TestCluster;

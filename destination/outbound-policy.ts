@@ -15,6 +15,7 @@ import { detect, httpRoute, opaque, outside, undefinedPort } from './default-pol
 import type { LookupContext } from './get.ts';
 import { outboundTarget, type Target } from './outbound-target.ts';
 import {
+  type Asker,
   grpcRouteMessage,
   httpRouteMessage,
   type ResolvedBackend,
@@ -28,8 +29,9 @@ export function serveWatch(
   context: LookupContext,
   call: ServerWritableStream<TrafficSpec, OutboundPolicy>,
   token: ContextToken,
+  asker: Asker,
 ): void {
-  const lookup = policyLookup(context, call.request, token);
+  const lookup = policyLookup(context, call.request, token, asker);
   let sent = '';
   const state = new StreamState<OutboundPolicy>({
     index: context.index,
@@ -51,7 +53,8 @@ export const outboundPolicy = (
   context: LookupContext,
   request: TrafficSpec,
   token: ContextToken,
-): OutboundPolicy => policyLookup(context, request, token)().policy;
+  asker: Asker,
+): OutboundPolicy => policyLookup(context, request, token, asker)().policy;
 
 interface Found {
   readonly policy: OutboundPolicy;
@@ -59,12 +62,17 @@ interface Found {
   readonly topics: readonly Topic[];
 }
 
-function policyLookup(context: LookupContext, request: TrafficSpec, token: ContextToken): () => Found {
+function policyLookup(
+  context: LookupContext,
+  request: TrafficSpec,
+  token: ContextToken,
+  asker: Asker,
+): () => Found {
   const find = outboundTarget(context, request);
   return () => {
     const { target, topics } = find();
     if (target.kind === 'outside') return { policy: outside(target.address), topics };
-    const found = servicePolicy(context, target, token);
+    const found = servicePolicy(context, target, token, asker);
     return { policy: found.policy, topics: [...topics, ...found.topics] };
   };
 }
@@ -73,6 +81,7 @@ function servicePolicy(
   context: LookupContext,
   { key, service, port, byAddress }: Target & { kind: 'service' },
   token: ContextToken,
+  asker: Asker,
 ): Found {
   const { index, settings, cluster } = context;
   const metadata = referenceTo('core', 'Service', key, port);
@@ -99,6 +108,7 @@ function servicePolicy(
   };
   const routeContext: RouteContext = {
     resolve,
+    asker,
     parent: { authority: authorityOf(key, port), reference: metadata },
     policy: service === undefined ? {} : clientPolicy(service.metadata, settings.allowL5dRequestHeaders),
   };

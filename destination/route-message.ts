@@ -37,7 +37,11 @@ export type ResolvedBackend =
   | { readonly authority: string; readonly reference: Metadata }
   | { readonly problem: string; readonly reference: Metadata };
 
+/** Who asks: an agent, or a proxy of Linkerd, which knows nothing that Linkerd's messages do not have. */
+export type Asker = 'agent' | 'proxy';
+
 export interface RouteContext {
+  readonly asker: Asker;
   readonly resolve: (route: AnyRoute, ref: RouteBackendRef) => ResolvedBackend;
   /** The service itself, for rules without backends. */
   readonly parent: ResolvedBackend;
@@ -90,7 +94,13 @@ export function httpRouteMessage(
       return {
         matches: rule.matches.map(httpMatch),
         filters: rule.filters.map(httpFilter),
-        backends: distribution(route, rule.backendRefs, context, httpFilter, httpFailure),
+        backends: distribution(
+          route,
+          rule.backendRefs,
+          context,
+          (filter) => [httpFilter(filter)],
+          httpFailure,
+        ),
         ...limitsMessage(policy),
       };
     }),
@@ -99,13 +109,16 @@ export function httpRouteMessage(
 
 export function grpcRouteMessage(route: GrpcRoute, context: RouteContext): GrpcRouteMessage {
   const policy = policyOf(route, undefined, context);
+  // Linkerd's message has no place for it: a proxy would refuse the whole policy and answer every request with an error.
+  const filtersFor = (filter: RouteFilterSpec): GrpcRoute_Filter[] =>
+    filter.type === 'ResponseHeaderModifier' && context.asker === 'proxy' ? [] : [grpcFilter(filter)];
   return {
     metadata: referenceTo(route),
     hosts: hostsOf(route),
     rules: route.spec.rules.map((rule) => ({
       matches: rule.matches.map(grpcMatch),
-      filters: rule.filters.map(grpcFilter),
-      backends: distribution(route, rule.backendRefs, context, grpcFilter, grpcFailure),
+      filters: rule.filters.flatMap(filtersFor),
+      backends: distribution(route, rule.backendRefs, context, filtersFor, grpcFailure),
       requestTimeout: duration(policy.timeouts?.requestMs),
       timeouts: timeoutsMessage(policy),
       retry: grpcRetry(policy),
@@ -279,7 +292,7 @@ function distribution<F>(
   route: AnyRoute,
   refs: readonly RouteBackendRef[],
   { resolve, parent }: RouteContext,
-  filter: (spec: RouteFilterSpec) => F,
+  filters: (spec: RouteFilterSpec) => F[],
   failure: (message: string) => F,
 ) {
   if (refs.length === 0) {
@@ -291,7 +304,7 @@ function distribution<F>(
     };
   }
   const backends = refs.map((ref) => ({
-    backend: backend(resolve(route, ref), ref.filters.map(filter), failure),
+    backend: backend(resolve(route, ref), ref.filters.flatMap(filters), failure),
     weight: ref.weight,
   }));
   return { kind: { $case: 'randomAvailable' as const, randomAvailable: { backends } } };

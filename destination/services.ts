@@ -33,7 +33,7 @@ import { ServedNode } from './node-stream.ts';
 import { inboundServer, serveWatchPort } from './inbound-policies.ts';
 import { outboundPolicy, serveWatch } from './outbound-policy.ts';
 import { createPodEvents } from './pod-events.ts';
-import { routeProblem } from './route-message.ts';
+import { type Asker, routeProblem } from './route-message.ts';
 import { CallError, status } from './status.ts';
 import { onceEnded, type OutStream } from './stream-state.ts';
 
@@ -97,6 +97,8 @@ export function createDestinationServices(options: DestinationServicesOptions): 
     }
     return caller;
   };
+
+  const askerOf = ({ identity }: Caller): Asker => (identity === callers.agentIdentity ? 'agent' : 'proxy');
 
   /** What a call is answered with that went wrong; logged and counted. */
   const refusal = (name: string, call: IncomingCall, error: unknown): CallError => {
@@ -210,8 +212,12 @@ export function createDestinationServices(options: DestinationServicesOptions): 
       getProfile: lookup('GetProfile', tokenOfGet, serveGetProfile),
     },
     outboundPolicies: {
-      get: ask('GetPolicy', sourceOf, outboundPolicy),
-      watch: lookup('Watch', sourceOf, serveWatch),
+      get: ask('GetPolicy', sourceOf, (own, request, token, caller) =>
+        outboundPolicy(own, request, token, askerOf(caller)),
+      ),
+      watch: lookup('Watch', sourceOf, (own, call, token, caller) =>
+        serveWatch(own, call, token, askerOf(caller)),
+      ),
     },
     inboundPolicies: {
       getPort: ask('GetPort', workloadOf, inboundServer),

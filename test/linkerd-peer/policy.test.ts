@@ -176,6 +176,35 @@ describe('OutboundPolicies, asked by a proxy of Linkerd', () => {
       assert.deepEqual(await watch.next(), { of: of(80), http1: http(balance()) });
     }));
 
+  it('of a GRPCRoute no filter that proxies have no message for: they refuse a policy with an unknown one', () => {
+    const answer = {
+      type: 'ResponseHeaderModifier',
+      responseHeaderModifier: { set: [{ name: 'a', value: 'b' }] },
+    };
+    const ask = {
+      type: 'RequestHeaderModifier',
+      requestHeaderModifier: { set: [{ name: 'a', value: 'b' }] },
+    };
+    const grpcRoute = {
+      ...route,
+      kind: 'GRPCRoute',
+      spec: {
+        parentRefs: [{ group: 'core', kind: 'Service', name: 'web' }],
+        rules: [{ filters: [answer, ask], backendRefs: [{ name: 'web', port: 80, filters: [answer] }] }],
+      },
+    };
+    return withAsker([service(), grpcRoute], async (asker) => {
+      const policy = await asker.outbound('Watch', `web.${SHOP}:80`).call.next();
+      const rule = policy.message(1)?.message(5)?.messages(1)[0]?.messages(3)[0];
+      const backend = rule?.message(3)?.message(3)?.messages(1)[0]?.message(1);
+      assert.deepEqual(
+        rule?.messages(2).map(({ numbers }) => numbers),
+        [[2]],
+      );
+      assert.deepEqual([backend?.has(1), backend?.messages(3)], [true, []]);
+    });
+  });
+
   it('an address that becomes a service’s is told, and one that ceases to be', () =>
     withAsker([service({ clusterIP: '192.0.2.7' })], async (asker) => {
       const watch = asker.outbound('Watch', '192.0.2.7/80');
