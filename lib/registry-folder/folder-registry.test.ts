@@ -146,8 +146,9 @@ describe('folder registry', () => {
       ['NotMeshed'],
     );
     assert.equal(pod?.metadata.uid, 'uid-web');
+    const gone = podSeen(registry, 'web', (found) => found === undefined);
     await remove('Pod', 'shop', 'web');
-    await podSeen(registry, 'web', (found) => found === undefined);
+    await gone;
     while ((await readdir(join(folder, '.status'))).length > 0)
       await new Promise((resolve) => setImmediate(resolve));
     await close();
