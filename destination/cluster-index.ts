@@ -23,6 +23,7 @@ import {
   type ServiceProfile,
 } from '#lib/registry/model.ts';
 import type { Registry, Watch } from '#lib/registry/registry.ts';
+import { isOwnedBy, type OwnedOwner } from '#lib/registry/owner.ts';
 import { hostPortsOf } from '#lib/registry/workload-config.ts';
 import { ExternalWorkloads, takesExternalTraffic } from './external-workloads.ts';
 import { Groups } from './groups.ts';
@@ -33,6 +34,7 @@ export const INDEXED_KINDS: readonly Kind[] = [
   'Namespace',
   'Node',
   'ReplicaSet',
+  'Job',
   'Pod',
   'Service',
   'EndpointSlice',
@@ -146,9 +148,9 @@ class Index implements ClusterIndex {
     const refreshNode = (node: { cluster: string; metadata: { name: string } }): void => {
       for (const pod of this.podsOfNode(node.cluster, node.metadata.name)) this.#podChanged(pod.pod, pod.pod);
     };
-    const refreshOwned = (owner: { cluster: string; metadata: { namespace: string } }): void => {
-      for (const pod of this.#podsByNamespace.list(`${owner.cluster}/${owner.metadata.namespace}`)) {
-        this.#podChanged(pod.pod, pod.pod);
+    const refreshOwned = (owner: OwnedOwner): void => {
+      for (const { pod } of this.#podsByNamespace.list(`${owner.cluster}/${owner.metadata.namespace}`)) {
+        if (isOwnedBy(pod, owner)) this.#podChanged(pod, pod);
       }
     };
     const all = <R>(run: (resource: R) => void) => ({ added: run, changed: run, removed: run });
@@ -156,6 +158,7 @@ class Index implements ClusterIndex {
       registry.watch('Namespace', all(refreshNamespace)),
       registry.watch('Node', all(refreshNode)),
       registry.watch('ReplicaSet', all(refreshOwned)),
+      registry.watch('Job', all(refreshOwned)),
       registry.watch('Pod', {
         added: (pod) => this.#podChanged(undefined, pod),
         changed: (pod, previous) => this.#podChanged(previous, pod),
@@ -360,7 +363,7 @@ class Index implements ClusterIndex {
     return createMeshPod(pod, {
       settings: this.#settings,
       namespace: this.namespace(cluster, namespace),
-      replicaSet: (name) => this.#registry.get('ReplicaSet', { cluster, namespace, name }),
+      findOwner: (kind, name) => this.#registry.get(kind, { cluster, namespace, name }),
       zone: this.zoneOfNode(cluster, pod.spec.nodeName),
     });
   }

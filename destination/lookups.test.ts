@@ -123,6 +123,37 @@ describe('lookups', () => {
       assert.equal(address?.protocolHint, undefined);
     });
 
+    it('names the CronJob of a pod, once its Job is known', async () => {
+      const metadata = {
+        ownerReferences: [{ kind: 'Job', name: 'web-29', uid: 'j', controller: true }],
+      };
+      await start([
+        testService('web', {}),
+        testPod('web-29-x', { ips: ['10.1.0.1'], labels: { app: 'web' }, metadata }),
+      ]);
+      const inbox = get(`web.shop.${shop}:80`);
+      const ownerIn = ({ update }: Update) => {
+        const labels = update?.$case === 'add' ? update.add.addrs[0]?.metricLabels : undefined;
+        return [labels?.['k8s_job'], labels?.['cronjob']];
+      };
+      assert.deepEqual(ownerIn(await inbox.next()), ['web-29', undefined]);
+      const job = (name: string) => ({
+        apiVersion: 'batch/v1',
+        kind: 'Job',
+        metadata: {
+          name,
+          namespace: 'shop',
+          uid: 'j',
+          ownerReferences: [{ kind: 'CronJob', name: 'web', uid: 'c', controller: true }],
+        },
+      });
+      await cluster.apply(job('web-28'));
+      await cluster.settled();
+      assert.equal(inbox.pending, 0);
+      await cluster.apply(job('web-29'));
+      assert.deepEqual(ownerIn(await inbox.next()), [undefined, 'web']);
+    });
+
     const slice = (zones: Readonly<Record<string, readonly string[] | undefined>>) => ({
       apiVersion: 'discovery.k8s.io/v1',
       kind: 'EndpointSlice',

@@ -4,7 +4,7 @@
 import { type Eligibility, eligibility } from '#lib/registry/eligibility.ts';
 import { type InboundServers, inboundServers } from '#lib/registry/inbound-policy.ts';
 import { identityOf, type MeshSettings } from '#lib/registry/mesh-settings.ts';
-import type { Namespace, Pod, ReplicaSet } from '#lib/registry/model.ts';
+import type { Namespace, Pod } from '#lib/registry/model.ts';
 import { type Owner, ownerOf } from '#lib/registry/owner.ts';
 import { type Sidecar, sidecarOf } from '#lib/registry/sidecar.ts';
 import { containerPortNames, effectiveConfig, type WorkloadConfig } from '#lib/registry/workload-config.ts';
@@ -27,7 +27,7 @@ export interface MeshPod {
 export interface PodSurroundings {
   readonly settings: MeshSettings;
   readonly namespace: Namespace | undefined;
-  readonly replicaSet: (name: string) => ReplicaSet | undefined;
+  readonly findOwner: Parameters<typeof ownerOf>[1];
   readonly zone: string;
 }
 
@@ -42,7 +42,7 @@ export function createMeshPod(pod: Pod, around: PodSurroundings): MeshPod {
     eligibility: eligibility(pod, namespace, settings),
     identity: identityOf(pod.spec.serviceAccountName, pod.metadata.namespace, settings),
     sidecar: sidecarOf(pod),
-    owner: ownerOf(pod, around.replicaSet),
+    owner: ownerOf(pod, around.findOwner),
     zone: around.zone,
     portNames: containerPortNames(pod),
     warnings: [...warnings, ...servers.warnings],

@@ -27,12 +27,14 @@ const kind = (name: string, shorts: readonly string[], group: string, label = na
 
 const CORE = '/api/v1';
 const APPS = '/apis/apps/v1';
+const BATCH = '/apis/batch/v1';
 
 /** In the order in which they are printed. */
 export const trafficKinds: readonly TrafficKind[] = [
+  kind('cronjob', ['cj'], BATCH),
   kind('daemonset', ['ds'], APPS),
   kind('deployment', ['deploy'], APPS),
-  kind('job', [], '/apis/batch/v1', 'k8s_job'),
+  kind('job', [], BATCH, 'k8s_job'),
   kind('namespace', ['ns'], CORE),
   kind('pod', ['po'], CORE),
   kind('replicaset', ['rs'], APPS),

@@ -2,7 +2,7 @@
 // The objects that rows are about, and how many of their pods are in the mesh.
 
 import { MeshError } from '#lib/core/errors.ts';
-import { ENROLLED_CONDITION } from '#lib/registry/model.ts';
+import { ENROLLED_CONDITION, type Job, type Pod } from '#lib/registry/model.ts';
 import { ownerOf } from '#lib/registry/owner.ts';
 import { parseResource } from '#lib/registry/resource-schema.ts';
 import type { PodObject } from '../check/objects.ts';
@@ -26,7 +26,7 @@ export interface TrafficPod {
   readonly completed: boolean;
 }
 
-const pathOf = ({ group, plural }: TrafficKind, namespace: string | undefined): string =>
+const listPath = (group: string, plural: string, namespace: string | undefined): string =>
   namespace === undefined ? `${group}/${plural}` : `${group}/namespaces/${namespace}/${plural}`;
 
 /** Those that are named, which must exist; else all. */
@@ -36,7 +36,7 @@ export async function listObjects(
   namespace: string | undefined,
   selector: string | undefined,
 ): Promise<readonly ClusterObject[]> {
-  const path = pathOf(kind, isNamespace(kind) ? undefined : namespace);
+  const path = listPath(kind.group, kind.plural, isNamespace(kind) ? undefined : namespace);
   if (names.length === 0) return (await cluster.list(path, selector)) ?? [];
   return await Promise.all(
     names.map(async (name) => {
@@ -54,15 +54,39 @@ export async function listPods(
   cluster: Cluster,
   namespace: string | undefined,
 ): Promise<readonly TrafficPod[]> {
-  const path = namespace === undefined ? '/api/v1/pods' : `/api/v1/namespaces/${namespace}/pods`;
-  return ((await cluster.list(path)) ?? []).map((object) => readPod(object));
+  const pods = (await cluster.list(listPath('/api/v1', 'pods', namespace))) ?? [];
+  const parsed = pods.map((object) => ({ object, pod: parsePod(object) }));
+  const ofJobs = parsed.some(({ pod }) => pod?.metadata.ownerReferences.some(({ kind }) => kind === 'Job'));
+  const jobs = ofJobs ? await listJobs(cluster, namespace) : NO_JOBS;
+  return parsed.map(({ object, pod }) => readPod(object, pod, jobs));
 }
 
-function readPod(object: ClusterObject): TrafficPod {
-  const { metadata, status = {} } = object as PodObject;
+/** By namespace and name. */
+type Jobs = ReadonlyMap<string, Job>;
+
+const NO_JOBS: Jobs = new Map();
+
+/** Series of their pods name the CronJob that made them. */
+async function listJobs(cluster: Cluster, namespace: string | undefined): Promise<Jobs> {
+  const objects = (await cluster.list(listPath('/apis/batch/v1', 'jobs', namespace))) ?? [];
+  return new Map(
+    objects.flatMap((object) => {
+      const parsed = parseResource('Job', object, 'local');
+      if (!parsed.ok || parsed.resource.kind !== 'Job') return [];
+      const { metadata } = parsed.resource;
+      return [[`${metadata.namespace}/${metadata.name}`, parsed.resource]];
+    }),
+  );
+}
+
+function parsePod(object: ClusterObject): Pod | undefined {
   // Items of a list do not say what they are.
   const parsed = parseResource('Pod', { apiVersion: 'v1', kind: 'Pod', ...object }, 'local');
-  const pod = parsed.ok && parsed.resource.kind === 'Pod' ? parsed.resource : undefined;
+  return parsed.ok && parsed.resource.kind === 'Pod' ? parsed.resource : undefined;
+}
+
+function readPod(object: ClusterObject, pod: Pod | undefined, jobs: Jobs): TrafficPod {
+  const { metadata, status = {} } = object as PodObject;
   const terminating = 'deletionTimestamp' in metadata;
   const phase = status.phase ?? '';
   return {
@@ -70,7 +94,12 @@ function readPod(object: ClusterObject): TrafficPod {
     name: metadata.name,
     status: terminating ? 'Terminating' : statusOf(object),
     account: pod?.spec.serviceAccountName ?? 'default',
-    owner: pod === undefined ? { kind: '', name: '' } : ownerOf(pod, () => undefined),
+    owner:
+      pod === undefined
+        ? { kind: '', name: '' }
+        : ownerOf(pod, (kind, name) =>
+            kind === 'Job' ? jobs.get(`${pod.metadata.namespace}/${name}`) : undefined,
+          ),
     meshed:
       metadata.labels?.[SIDECAR_LABEL] !== undefined ||
       (status.conditions ?? []).some(({ type, status: is }) => type === ENROLLED_CONDITION && is === 'True'),

@@ -19,8 +19,18 @@ const collections = [
   DEPLOYMENTS,
   NAMESPACES,
   CONFIG_MAPS,
+  ...['jobs', 'cronjobs'].flatMap((plural) => [
+    `/apis/batch/v1/${plural}`,
+    `/apis/batch/v1/namespaces/shop/${plural}`,
+  ]),
   ...['pods', 'services'].flatMap((plural) => [`/api/v1/${plural}`, `${NAMESPACES}/shop/${plural}`]),
 ];
+
+const GROUPS: Readonly<Record<string, string>> = {
+  deployments: '/apis/apps/v1',
+  jobs: '/apis/batch/v1',
+  cronjobs: '/apis/batch/v1',
+};
 
 export interface Said {
   readonly out: string;
@@ -87,8 +97,12 @@ export class TestSources {
   }
 
   /** In namespace `shop`: in the collection of the namespace and in that of all. */
-  put(plural: 'deployments' | 'pods' | 'services', name: string, more: object = {}): void {
-    const group = plural === 'deployments' ? '/apis/apps/v1' : '/api/v1';
+  put(
+    plural: 'deployments' | 'jobs' | 'cronjobs' | 'pods' | 'services',
+    name: string,
+    more: object = {},
+  ): void {
+    const group = GROUPS[plural] ?? '/api/v1';
     const metadata = { name, namespace: 'shop', creationTimestamp: '2026-01-01T00:00:00Z' };
     this.api.put(`${group}/namespaces/shop/${plural}`, { metadata, ...more });
     this.api.put(`${group}/${plural}`, { metadata, ...more });

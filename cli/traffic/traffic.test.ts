@@ -58,6 +58,47 @@ function putTraffic(row: Readonly<Record<string, string>>): void {
   sources.prometheus.on(/tcp_write_bytes_total/, [row, 123]);
 }
 
+describe('pods of a CronJob', () => {
+  const job = (name: string, cronJob?: string) =>
+    sources.put('jobs', name, {
+      metadata: {
+        name,
+        namespace: 'shop',
+        ...(cronJob === undefined
+          ? {}
+          : {
+              ownerReferences: [
+                { apiVersion: 'batch/v1', kind: 'CronJob', name: cronJob, uid: 'c', controller: true },
+              ],
+            }),
+      },
+    });
+
+  it('count for it, not for the Jobs that it makes', async () => {
+    sources.put('cronjobs', 'report');
+    job('report-29', 'report');
+    job('once');
+    for (const name of ['report-29', 'once']) {
+      sources.put('pods', `${name}-x`, {
+        metadata: {
+          name: `${name}-x`,
+          namespace: 'shop',
+          ownerReferences: [{ apiVersion: 'batch/v1', kind: 'Job', name, uid: 'j', controller: true }],
+        },
+        spec: { nodeName: 'n1', containers: [{ name: 'main', image: 'main:1' }] },
+        status: { phase: 'Running', conditions: [{ type: 'nodemesh.io/Enrolled', status: 'True' }] },
+      });
+    }
+    putTraffic({ namespace: 'shop', cronjob: 'report' });
+    const { out } = await sources.stat('cj/report');
+    assert.match(out, /^NAME +MESHED .*\nreport +1\/1 /);
+    putTraffic({ namespace: 'shop', k8s_job: 'once' });
+    const jobs = await sources.stat('job');
+    assert.match(jobs.out, /\nonce +1\/1 /);
+    assert.doesNotMatch(jobs.out, /report/);
+  });
+});
+
 describe('mesh stat', () => {
   beforeEach(() => {
     sources.put('deployments', 'web');

@@ -70,6 +70,13 @@ export const accountRules: readonly AccountRule[] = [
   },
   {
     account: destination,
+    apiGroup: 'batch',
+    resources: ['jobs'],
+    verbs: read,
+    feature: 'The label `cronjob` of metrics.',
+  },
+  {
+    account: destination,
     apiGroup: 'discovery.k8s.io',
     resources: ['endpointslices'],
     verbs: read,

@@ -31,6 +31,7 @@ export const kindSources: Readonly<Record<Kind, KindSource>> = {
   ServiceAccount: builtIn('/api/v1/serviceaccounts', true),
   Deployment: builtIn('/apis/apps/v1/deployments'),
   ReplicaSet: builtIn('/apis/apps/v1/replicasets', true),
+  Job: builtIn('/apis/batch/v1/jobs', true),
   Pod: builtIn('/api/v1/pods'),
   Service: builtIn('/api/v1/services'),
   EndpointSlice: builtIn('/apis/discovery.k8s.io/v1/endpointslices'),

@@ -165,6 +165,8 @@ export interface Deployment extends Resource<'Deployment'> {
 
 export type ReplicaSet = Resource<'ReplicaSet'>;
 
+export type Job = Resource<'Job'>;
+
 /** HTTPRoute of gateway.networking.k8s.io. */
 export interface HttpRoute extends Resource<'HTTPRoute'> {
   readonly spec: HttpRouteSpec;
@@ -203,6 +205,7 @@ export interface ResourceTypes {
   readonly Node: Node;
   readonly Deployment: Deployment;
   readonly ReplicaSet: ReplicaSet;
+  readonly Job: Job;
   readonly Pod: Pod;
   readonly Service: Service;
   readonly EndpointSlice: EndpointSlice;
@@ -223,6 +226,7 @@ export const kinds: readonly Kind[] = [
   'ServiceAccount',
   'Deployment',
   'ReplicaSet',
+  'Job',
   'Pod',
   'Service',
   'EndpointSlice',

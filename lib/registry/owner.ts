@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The workload that a pod belongs to, as metrics name it: a ReplicaSet's Deployment in its place; no owner when there are
-// several controllers or none. Jobs are not watched: pods of a CronJob belong to their Job.
+// The workload that a pod belongs to, as metrics name it: a ReplicaSet's Deployment and a Job's CronJob in their place; no
+// owner when there are several controllers or none.
 
-import type { ObjectMeta, Pod, ReplicaSet } from './model.ts';
+import type { Job, ObjectMeta, Pod, ReplicaSet } from './model.ts';
 
 export interface Owner {
   /** deployment, statefulset, daemonset, replicaset, replicationcontroller, k8s_job, cronjob, or empty. */
@@ -22,20 +22,31 @@ const labels: Readonly<Record<string, string>> = {
   CronJob: 'cronjob',
 };
 
-/** `replicaSet` finds one of the pod's namespace; without it the Deployment is read from the names. */
-export function ownerOf(pod: Pod, replicaSet: (name: string) => ReplicaSet | undefined): Owner {
+/** Has an owner in its turn. */
+export type OwnedOwner = ReplicaSet | Job;
+
+/** `find` looks in the pod's namespace; where it finds no ReplicaSet, the Deployment is read from the names. */
+export function ownerOf(
+  pod: Pod,
+  find: (kind: OwnedOwner['kind'], name: string) => Pick<OwnedOwner, 'metadata'> | undefined,
+): Owner {
   const direct = controllerOf(pod.metadata);
   if (direct === undefined) return NONE;
-  if (direct.kind !== 'ReplicaSet') return named(direct.kind, direct.name);
-  const above = replicaSet(direct.name);
-  const deployment = above && controllerOf(above.metadata);
-  if (deployment !== undefined) return named(deployment.kind, deployment.name);
+  const { kind, name } = direct;
+  if (kind !== 'ReplicaSet' && kind !== 'Job') return named(kind, name);
+  const above = find(kind, name);
+  const owner = above && controllerOf(above.metadata);
+  if (owner !== undefined) return named(owner.kind, owner.name);
   const hash = pod.metadata.labels['pod-template-hash'];
-  if (above === undefined && hash !== undefined && direct.name.endsWith(`-${hash}`)) {
-    return named('Deployment', direct.name.slice(0, -hash.length - 1));
+  if (above === undefined && kind === 'ReplicaSet' && hash !== undefined && name.endsWith(`-${hash}`)) {
+    return named('Deployment', name.slice(0, -hash.length - 1));
   }
-  return named('ReplicaSet', direct.name);
+  return named(kind, name);
 }
+
+/** Whether a pod's owner may be named by it. */
+export const isOwnedBy = ({ metadata }: Pod, owner: OwnedOwner): boolean =>
+  metadata.ownerReferences.some(({ kind, name }) => kind === owner.kind && name === owner.metadata.name);
 
 const named = (kind: string, name: string): Owner => {
   const label = labels[kind];

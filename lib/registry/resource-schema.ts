@@ -247,6 +247,7 @@ export const apiVersions: Readonly<Record<string, readonly string[]>> = {
   Service: ['v1'],
   Deployment: ['apps/v1'],
   ReplicaSet: ['apps/v1'],
+  Job: ['batch/v1'],
   EndpointSlice: ['discovery.k8s.io/v1'],
   HTTPRoute: [
     'gateway.networking.k8s.io/v1',
@@ -288,7 +289,8 @@ function build(kind: Kind, raw: unknown, cluster: string, problems: FieldProblem
   switch (kind) {
     case 'Namespace':
     case 'ServiceAccount':
-    case 'ReplicaSet': {
+    case 'ReplicaSet':
+    case 'Job': {
       const value = check(bare, raw, problems);
       return value && { kind, cluster, metadata: meta(kind, value.metadata) };
     }

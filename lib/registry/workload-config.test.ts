@@ -317,13 +317,20 @@ describe('owner', () => {
     assert.ok(parsed.ok && parsed.resource.kind === 'ReplicaSet');
     return parsed.resource;
   };
+  const job = (name: string, cronJob?: string) => {
+    const ownerReferences =
+      cronJob === undefined ? [] : [{ kind: 'CronJob', name: cronJob, uid: 'c', controller: true }];
+    const parsed = parseResource('Job', { metadata: { name, namespace: 'shop', ownerReferences } }, 'local');
+    assert.ok(parsed.ok && parsed.resource.kind === 'Job');
+    return parsed.resource;
+  };
   const none = (): undefined => undefined;
-  const table: readonly (readonly [string, Pod, (name: string) => ReplicaSet | undefined, string])[] = [
+  const table: readonly (readonly [string, Pod, Parameters<typeof ownerOf>[1], string])[] = [
     ['none', podOf(), none, '/'],
     [
       'a Deployment through its ReplicaSet',
       owned('ReplicaSet', 'web-1'),
-      (name) => set(name, 'web'),
+      (kind, name) => (kind === 'ReplicaSet' ? set(name, 'web') : undefined),
       'deployment/web',
     ],
     [
@@ -332,11 +339,18 @@ describe('owner', () => {
       none,
       'deployment/web-app',
     ],
-    ['a bare ReplicaSet', owned('ReplicaSet', 'web'), (name) => set(name), 'replicaset/web'],
+    ['a bare ReplicaSet', owned('ReplicaSet', 'web'), (_kind, name) => set(name), 'replicaset/web'],
     ['a ReplicaSet that is not known', owned('ReplicaSet', 'web-5d9'), none, 'replicaset/web-5d9'],
     ['a StatefulSet', owned('StatefulSet', 'db'), none, 'statefulset/db'],
     ['a DaemonSet', owned('DaemonSet', 'log'), none, 'daemonset/log'],
-    ['a Job', owned('Job', 'batch'), none, 'k8s_job/batch'],
+    ['a Job that is not known', owned('Job', 'batch'), none, 'k8s_job/batch'],
+    ['a bare Job', owned('Job', 'batch'), (_kind, name) => job(name), 'k8s_job/batch'],
+    [
+      'a CronJob through its Job',
+      owned('Job', 'report-29'),
+      (kind, name) => (kind === 'Job' ? job(name, 'report') : undefined),
+      'cronjob/report',
+    ],
     ['a Deployment itself', owned('Deployment', 'web'), none, 'deployment/web'],
     ['a kind without a label', owned('Rollout', 'web'), none, '/'],
   ];
