@@ -2,6 +2,7 @@
 // Reaches the cluster of a kubeconfig, or the one that this runs in.
 
 import { readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '#lib/core/clock.ts';
 import { errnoName } from '#lib/core/errors.ts';
 import {
@@ -30,6 +31,7 @@ export interface ConnectedCluster extends Cluster {
 
 const PAGE = 500;
 const TIMEOUT_MS = 30_000;
+const RETRY_MS = 200;
 
 export async function connect(options: ConnectOptions): Promise<ConnectedCluster> {
   const { access, namespace } = await accessOf(options);
@@ -39,11 +41,18 @@ export async function connect(options: ConnectOptions): Promise<ConnectedCluster
     userAgent: `nodemesh-cli/${options.version}`,
   });
   const unlessAbsent = async (path: string, query: Readonly<Record<string, string>>): Promise<unknown> => {
-    try {
-      return await api.call({ path, query, timeoutMs: TIMEOUT_MS });
-    } catch (error) {
-      if (error instanceof ApiFailure && error.status === 404) return undefined;
-      throw error;
+    const endMs = systemClock.nowMs() + TIMEOUT_MS;
+    for (;;) {
+      try {
+        return await api.call({ path, query, timeoutMs: TIMEOUT_MS });
+      } catch (error) {
+        if (!(error instanceof ApiFailure)) throw error;
+        if (error.status === 404) return undefined;
+        // It asks to be asked later: it has much to do, or opens the storage of a kind.
+        const pauseMs = Math.max(error.retryAfterMs, RETRY_MS);
+        if (error.status !== 429 || systemClock.nowMs() + pauseMs > endMs) throw error;
+        await sleep(pauseMs);
+      }
     }
   };
   return {

@@ -318,6 +318,33 @@ describe('mesh uninstall', () => {
     assert.ok(all.includes('CustomResourceDefinition/servers.policy.linkerd.io'));
   });
 
+  it('asks for the objects of each kind whose CRD it names, and tells what goes', async () => {
+    await installed();
+    const asked: string[] = [];
+    const servers = '/apis/policy.linkerd.io/v1alpha1/servers';
+    const asking: MemoryCluster = {
+      ...cluster,
+      list(path, labelSelector) {
+        asked.push(path);
+        return path === servers
+          ? Promise.resolve([{ metadata: { name: 'one' } }, { metadata: { name: 'two' } }])
+          : cluster.list(path, labelSelector);
+      },
+    };
+    const options = { cluster: asking, namespace, output: 'yaml', force: false, note } as const;
+    await uninstall({ ...options, crds: false });
+    assert.ok(!asked.includes(servers));
+    const all = names(await uninstall({ ...options, crds: true }));
+    for (const name of all.filter((one) => one.startsWith('CustomResourceDefinition/'))) {
+      const [, plural = '', group = ''] = /\/([^.]+)\.(.+)$/.exec(name) ?? [];
+      assert.ok(
+        asked.some((path) => path.startsWith(`/apis/${group}/`) && path.endsWith(`/${plural}`)),
+        name,
+      );
+    }
+    assert.deepEqual(notes, ['With the CRDs go all objects of their kinds: 2 servers.policy.linkerd.io']);
+  });
+
   it('refuses while pods are in the mesh, and names them', async () => {
     await installed();
     const status = { conditions: [{ type: 'nodemesh.io/Enrolled', status: 'True' }] };

@@ -5,6 +5,7 @@
 import { AGENT_NAME } from '../../install/objects/agent.ts';
 import { type OutputFormat, printObjects } from '../../install/print.ts';
 import type { Cluster, ClusterObject } from './cluster.ts';
+import { instancesOf } from './instances.ts';
 import { clusterKinds, definitionsKind, namespaceKind, owned, ownedOf, workloadKinds } from './owned.ts';
 import { Refusal } from './refusal.ts';
 
@@ -23,9 +24,13 @@ export async function uninstall(options: UninstallArguments): Promise<string> {
   const { cluster, namespace } = options;
   if (!options.force) await refuseWhileUsed(cluster, namespace);
   const namespaces = await owned(cluster, namespaceKind, namespace);
+  const definitions = options.crds ? await owned(cluster, definitionsKind, namespace) : [];
+  const instances = await instancesOf(cluster, definitions);
+  if (instances.length > 0)
+    options.note(`With the CRDs go all objects of their kinds: ${instances.join(', ')}`);
   const objects = [
     ...(await ownedOf(cluster, clusterKinds, namespace)),
-    ...(options.crds ? await owned(cluster, definitionsKind, namespace) : []),
+    ...definitions,
     // Helm's installations have a namespace that is not ours, and which stays.
     ...(namespaces.length > 0 ? namespaces : await ownedOf(cluster, workloadKinds, namespace)),
   ];
