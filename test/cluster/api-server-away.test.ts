@@ -22,7 +22,7 @@ const WATCHED = new Set(['namespaces', 'nodes', 'replicasets', 'services', 'endp
 /** Of Kubernetes' own parts, about 40; a storm has hundreds. */
 const OTHERS_CALLS_MAX = 80;
 
-describe('without the API server', { timeout: scale.soak ? 3_600_000 : 290_000 }, () => {
+describe('without the API server', { timeout: scale.soak ? 3_600_000 : 580_000 }, () => {
   let cluster: Cluster;
   let mesh: Installation;
   let shop: Shop;

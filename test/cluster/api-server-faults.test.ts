@@ -22,7 +22,7 @@ const NOTICED_MS = 20_000;
 const PATIENCE_MS = 30_000;
 const GAP_MS_MAX = 15_000;
 
-describe('agents without the API server', { timeout: scale.soak ? 3_600_000 : 290_000 }, () => {
+describe('agents without the API server', { timeout: scale.soak ? 3_600_000 : 580_000 }, () => {
   let scene: FaultScene;
   let cluster: Cluster;
 

@@ -14,7 +14,7 @@ import { MESH_NAMESPACE, untilReason } from './mesh.ts';
 const NS = 'control-plane-faults';
 const AWAY_MS = scale.clusterAwayMs;
 
-describe('agents without a part of the control plane', { timeout: scale.soak ? 3_600_000 : 295_000 }, () => {
+describe('agents without a part of the control plane', { timeout: scale.soak ? 3_600_000 : 580_000 }, () => {
   let scene: FaultScene;
   let cluster: Cluster;
   let [first, second] = ['', ''];

@@ -16,11 +16,16 @@ import { type StandIn, standInsSettled, startStandIns } from './stand-in.ts';
 const SHOP = 'leader-shop';
 const TAINT = 'nodemesh.io/agent-not-ready';
 const REPLICAS = 2;
-/** Of the lease, and of the slowest look at it. */
-const TAKE_OVER_MS = 15_000 + 5_000;
+/** What a lease lasts without a renewal; and with two replicas' looks at it, on a busy machine. */
+const LEASE_MS = 15_000;
+const TAKE_OVER_MS = LEASE_MS + 30_000;
 
 interface LeaseObject extends KubernetesObject {
-  readonly spec?: { readonly holderIdentity?: string; readonly leaseTransitions?: number };
+  readonly spec?: {
+    readonly holderIdentity?: string;
+    readonly acquireTime?: string;
+    readonly renewTime?: string;
+  };
 }
 interface NodeObject extends KubernetesObject {
   readonly spec: { readonly taints?: readonly { readonly key: string }[] };
@@ -94,6 +99,11 @@ describe('the leader of the control plane', { timeout: 800_000 }, () => {
         `--field-selector=involvedObject.name=${name}`,
       ])
     ).filter(({ reason }) => reason.startsWith('Mesh'));
+  const bothEventsOf = (name: string): Promise<unknown> =>
+    cluster.waitFor(`both Events about ${name}`, async () => {
+      const reasons = (await eventsOf(name)).map(({ reason }) => reason);
+      return reasons.includes('MeshConfigInvalid') && reasons.includes('MeshEnrolled');
+    });
   const isEnrolled = async (name: string): Promise<boolean> => {
     const found = await cluster.get<Pod>(['pod', name, `--namespace=${SHOP}`]);
     return (
@@ -156,14 +166,7 @@ describe('the leader of the control plane', { timeout: 800_000 }, () => {
     );
 
     await cluster.apply([pod('unusable', 'web', nodeName(), unusable)]);
-    const told = await cluster.waitFor('an Event about the annotation', async () => {
-      const found = (await eventsOf('unusable')).filter(({ reason }) => reason === 'MeshConfigInvalid');
-      return found.length > 0 && found;
-    });
-    assert.deepEqual(
-      told.map(({ count }) => count),
-      [1],
-    );
+    await bothEventsOf('unusable');
 
     // Silent, not gone: it cannot let go, and comes back in the belief that it leads.
     const { node, id } = await containerOf(first);
@@ -180,25 +183,31 @@ describe('the leader of the control plane', { timeout: 800_000 }, () => {
     // It tells what comes, and only it does.
     const before = await eventsWritten();
     await cluster.apply([pod('unusable-too', 'web', nodeName(), unusable)]);
-    await cluster.waitFor('both Events about the next pod', async () => {
-      const reasons = (await eventsOf('unusable-too')).map(({ reason }) => reason);
-      return reasons.includes('MeshConfigInvalid') && reasons.includes('MeshEnrolled');
+    await bothEventsOf('unusable-too');
+    // It counts them when the API server has answered.
+    let written = 0;
+    await cluster.waitFor('both are counted', async () => {
+      written = (await eventsWritten()) - before;
+      return written >= 2;
     });
-    assert.equal((await eventsWritten()) - before, 2);
+    assert.equal(written, 2);
     assert.equal((await lease()).spec?.holderIdentity, next);
     for (const name of ['unusable', 'unusable-too'])
       for (const { count, reason } of await eventsOf(name)) assert.equal(count, 1, `${name} ${reason}`);
   });
 
   it('hands over at once when it ends in order', async () => {
-    const first = (await lease()).spec?.holderIdentity ?? '';
+    const { spec } = await lease();
+    const first = spec?.holderIdentity ?? '';
     await cluster.kubectl(['delete', 'pod', `--namespace=${mesh.namespace}`, first]);
-    const endedMs = performance.now();
-    await cluster.waitFor('another leader', async () => {
-      const holder = (await lease()).spec?.holderIdentity ?? '';
-      return holder !== '' && holder !== first;
+    const next = await cluster.waitFor('another leader', async () => {
+      const found = (await lease()).spec;
+      const holder = found?.holderIdentity ?? '';
+      return holder !== '' && holder !== first && found;
     });
-    assert.ok(performance.now() - endedMs < 6000, 'sooner than the lease ends');
+    // By what the replicas wrote, however late this test looks. The first may have renewed once more.
+    const withoutMs = Date.parse(next.acquireTime ?? '') - Date.parse(spec?.renewTime ?? '');
+    assert.ok(withoutMs < LEASE_MS, `the lease had ended: ${withoutMs} ms`);
     await mesh.ready('destination', REPLICAS);
   });
 
@@ -218,7 +227,9 @@ describe('the leader of the control plane', { timeout: 800_000 }, () => {
     assert.ok((await taintsOf(node)).includes(TAINT));
     await giveBack();
     await cluster.waitFor('the taint to be off', async () => !(await taintsOf(node)).includes(TAINT));
-    assert.deepEqual(await taintsOf(node), ['example.com/other']);
+    // Kubernetes has taints of its own for a node that is slow to answer.
+    const others = (await taintsOf(node)).filter((key) => !key.startsWith('node.kubernetes.io/'));
+    assert.deepEqual(others, ['example.com/other']);
     await cluster.kubectl(['taint', 'node', node, 'example.com/other-']);
   });
 

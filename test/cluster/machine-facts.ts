@@ -2,20 +2,30 @@
 // What a machine has of the kinds of things that a cluster makes, for comparing before and after.
 
 import { execFileSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { type Dirent, existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
+import { errnoName } from '#lib/core/errors.ts';
 
 const lines = (argv: readonly [string, ...string[]]): string[] => {
   const [program, ...args] = argv;
   return execFileSync(program, args, { encoding: 'utf8' }).split('\n').filter(Boolean);
 };
 
-/** Names two levels deep. */
-const foldersIn = (folder: string): string[] =>
-  readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
-    const path = join(folder, entry.name);
-    return [path, ...(entry.isDirectory() ? readdirSync(path).map((name) => join(path, name)) : [])];
-  });
+/** Names as deep as that; what vanishes meanwhile is not there. */
+function pathsIn(folder: string, levels: number, kinds: 'all' | 'folders'): string[] {
+  let entries: Dirent[] = [];
+  try {
+    entries = readdirSync(folder, { withFileTypes: true });
+  } catch (error) {
+    if (!['ENOENT', 'ENODEV'].includes(errnoName(error) ?? '')) throw error;
+  }
+  return entries
+    .filter((entry) => kinds === 'all' || entry.isDirectory())
+    .flatMap((entry) => {
+      const path = join(folder, entry.name);
+      return [path, ...(entry.isDirectory() && levels > 1 ? pathsIn(path, levels - 1, kinds) : [])];
+    });
+}
 
 function namespaces(): string[] {
   const found = new Set<string>();
@@ -35,7 +45,7 @@ function cgroups(): string[] {
     .map((line) => line.split(' '))
     .filter(([, , type]) => type === 'cgroup' || type === 'cgroup2')
     .map(([, target = '']) => target);
-  return mounts.length === 0 ? [] : lines(['find', ...mounts, '-type', 'd']);
+  return mounts.flatMap((mount) => pathsIn(mount, Number.POSITIVE_INFINITY, 'folders'));
 }
 
 const bpf = (kind: 'prog' | 'map' | 'link'): string[] =>
@@ -59,8 +69,8 @@ export function machineFacts(): Set<string> {
     ...bpf('prog'),
     ...bpf('map'),
     ...bpf('link'),
-    ...foldersIn('/run').map((path) => `file ${path}`),
-    ...foldersIn('/var/lib').map((path) => `file ${path}`),
+    ...pathsIn('/run', 2, 'all').map((path) => `file ${path}`),
+    ...pathsIn('/var/lib', 2, 'all').map((path) => `file ${path}`),
     ...['/etc/cni', '/opt/cni', '/var/run/netns'].map((path) => `${path} ${existsSync(path)}`),
     ...sysctls.map((name) => `${name} ${readFileSync(`/proc/sys/${name}`, 'utf8').trim()}`),
   ]);

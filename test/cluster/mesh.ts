@@ -118,6 +118,23 @@ export async function meshEvents(cluster: Cluster, namespace: string, pod: strin
   return events.map(({ reason }) => reason).filter((reason) => reason.startsWith('Mesh'));
 }
 
+/** These and no others. They are written beside the condition, and may come after it. */
+export async function assertMeshEvents(
+  cluster: Cluster,
+  namespace: string,
+  pod: string,
+  expected: readonly string[],
+): Promise<void> {
+  let events: readonly string[] = [];
+  await cluster
+    .waitFor(`Events of ${pod}`, async () => {
+      events = await meshEvents(cluster, namespace, pod);
+      return expected.every((reason) => events.includes(reason));
+    })
+    .catch((error: unknown) => assert.fail(`${String(error)}; there are ${events.join(', ')}`));
+  assert.deepEqual(events.toSorted(), expected.toSorted());
+}
+
 /** What a scraper of the node sees. */
 export async function scrapeNode(cluster: Cluster, name: string): Promise<readonly Series[]> {
   const node = cluster.nodes.find((one) => one.name === name);

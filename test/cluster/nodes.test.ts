@@ -15,13 +15,13 @@ import { sumOf } from '../conformance/metrics.ts';
 import { type Cluster, openCluster } from './cluster.ts';
 import { clientPod, echoPod, groundOf, loadPrograms } from './load-pods.ts';
 import {
+  assertMeshEvents,
   controlPlaneReady,
   enrolment,
   installControlPlane,
   installNodes,
   MESH_NAMESPACE,
   mesh,
-  meshEvents,
   nodePodsReady,
   removeMesh,
   scrapeNode,
@@ -128,7 +128,7 @@ describe('the mesh on the nodes', { timeout: 800_000 }, () => {
     for (const report of reports) assertOnly(report, { minRate: RATE * 0.7 });
     for (const pod of SHOP_PODS) {
       assert.equal((await enrolment(cluster, SHOP, pod))?.status, 'True');
-      assert.deepEqual(await meshEvents(cluster, SHOP, pod), ['MeshEnrolled']);
+      await assertMeshEvents(cluster, SHOP, pod, ['MeshEnrolled']);
     }
     assert.equal(await enrolment(cluster, PLAIN, 'outsider'), undefined);
   });
@@ -136,20 +136,20 @@ describe('the mesh on the nodes', { timeout: 800_000 }, () => {
   it('lets nobody between the nodes read what meshed pods say', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'nodemesh-wire-'));
     const marker = randomUUID();
+    const say = async (ns: string, pod: string, text: string): Promise<void> => {
+      const url = `http://far.${SHOP}:${HTTP_PORT}/${text}`;
+      const argv = ['curl', '-sS', '--max-time', '10', '-H', `x-nonce: ${text}`, url];
+      const said = await cluster.exec({ namespace: ns, pod }, argv);
+      assert.equal(said.stdout, `${text} far\n`, said.stderr);
+    };
     const seen = async (ns: string, pod: string): Promise<number> => {
       const file = join(folder, `${ns}.pcap`);
       const tape = await capture(cluster.layout.nodes[1]?.netns ?? '', 'eth0', file);
-      const url = `http://far.${SHOP}:${HTTP_PORT}/${marker}`;
-      const said = await cluster.exec({ namespace: ns, pod }, [
-        'curl',
-        '-sS',
-        '--max-time',
-        '10',
-        '-H',
-        `x-nonce: ${marker}`,
-        url,
-      ]);
-      assert.equal(said.stdout, `${marker} far\n`, said.stderr);
+      await say(ns, pod, marker);
+      // What is on the wire after it: with that the tape has all of it.
+      const end = randomUUID();
+      await say(PLAIN, 'outsider', end);
+      await cluster.waitFor('the tape has it', async () => readFileSync(file).includes(end));
       await tape.stop();
       return readFileSync(file).toString('latin1').split(marker).length - 1;
     };
@@ -246,11 +246,7 @@ describe('the mesh on the nodes', { timeout: 800_000 }, () => {
     const reports = await Promise.all(running.map((load) => load.stop()));
     t.diagnostic(summary(reports));
     for (const report of reports) assertOnly(report, { minRate: RATE * 0.7 });
-    assert.deepEqual((await meshEvents(cluster, SHOP, 'near')).sort(), [
-      'MeshEnrolled',
-      'MeshLeaving',
-      'MeshLeft',
-    ]);
+    await assertMeshEvents(cluster, SHOP, 'near', ['MeshEnrolled', 'MeshLeaving', 'MeshLeft']);
   });
 
   it('is taken off by mesh uninstall-cni, and the nodes are as they were', async (t) => {

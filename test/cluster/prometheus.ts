@@ -52,7 +52,8 @@ export async function startPrometheus(cluster: Cluster): Promise<ClusterPromethe
   const over = new AbortController();
   const looking = (async () => {
     while (!over.signal.aborted) {
-      await writePodTargets(cluster, MESH_NAMESPACE, found);
+      // As Prometheus' own discovery: when the API server does not answer, what it has found so far stays.
+      await writePodTargets(cluster, MESH_NAMESPACE, found).catch((error: unknown) => console.error(error));
       await sleep(LOOK_AGAIN_MS);
     }
   })();
@@ -60,11 +61,10 @@ export async function startPrometheus(cluster: Cluster): Promise<ClusterPromethe
   const url = `http://${address}`;
   const child = spawnPrometheus(cluster, folder, found, address);
 
-  async function ask<T>(path: string, ...parameters: readonly string[]): Promise<T | undefined> {
+  async function ask<T>(path: string, ...parameters: readonly string[]): Promise<T> {
     const data = parameters.flatMap((one) => ['--data-urlencode', one]);
-    const argv = ['curl', '-sSG', '--max-time', '5', `${url}/api/v1/${path}`, ...data];
-    const { code, stdout } = await cluster.control.run(argv);
-    if (code !== 0) return undefined;
+    const argv = ['curl', '-sSG', '--max-time', '30', `${url}/api/v1/${path}`, ...data];
+    const stdout = await cluster.control.output(argv);
     const answer = JSON.parse(stdout) as { status: string; data: T };
     assert.equal(answer.status, 'success', stdout);
     return answer.data;
@@ -89,20 +89,18 @@ export async function startPrometheus(cluster: Cluster): Promise<ClusterPromethe
 
   return {
     url,
-    query: async (text) => (await ask<{ result: readonly Sample[] }>('query', `query=${text}`))?.result ?? [],
+    query: async (text) => (await ask<{ result: readonly Sample[] }>('query', `query=${text}`)).result,
     async range(text, fromMs) {
       const times = [
         `start=${fromMs / 1000}`,
         `end=${Date.now() / 1000}`,
         `step=${SCRAPE_INTERVAL_MS / 1000}`,
       ];
-      return (
-        (await ask<{ result: readonly Range[] }>('query_range', `query=${text}`, ...times))?.result ?? []
-      );
+      return (await ask<{ result: readonly Range[] }>('query_range', `query=${text}`, ...times)).result;
     },
     async targets(job) {
       const answer = await ask<{ activeTargets: readonly Target[] }>('targets', 'state=active');
-      return (answer?.activeTargets ?? []).filter(({ labels }) => labels['job'] === job);
+      return answer.activeTargets.filter(({ labels }) => labels['job'] === job);
     },
     close,
   };

@@ -113,25 +113,21 @@ describe('a Prometheus in the cluster', { timeout: 800_000 }, () => {
 
   it('finds one target for each node, and each part of the control plane', async () => {
     const nodes = cluster.nodes.map(({ name }) => name).sort();
-    await cluster.waitFor('all targets are up', async () => {
-      const [agents, parts] = await Promise.all([
+    const [agents, parts] = await cluster.waitFor('all targets are up', async () => {
+      const found = await Promise.all([
         running().targets('nodemesh-agent'),
         running().targets('nodemesh-controller'),
       ]);
-      return (
-        agents.length === nodes.length &&
-        parts.length === 3 &&
-        [...agents, ...parts].every(({ health }) => health === 'up')
-      );
+      const [agentsNow, partsNow] = found;
+      const up = found.flat().every(({ health }) => health === 'up');
+      return agentsNow.length === nodes.length && partsNow.length === 3 && up && found;
     });
-    assert.deepEqual(
-      (await running().targets('nodemesh-agent')).map(({ labels }) => labels['node'] ?? '').sort(),
-      nodes,
-    );
-    assert.deepEqual(
-      (await running().targets('nodemesh-controller')).map(({ labels }) => labels['component'] ?? '').sort(),
-      ['destination', 'identity', 'policy-validator'],
-    );
+    assert.deepEqual(agents.map(({ labels }) => labels['node'] ?? '').sort(), nodes);
+    assert.deepEqual(parts.map(({ labels }) => labels['component'] ?? '').sort(), [
+      'destination',
+      'identity',
+      'policy-validator',
+    ]);
   });
 
   it('returns what the client counted', async () => {
@@ -151,19 +147,15 @@ describe('a Prometheus in the cluster', { timeout: 800_000 }, () => {
     for (const [what, text] of Object.entries(statQueries)) {
       let seen: readonly Sample[] = [];
       await cluster
-        .waitFor(
-          what,
-          async () => {
-            seen = await query(text);
-            return (
-              seen.length === 2 &&
-              seen.every(({ metric }) => metric['tls'] === 'true') &&
-              close(seen, 'success', REQUESTS - FAILURES) &&
-              close(seen, 'failure', FAILURES)
-            );
-          },
-          30_000,
-        )
+        .waitFor(what, async () => {
+          seen = await query(text);
+          return (
+            seen.length === 2 &&
+            seen.every(({ metric }) => metric['tls'] === 'true') &&
+            close(seen, 'success', REQUESTS - FAILURES) &&
+            close(seen, 'failure', FAILURES)
+          );
+        })
         .catch((error: unknown) => assert.fail(`${String(error)}: ${JSON.stringify(seen)}`));
     }
     const [latency] = await query(
@@ -226,7 +218,18 @@ describe('a Prometheus in the cluster', { timeout: 800_000 }, () => {
   it("returns to Linkerd's top-line dashboard what the client counted", async () => {
     const at = (panel: string): Promise<readonly Range[]> => running().range(panel, begunMs);
     const ofNamespace = `namespace="${NS}", direction="inbound"`;
-    // The dashboard draws rates of the last two scrapes; what lies below the line is what was counted.
+    // The dashboard draws rates of the last two scrapes; what lies below the line is what was counted: each rate for as
+    // long as lies between those two, whenever they were.
+    const scraped = await at(
+      `max(timestamp(request_total{${ofNamespace}, deployment="web", tls="true"})) by (deployment)`,
+    );
+    const lasts = new Map<number, number>();
+    let lastMs = begunMs;
+    for (const [time, value] of scraped[0]?.values ?? []) {
+      const ms = Number(value) * 1000;
+      lasts.set(time, Math.max(0, ms - lastMs) / 1000);
+      lastMs = Math.max(lastMs, ms);
+    }
     const volume = await at(`sum(irate(request_total{${ofNamespace}, tls="true"}[30s])) by (deployment)`);
     const rate = await at(
       `sum(irate(response_total{classification="success", ${ofNamespace}}[30s])) by (deployment) / sum(irate(response_total{${ofNamespace}}[30s])) by (deployment)`,
@@ -240,13 +243,17 @@ describe('a Prometheus in the cluster', { timeout: 800_000 }, () => {
     let failed = 0;
     for (const [time, value] of volume[0]?.values ?? []) {
       const good = Number(rates.get(time));
-      requests += Number(value);
-      if (Number.isFinite(good)) failed += Number(value) * (1 - good);
+      const passed = Number(value) * (lasts.get(time) ?? 0);
+      requests += passed;
+      if (Number.isFinite(good)) failed += passed * (1 - good);
     }
     assert.ok(isNear(requests, REQUESTS), `${requests} requests`);
     assert.ok(isNear(failed, FAILURES), `${failed} of them failed`);
     const global = await at(`sum(irate(request_total{deployment=~"client|web"}[30s]))`);
-    const everywhere = (global[0]?.values ?? []).reduce((sum, [, value]) => sum + Number(value), 0);
+    const everywhere = (global[0]?.values ?? []).reduce(
+      (sum, [time, value]) => sum + Number(value) * (lasts.get(time) ?? 0),
+      0,
+    );
     assert.ok(isNear(everywhere, 2 * REQUESTS), `${everywhere} requests, on both sides`);
     assert.deepEqual(
       await at(`sum(irate(request_total{${ofNamespace}, tls!="true"}[30s])) by (deployment)`),

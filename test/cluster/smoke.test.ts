@@ -117,10 +117,19 @@ describe('the cluster', { timeout: 800_000 }, () => {
       `--namespace=${NS}`,
     ]);
     for (const node of cluster.nodes) {
-      const curl = ['curl', '--silent', '--show-error', '--max-time', '10'];
-      assert.ok(names().includes((await node.output([...curl, `http://${serviceAddress}/`])).trim()));
-      const url = `http://${node.address}:${spec.ports[0]?.nodePort}/`;
-      assert.ok(names().includes((await cluster.control.output([...curl, url])).trim()));
+      const nodePort = `http://${node.address}:${spec.ports[0]?.nodePort}/`;
+      for (const [from, url] of [
+        [node, `http://${serviceAddress}/`],
+        [cluster.control, nodePort],
+      ] as const) {
+        // Each node's kube-proxy learns of the service in its own time.
+        const answer = await cluster.waitFor(`${from.name} gets ${url}`, async () => {
+          const argv = ['curl', '--silent', '--show-error', '--max-time', '10', url];
+          const { code, stdout } = await from.run(argv);
+          return code === 0 && stdout.trim();
+        });
+        assert.ok(names().includes(answer), answer);
+      }
     }
   });
 
@@ -255,7 +264,7 @@ describe('the cluster', { timeout: 800_000 }, () => {
           admissionReviewVersions: ['v1'],
           sideEffects: 'None',
           failurePolicy: 'Fail',
-          timeoutSeconds: 5,
+          timeoutSeconds: 30,
           clientConfig: {
             service: { namespace: NS, name: 'hook', port: 443 },
             caBundle: Buffer.from(authority.certificatePem).toString('base64'),
@@ -367,10 +376,12 @@ describe('the cluster', { timeout: 800_000 }, () => {
         },
       },
     ]);
-    await cluster.waitFor('the pod runs', async () => {
-      const pod = await cluster.get<Pod>(['pod', 'privileged', `--namespace=${NS}`]);
-      return isReady(pod);
-    });
+    // The API server was away: a kubelet looks for new pods again after up to a minute.
+    await cluster.waitFor(
+      'the pod runs',
+      async () => isReady(await cluster.get<Pod>(['pod', 'privileged', `--namespace=${NS}`])),
+      120_000,
+    );
     const look = async (command: string): Promise<string[]> => {
       const result = await cluster.exec({ namespace: NS, pod: 'privileged' }, ['sh', '-c', command]);
       assert.equal(result.code, 0, result.stderr);

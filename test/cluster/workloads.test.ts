@@ -10,10 +10,11 @@ import type { CommandResult } from '../../local/command.ts';
 import { sumOf } from '../conformance/metrics.ts';
 import { type Cluster, isReady, type KubernetesObject, openCluster } from './cluster.ts';
 import {
+  assertMeshEvents,
   controlPlaneReady,
+  enrolment,
   installControlPlane,
   installNodes,
-  meshEvents,
   nodePodsReady,
   removeMesh,
   scrapeNode,
@@ -187,6 +188,7 @@ const rows: readonly Row[] = [
   },
 ];
 
+const viaService = new Set(['deployment', 'stateful-1', 'node-port']);
 /** What has ended is in the mesh no more. */
 const ends = new Set(['job', 'cron', 'brief']);
 
@@ -237,6 +239,11 @@ describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
       },
       120_000,
     );
+    // kube-proxy and DNS learn of a service in their own time.
+    for (const row of rows.filter(
+      ({ server, pod, url }) => url !== undefined && viaService.has(server ?? pod),
+    ))
+      await cluster.waitFor(`${row.what} can be called`, async () => (await call(row)).code === 0);
   });
   after(async () => {
     if (cluster === undefined) return;
@@ -244,18 +251,21 @@ describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
     await cluster.close();
   });
 
-  async function answerTo({ from, url }: Row): Promise<string> {
+  async function answerTo(row: Row): Promise<string> {
+    const { from } = row;
     if (typeof from === 'object' && 'log' in from) {
       const { container } = from;
       return (await cluster.logs({ ...place(podOf(from.log)), ...(container && { container }) })).trim();
     }
+    const { code, stdout, stderr } = await call(row);
+    assert.equal(code, 0, stderr);
+    return stdout.trim();
+  }
+
+  async function call({ from, url }: Row): Promise<CommandResult> {
     const argv = ['curl', '-sS', '--max-time', '15', url?.(addressOf) ?? ''];
-    const run: CommandResult =
-      typeof from === 'object'
-        ? await cluster.exec(place(podOf(from.pod)), argv)
-        : await (from === 'host' ? requireNode(0) : cluster.control).run(argv);
-    assert.equal(run.code, 0, run.stderr);
-    return run.stdout.trim();
+    if (typeof from === 'object' && 'pod' in from) return cluster.exec(place(podOf(from.pod)), argv);
+    return (from === 'host' ? requireNode(0) : cluster.control).run(argv);
   }
 
   for (const row of rows) {
@@ -272,14 +282,17 @@ describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
         ...(row.tls && { tls: row.tls }),
         ...(row.identity && { client_id: identityOf(row.identity) }),
       };
-      const count = sumOf(await scrapeNode(cluster, server.spec.nodeName), 'response_total', labels);
-      assert.ok(row.tls === undefined ? count === 0 : count > 0, `${count} ${JSON.stringify(labels)}`);
+      const counted = async (): Promise<number> =>
+        sumOf(await scrapeNode(cluster, server.spec.nodeName), 'response_total', labels);
+      if (row.tls === undefined) assert.equal(await counted(), 0);
+      else await cluster.waitFor(JSON.stringify(labels), async () => (await counted()) > 0);
       const subject = podOf(row.pod);
-      const events = await meshEvents(cluster, NS, subject.metadata.name);
-      assert.deepEqual(events, [row.seen === 'enrolled' ? 'MeshEnrolled' : 'MeshNotPossible']);
+      await assertMeshEvents(cluster, NS, subject.metadata.name, [
+        row.seen === 'enrolled' ? 'MeshEnrolled' : 'MeshNotPossible',
+      ]);
       if (ends.has(row.pod)) return;
-      const condition = subject.status.conditions?.find(({ type }) => type === 'nodemesh.io/Enrolled');
-      assert.equal(condition?.status === 'True', row.seen === 'enrolled', JSON.stringify(condition));
+      const isEnrolled = (await enrolment(cluster, NS, subject.metadata.name))?.status === 'True';
+      assert.equal(isEnrolled, row.seen === 'enrolled');
     });
   }
 

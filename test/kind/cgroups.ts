@@ -8,7 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { errnoName, MeshError } from '#lib/core/errors.ts';
 import { clusterOfCgroup } from './layout.ts';
 
-const GONE_MS_MAX = 20_000;
+const GONE_MS_MAX = 60_000;
 
 interface Hierarchy {
   readonly mount: string;

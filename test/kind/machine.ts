@@ -20,8 +20,8 @@ import { makeCgroups } from './cgroups.ts';
 import { type MachineLayout, netnsPath } from './layout.ts';
 import type { Programs } from './programs.ts';
 
-const BOOT_MS_MAX = 20_000;
-const KILL_MS_MAX = 10_000;
+const BOOT_MS_MAX = 60_000;
+const KILL_MS_MAX = 60_000;
 const READY_MS_MAX = 120_000;
 const READY_POLL_MS = 100;
 /** The kernel cuts names of processes. */

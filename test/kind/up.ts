@@ -91,6 +91,11 @@ async function startControlPlane(layout: ClusterLayout): Promise<void> {
     startPart(control, controlPart(layout, 'kube-apiserver')),
     startPart(control, apiSocketPart),
   ]);
+  // The API server makes it when it is ready already; nothing can be put into it before.
+  await waitFor(
+    'the namespace kube-system',
+    async () => (await tryKubectl(layout, ['get', 'namespace', 'kube-system'])).code === 0,
+  );
   // The controller manager gives up when there is no API server within ten seconds.
   await Promise.all([
     startPart(control, controlPart(layout, 'kube-controller-manager')),

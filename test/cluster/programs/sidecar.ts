@@ -12,18 +12,21 @@ import { DestinationClient, type Update } from '#lib/proto/gen/linkerd/destinati
 import { InboundServerPoliciesClient, type Server } from '#lib/proto/gen/linkerd/inbound.ts';
 import { OutboundPoliciesClient, type OutboundPolicy } from '#lib/proto/gen/linkerd/outbound.ts';
 import { readFileSync } from 'node:fs';
+import { until } from '../../faults/until.ts';
 import type { SidecarAnswers, SidecarConfig } from '../sidecar.ts';
 
-const ANSWER_MS = 20_000;
+const ANSWER_MS = 60_000;
 const config = JSON.parse(process.argv[2] ?? '{}') as SidecarConfig;
 const anchorsPem = readFileSync(config.anchorsFile, 'utf8');
 const resolver = new Resolver();
 resolver.setServers([config.dns]);
 
-async function addressOf(name: string, port: number): Promise<string> {
-  const [ip] = await resolver.resolve4(name);
-  return `${ip ?? ''}:${port}`;
-}
+/** DNS learns of a service in its own time; a proxy asks again, too. */
+const addressOf = (name: string, port: number): Promise<string> =>
+  until(`the address of ${name}`, ANSWER_MS, async () => {
+    const [ip] = await resolver.resolve4(name).catch(() => []);
+    return ip !== undefined && `${ip}:${port}`;
+  });
 
 /** The first message of a stream that satisfies `enough`. */
 function first<Message>(
@@ -63,10 +66,13 @@ const destination = new DestinationClient(
 );
 const contextToken = JSON.stringify({ ns: config.pod.namespace, nodeName: config.pod.node });
 const path = config.authority;
-const added = await first<Update>(
-  destination.get({ scheme: '', path, contextToken }),
-  ({ update }) => update?.$case === 'add' && update.add.addrs.length >= config.endpoints,
-);
+/** They may come one by one. */
+const endpoints = new Set<string>();
+await first<Update>(destination.get({ scheme: '', path, contextToken }), ({ update }) => {
+  if (update?.$case === 'add')
+    for (const { addr } of update.add.addrs) endpoints.add((addr && socketFromWire(addr)?.ip) ?? '');
+  return endpoints.size >= config.endpoints;
+});
 const profile = await first<{ fullyQualifiedName: string }>(
   destination.getProfile({ scheme: '', path: config.serviceIp, contextToken }),
 );
@@ -84,13 +90,9 @@ const inbound = new InboundServerPoliciesClient(policyAddress, toPolicy.credenti
 const server = await first<Server>(inbound.watchPort({ workload, port: 8080 }));
 inbound.close();
 
-const endpoints =
-  added.update?.$case === 'add'
-    ? added.update.add.addrs.flatMap(({ addr }) => (addr && socketFromWire(addr)?.ip) ?? [])
-    : [];
 const answers: SidecarAnswers = {
   identity: certificate.identity,
-  endpoints: endpoints.sort(),
+  endpoints: [...endpoints].sort(),
   profile: profile.fullyQualifiedName,
   outbound: watched.protocol !== undefined,
   authorizations: server.authorizations.length,
