@@ -17,7 +17,7 @@ const FAR = `web.${'far.'.repeat(40)}svc.cluster.local:8080`;
 const OK = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok';
 
 /** A proxy before an endpoint that speaks HTTP/2, and the requests that come there. */
-async function before(t: TestContext, clientsSpeakHttp2: boolean) {
+async function before(t: TestContext, clientsSpeakHttp2: boolean, override: string | null = FAR) {
   const seen: IncomingHttpHeaders[] = [];
   const server = createServer((request, response) => {
     seen.push(request.headers);
@@ -28,7 +28,7 @@ async function before(t: TestContext, clientsSpeakHttp2: boolean) {
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
   const endpoint = new LoopbackEndpoint(port, new RecordedMetrics(), false, true);
-  endpoint.authorityOverride = authorityOverride(FAR);
+  endpoint.authorityOverride = override === null ? null : authorityOverride(override);
   const proxy = await listenLoopback(
     createHttpServer(),
     fixedTarget([endpoint]),
@@ -71,6 +71,28 @@ test('HTTP/1.1 over HTTP/2, the second time from what was learned of the lines',
   await client.close();
   const expected = { authority: FAR, host: undefined, canonical: undefined, other: '1', origin: 'HTTP/1.1' };
   assert.deepEqual(seen.map(told), [expected, expected, { ...expected, origin: 'HTTP/1.1; absolute-form' }]);
+});
+
+test('without an override: what the request names, or what it was sent to', timeout, async (t) => {
+  const { seen, port } = await before(t, false, null);
+  for (const request of [
+    'GET / HTTP/1.1\r\nHost: near\r\n\r\n',
+    'GET / HTTP/1.1\r\n\r\n',
+    'POST / HTTP/1.0\r\nContent-Length: 2\r\n\r\nok',
+  ]) {
+    const client = await rawClient(port);
+    client.write(request);
+    assert.match(await client.head(), /^HTTP\/1\.. 200/);
+    await client.close();
+  }
+  assert.deepEqual(
+    seen.map(told).map(({ authority, host, origin }) => [authority, host, origin]),
+    [
+      ['near', 'near', 'HTTP/1.1'],
+      ['test:80', undefined, 'HTTP/1.1'],
+      ['test:80', undefined, 'HTTP/1.0'],
+    ],
+  );
 });
 
 test('HTTP/2', timeout, async (t) => {

@@ -128,6 +128,11 @@ export abstract class DispatchedRequest extends CarriedRequest implements Passen
     return this.routed === null ? this.#target : this.routed.target;
   }
 
+  /** Of where it goes, whatever the request names. */
+  get authority(): string {
+    return this.to.authority;
+  }
+
   /** Finds an endpoint. PICKED_NONE: `onPicked` or `onFailure` follows, the latter perhaps before this returns. */
   pick(want: number, now: number = this.context.clock.nowMs()): number {
     this.#want = want;

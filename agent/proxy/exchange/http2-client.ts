@@ -13,6 +13,7 @@ import {
   STREAM_CLOSED,
   WINDOW_MAX,
 } from '../http2/codes.ts';
+import { defineField } from '../http2/hpack/field.ts';
 import type { HeaderList } from '../http2/hpack/header-list.ts';
 import { BODY_MISMATCH, responseBody, VALID, validateResponse, validateTrailers } from '../http2/message.ts';
 import type { Http2Limit } from '../http2/limits.ts';
@@ -52,10 +53,10 @@ export class ClientStream extends Stream {
     this.#client = connection;
   }
 
-  /** Opens the stream with an HTTP/1 request's head that lies in `buffer`. */
-  request(head: Head, buffer: Buffer, bodyStart: number, endStream: boolean): void {
+  /** Opens the stream with an HTTP/1 request's head that lies in `buffer`. `authority`: for one that names none. */
+  request(head: Head, buffer: Buffer, bodyStart: number, endStream: boolean, authority: string): void {
     this.#method = head.method;
-    this.#client.sendRequest(this, head, buffer, bodyStart, endStream);
+    this.#client.sendRequest(this, head, buffer, bodyStart, endStream, authority);
     if (endStream) this.headEnded();
   }
 
@@ -172,12 +173,21 @@ export class ClientConnection extends Http2Connection {
     this.streams.add(stream);
   }
 
-  sendRequest(stream: ClientStream, head: Head, buffer: Buffer, bodyStart: number, endStream: boolean): void {
+  sendRequest(
+    stream: ClientStream,
+    head: Head,
+    buffer: Buffer,
+    bodyStart: number,
+    endStream: boolean,
+    authority: string,
+  ): void {
     this.register(stream);
-    const { override } = this.#slot;
-    const headBytes = bodyStart - head.start + (override?.text.length ?? 0);
+    const override = this.#slot.override?.field ?? null;
+    const fallback =
+      override === null && head.hostStart === head.hostEnd ? defineField(':authority', authority) : null;
+    const headBytes = bodyStart - head.start + ((override ?? fallback)?.value.length ?? 0);
     const block = this.beginBlock(blockBytesMax(headBytes));
-    const end = writeRequestHead(this.encoder, this.out.buffer, block, head, buffer, override?.field ?? null);
+    const end = writeRequestHead(this.encoder, this.out.buffer, block, head, buffer, override, fallback);
     this.endBlock(stream, end, endStream);
   }
 

@@ -314,7 +314,9 @@ export class ServerConnection
     if (gate === null && head.requireIdField >= 0) {
       exchange.requiredIdentity = head.value(buffer, head.requireIdField);
     }
-    const kind = exchange.pick(host === null ? WANT_HTTP1 : WANT_EITHER);
+    // Linkerd's proxies answer a request without a host with an error, unless it comes over HTTP/2 with an authority.
+    const nameless = head.hostStart === head.hostEnd && !head.upgrade;
+    const kind = exchange.pick(host === null && !nameless ? WANT_HTTP1 : WANT_EITHER);
     if (this.#state !== WAITING) return bodyStart;
     this.#kind = kind;
     if (kept === null && host !== null && exchange.passage?.open === false && isShort(head)) {
@@ -526,7 +528,8 @@ export class ServerConnection
       this.#heldBody = '';
     }
     const done = this.#body.done;
-    stream.request(head, bytes, bodyStart, done && first === null && this.#trailers === null);
+    const ends = done && first === null && this.#trailers === null;
+    stream.request(head, bytes, bodyStart, ends, this.#exchange.authority);
     if (first !== null) {
       this.#bodySent = true;
       stream.data(first, 0, first.length, done && this.#trailers === null);

@@ -133,7 +133,7 @@ test('content-length: one, in digits', () => {
   assert.equal(request(['content-length', '1'], ['content-length', '1']), BAD_LENGTH);
 });
 
-test('host: one, and the same as :authority, unless HTTP/1 had it in absolute form', () => {
+test('host: one, and the same as :authority, unless it was HTTP/1', () => {
   assert.equal(request(['host', 'web']), VALID);
   assert.equal(request(['host', 'WEB']), VALID);
   assert.equal(request(['host', 'other']), BAD_HOST);
@@ -141,7 +141,10 @@ test('host: one, and the same as :authority, unless HTTP/1 had it in absolute fo
   assert.equal(request(['host', 'web'], ['host', 'web']), BAD_HOST);
   assert.equal(request(['host', 'a b']), BAD_HOST);
   assert.equal(response([':status', '200'], ['host', 'a b'], ['host', 'a']), VALID);
-  assert.equal(request(['host', 'other'], ['l5d-orig-proto', 'HTTP/1.1']), BAD_HOST);
+  assert.equal(request(['host', 'other'], ['l5d-orig-proto', 'HTTP/1.1']), VALID);
+  assert.equal(request(['host', ''], ['l5d-orig-proto', 'HTTP/1.0']), VALID);
+  assert.equal(request(['host', 'other'], ['l5d-orig-proto', 'HTTP/3']), BAD_HOST);
+  assert.equal(request(['host', 'a b'], ['l5d-orig-proto', 'HTTP/1.1']), BAD_HOST);
   assert.equal(request(['host', 'other'], ['l5d-orig-proto', 'HTTP/1.1; absolute-form']), VALID);
   assert.equal(validateRequest(listOf([...without(':authority'), ['host', 'other']])), VALID);
 });

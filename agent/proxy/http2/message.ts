@@ -70,9 +70,9 @@ export function validateRequest(list: HeaderList): number {
   if (path.length > TARGET_BYTES_MAX) return PATH_TOO_LONG;
   if (path === '*' && methodField.number !== METHOD_OPTIONS) return BAD_VALUE;
   if (authorityField === null || hostField === null || hostField.value === authorityField.value) return VALID;
-  // HTTP/1's absolute form may have another Host, which then means nothing (RFC 9112 3.2.2).
-  const origin = originOf(list);
-  if (origin !== ORIGIN_NONE && (origin & ORIGIN_ABSOLUTE) !== 0) return VALID;
+  // Of what was HTTP/1 one of the two means nothing: Host beside a target in absolute form (RFC 9112 3.2.2), else
+  // :authority, which Linkerd's proxies leave as it was when a route changes Host.
+  if (originOf(list) !== ORIGIN_NONE) return VALID;
   return hostField.value.toLowerCase() === authorityField.value.toLowerCase() ? VALID : BAD_HOST;
 }
 

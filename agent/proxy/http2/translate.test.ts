@@ -29,12 +29,12 @@ class Hop {
   readonly decoder = new Decoder();
   readonly list = new HeaderList();
 
-  request(text: string, authority: Field | null = null): HeaderList {
+  request(text: string, authority: Field | null = null, fallback: Field | null = null): HeaderList {
     // At an offset, and followed by something: nothing may be read from elsewhere.
     const buffer = Buffer.from(`junk${text}junk`, 'latin1');
     const end = head.parseRequest(buffer, 4, buffer.length - 4, false);
     assert.equal(end, buffer.length - 4, text);
-    const block = writeRequestHead(this.encoder, out, 0, head, buffer, authority);
+    const block = writeRequestHead(this.encoder, out, 0, head, buffer, authority, fallback);
     assert.ok(block <= blockBytesMax(text.length));
     assert.equal(this.decoder.decode(out, 0, block, this.list), NO_ERROR);
     assert.equal(validateRequest(this.list), VALID, text);
@@ -129,9 +129,15 @@ test('every form of target, there and back', () => {
 });
 
 test('a request without Host gets an authority to be routed by, and no Host', () => {
-  const list = new Hop().request('GET / HTTP/1.0\r\n\r\n', defineField(':authority', 'web.default:80'));
+  const fallback = defineField(':authority', 'web.default:80');
+  const list = new Hop().request('GET / HTTP/1.0\r\n\r\n', null, fallback);
   assert.equal(list.authorityField?.value, 'web.default:80');
   assert.equal(requestText(list, false), 'GET / HTTP/1.0\r\n');
+  const empty = new Hop().request('GET / HTTP/1.1\r\nHost:\r\n\r\n', null, fallback);
+  assert.equal(empty.authorityField?.value, 'web.default:80');
+  assert.equal(requestText(empty, false), 'GET / HTTP/1.1\r\nhost: \r\n');
+  const named = new Hop().request('GET / HTTP/1.1\r\nHost: a\r\n\r\n', null, fallback);
+  assert.equal(named.authorityField?.value, 'a');
   assert.equal(new Hop().request('GET / HTTP/1.0\r\n\r\n').authorityField, null);
   // In absolute form it is only added if it is missing.
   const absolute = new Hop().request('GET http://b/x HTTP/1.1\r\n\r\n');

@@ -62,8 +62,8 @@ export function blockBytesMax(headBytes: number): number {
 
 /**
  * Begins a block with what travels on of a parsed request (no CONNECT, no upgrade) that lies in `buffer`. `authority`
- * stands in the place of what the request names, whose `host` and `l5d-dst-canonical` stay behind then. The caller may
- * add fields of its own.
+ * stands in the place of what the request names, whose `host` and `l5d-dst-canonical` stay behind then; `fallback` is
+ * for a request that names nothing, which Linkerd's proxy answers with an error. The caller may add fields of its own.
  */
 export function writeRequestHead(
   encoder: Encoder,
@@ -72,6 +72,7 @@ export function writeRequestHead(
   head: Head,
   buffer: Buffer,
   authority: Field | null,
+  fallback: Field | null = null,
 ): number {
   let next = encoder.begin(out, at);
   if (head.method === METHOD_OTHER)
@@ -87,6 +88,7 @@ export function writeRequestHead(
   if (authority !== null) next = encoder.writeField(out, next, authority);
   else if (head.hostEnd > head.hostStart)
     next = encoder.writeBytes(out, next, authorityName, buffer, head.hostStart, head.hostEnd);
+  else if (fallback !== null) next = encoder.writeField(out, next, fallback);
   const pathStart = absolute ? head.hostEnd : head.targetStart;
   if (pathStart === head.targetEnd) {
     // RFC 9112 3.2.4: OPTIONS on no path asks about the server.
