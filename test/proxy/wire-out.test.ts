@@ -5,7 +5,7 @@
 import { strict as assert } from 'node:assert';
 import type { TLSSocket } from 'node:tls';
 import { after, before, describe, test } from 'node:test';
-import { identityOf, serveIn, untilMetric } from './harness.ts';
+import { endpoint, identityOf, serveIn, untilMetric } from './harness.ts';
 import {
   ALPN,
   type FakePod,
@@ -16,7 +16,7 @@ import {
   readBytes,
   startFakePod,
 } from './peers.ts';
-import { createScene, dial, get, readAll, readSome, type Scene } from './scene.ts';
+import { createScene, dial, get, PEER, readAll, readSome, type Scene, TCP_PORT } from './scene.ts';
 
 const DAY_MS = 86_400_000;
 
@@ -83,6 +83,27 @@ describe('the wire to an endpoint', () => {
         socket.destroy();
       }
     });
+  });
+
+  test('an external workload is asked for by the name of its server, and proves its identity', async () => {
+    const named = (serverName?: string): void => {
+      const more = { identity: identityOf('api'), inboundPort: 4143, ...(serverName && { serverName }) };
+      scene.lead('peerTcp', [endpoint(PEER, TCP_PORT, more)], true);
+    };
+    named('vm.example');
+    try {
+      await withPod(await good(), async (pod) => {
+        const client = await dial('peerTcp');
+        client.end('bytes');
+        const socket = await pod.nextConnection();
+        assert.equal((socket as TLSSocket & { servername: string }).servername, 'vm.example');
+        assert.equal(await readAll(socket), `${OPAQUE_HEADER}bytes`);
+        socket.end();
+        await readAll(client);
+      });
+    } finally {
+      named();
+    }
   });
 
   const refused = async (
