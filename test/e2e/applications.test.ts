@@ -129,7 +129,7 @@ describe('real programs', () => {
       for (let count = 0; count < 10; count++) await curl(client, 'mesh', 'http://web/hello');
       for (let count = 0; count < 3; count++) await curl(client, 'mesh', 'http://web/fail');
     }
-    const [node1, node2] = [await scrape(mesh, 'node1'), await scrape(mesh, 'node2')];
+    let [node1, node2] = before;
     const grown = (index: 0 | 1, family: string, labels: Readonly<Record<string, string>>): number =>
       total((index === 0 ? node1 : node2) ?? [], family, labels) - total(before[index] ?? [], family, labels);
     const inbound = {
@@ -139,12 +139,6 @@ describe('real programs', () => {
       tls: 'true',
       client_id: identity('caller'),
     };
-    assert.equal(grown(0, 'response_total', { ...inbound, classification: 'success' }), 20);
-    assert.equal(
-      grown(0, 'response_total', { ...inbound, classification: 'failure', status_code: '503' }),
-      6,
-    );
-    assert.equal(grown(0, 'response_total', { ...inbound, same_node: 'true' }), 13);
     const outbound = {
       direction: 'outbound',
       namespace: 'mesh',
@@ -152,6 +146,22 @@ describe('real programs', () => {
       tls: 'true',
       server_id: identity('web'),
     };
+    // Clients have their answers before the last of them is counted.
+    await until('all is counted', 20_000, async () => {
+      [node1, node2] = [await scrape(mesh, 'node1'), await scrape(mesh, 'node2')];
+      return (
+        grown(0, 'response_total', inbound) >= 26 &&
+        grown(0, 'response_latency_ms_count', { direction: 'inbound', pod: 'web' }) >= 26 &&
+        grown(1, 'response_total', { ...outbound, pod: 'far' }) >= 13 &&
+        grown(0, 'response_total', { ...outbound, pod: 'near' }) >= 13
+      );
+    });
+    assert.equal(grown(0, 'response_total', { ...inbound, classification: 'success' }), 20);
+    assert.equal(
+      grown(0, 'response_total', { ...inbound, classification: 'failure', status_code: '503' }),
+      6,
+    );
+    assert.equal(grown(0, 'response_total', { ...inbound, same_node: 'true' }), 13);
     assert.equal(grown(1, 'response_total', { ...outbound, pod: 'far' }), 13);
     assert.equal(grown(0, 'response_total', { ...outbound, pod: 'near', same_node: 'true' }), 13);
     assert.equal(grown(0, 'response_latency_ms_count', { direction: 'inbound', pod: 'web' }), 26);

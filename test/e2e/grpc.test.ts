@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
+import { until } from '../faults/until.ts';
 import { meshed, namespace, pod, service, serviceAccount } from './objects.ts';
 import { scrape, total } from './scrape.ts';
 
@@ -56,9 +57,10 @@ describe('gRPC', () => {
       [`one ${identity}`, `two ${identity}`],
     );
     for (const count of Object.values(answers)) assert.ok(count > CALLS / 20, JSON.stringify(answers));
-    const text = await scrape(mesh, 'node2');
     const counted = { direction: 'outbound', grpc_status: '0', classification: 'success', tls: 'true' };
-    assert.equal(total(text, 'response_total', counted), CALLS);
+    const responses = async () => total(await scrape(mesh, 'node2'), 'response_total', counted);
+    await until('all are counted', 20_000, async () => (await responses()) >= CALLS);
+    assert.equal(await responses(), CALLS);
   });
 
   it('an unmeshed client keeps to one server, without an identity', async () => {

@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
+import { until } from '../faults/until.ts';
 import { meshed, namespace, pod, service } from './objects.ts';
 import { scrape, total } from './scrape.ts';
 
@@ -91,11 +92,13 @@ describe('policy and redirection by annotation', () => {
 
   it('denials are counted and logged with policy and client', async () => {
     await get('client', 'mesh', 'denied');
-    const series = await scrape(mesh, 'node1');
-    const denied =
-      total(series, 'inbound_http_authz_deny_total', { pod: 'denied' }) +
-      total(series, 'inbound_tcp_authz_deny_total', { pod: 'denied' });
-    assert.ok(denied > 0);
+    await until('a denial is counted', 20_000, async () => {
+      const series = await scrape(mesh, 'node1');
+      const denied =
+        total(series, 'inbound_http_authz_deny_total', { pod: 'denied' }) +
+        total(series, 'inbound_tcp_authz_deny_total', { pod: 'denied' });
+      return denied > 0;
+    });
   });
 
   it('all-authenticated lets meshed clients in, with their identity, and others get a 403', async () => {

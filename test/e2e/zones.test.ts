@@ -84,6 +84,10 @@ describe('zones', () => {
     await untilOnly('local');
     const before = await counts();
     await ask(5 * REQUESTS);
+    await until('all are counted', PATIENCE_MS, async () => {
+      const { local, remote } = await counts();
+      return local + remote >= before.local + before.remote + 5 * REQUESTS;
+    });
     assert.deepEqual(await counts(), { local: before.local + 5 * REQUESTS, remote: before.remote });
   });
 
