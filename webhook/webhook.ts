@@ -12,6 +12,7 @@ import type { KubernetesApi } from '#lib/registry-kubernetes/api-client.ts';
 import { keepCertificate } from './certificate.ts';
 import type { WebhookConfig } from './config.ts';
 import { answerReview } from './review.ts';
+import { untilQuiet } from './until-quiet.ts';
 
 export interface WebhookOptions {
   readonly config: WebhookConfig;
@@ -25,7 +26,7 @@ export interface RunningWebhook {
   readonly address: { readonly ip: string; readonly port: number };
   /** Looks after the certificate now. */
   checkCertificate(): Promise<void>;
-  /** Answers for so long still: until nobody sends anything here any more. */
+  /** Answers until nobody has sent anything here for so long. */
   close(graceMs?: number): Promise<void>;
 }
 
@@ -33,6 +34,8 @@ const NAME = 'linkerd-policy-validator';
 /** etcd takes objects of 1.5 MB; a review carries two. */
 const BODY_BYTES_MAX = 8 * 1024 * 1024;
 const CONNECTIONS_MAX = 1000;
+/** Of the end: twenty seconds, of the thirty that a pod has. */
+const LOOKS_MAX = 80;
 
 export async function startWebhook(options: WebhookOptions): Promise<RunningWebhook> {
   const { config, clock, log, metrics } = options;
@@ -54,8 +57,10 @@ export async function startWebhook(options: WebhookOptions): Promise<RunningWebh
   server.maxConnections = CONNECTIONS_MAX;
 
   let serving = true;
+  let asked = 0;
 
   async function answer(request: IncomingMessage): Promise<{ status: number; body: object }> {
+    asked++;
     if (request.method !== 'POST' || (request.url ?? '').split('?')[0] !== '/') {
       request.resume();
       return { status: 404, body: { message: 'not found' } };
@@ -107,7 +112,7 @@ export async function startWebhook(options: WebhookOptions): Promise<RunningWebh
     async close(graceMs = 0) {
       serving = false;
       certificate.close();
-      if (graceMs > 0) await new Promise<void>((resolve) => clock.after(graceMs, resolve));
+      if (graceMs > 0) await untilQuiet({ clock, asked: () => asked, quietMs: graceMs, looksMax: LOOKS_MAX });
       await new Promise<void>((resolve) => {
         server.close(() => resolve());
         server.closeAllConnections();

@@ -293,7 +293,11 @@ describe('a Prometheus in the cluster', { timeout: 800_000 }, () => {
       );
     };
     const all = `response_total{namespace="${NS}"}`;
-    const before = await answered(all);
+    // A scrape that failed just now would leave some out.
+    const before = await cluster.waitFor('what was counted so far', async () => {
+      const found = await answered(all);
+      return Object.keys(more).every((key) => key in found) && found;
+    });
     const againMs = Date.now();
     const roll = cluster
       .kubectl(['rollout', 'restart', 'daemonset/nodemesh-agent', `--namespace=${MESH_NAMESPACE}`])
