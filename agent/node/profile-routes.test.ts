@@ -56,6 +56,14 @@ it('large weights keep their relation, and none becomes nothing', () => {
   );
 });
 
+it('a final dot of a name is left out', () => {
+  const rule = profileRoutes(profile(['a.shop.svc.cluster.local.:80', 1], ['b.', 1]))?.routes[0]?.rules[0];
+  assert.deepEqual(
+    rule?.backends.map(({ authority }) => authority),
+    ['a.shop.svc.cluster.local:80', 'b'],
+  );
+});
+
 it('without targets, or with none that has a weight, it says nothing', () => {
   assert.equal(profileRoutes(profile()), undefined);
   assert.equal(profileRoutes(profile(['a', 0], ['b', 0])), undefined);

@@ -8,7 +8,9 @@ import { referenceOf, WEIGHT_MAX } from './route-conversion.ts';
 
 /** Undefined: the profile says nothing, or of no target that it takes requests. */
 export function profileRoutes({ dstOverrides, profileRef }: DestinationProfile): ClientRoutes | undefined {
-  const targets = dstOverrides.filter(({ weight }) => weight > 0);
+  const targets = dstOverrides
+    .filter(({ weight }) => weight > 0)
+    .map(({ authority, weight }) => ({ authority: withoutFinalDot(authority), weight }));
   if (targets.length === 0) return undefined;
   const heaviest = Math.max(...targets.map(({ weight }) => weight));
   const divisor = Math.max(1, heaviest / WEIGHT_MAX);
@@ -23,6 +25,9 @@ export function profileRoutes({ dstOverrides, profileRef }: DestinationProfile):
   const rule = { matches: [], filters: [], backends, policy: {} };
   return { protocol: 'http', routes: [{ reference: referenceOf(profileRef), hosts: [], rules: [rule] }] };
 }
+
+/** People write names as DNS has them, and Linkerd's proxies take them so; destination knows them without the dot. */
+const withoutFinalDot = (authority: string): string => authority.replace(/\.(?=:\d+$|$)/, '');
 
 function serviceOf(authority: string): ResourceReference {
   const [host = '', port = ''] = authority.split(':');
