@@ -26,7 +26,7 @@ test('h2spec runs, and its report is read', async () => {
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
   const sections = ['generic/1', 'http2/6.9'];
-  const cases = await runH2spec('127.0.0.1', port, { strict: true, sections });
+  const cases = await runH2spec('127.0.0.1', port, { strict: true, timeoutSeconds: 10, sections });
   server.close();
   assert.equal(cases.find((one) => one.section === 'generic/1')?.outcome, 'passed');
   assert.ok(cases.length > 5);
