@@ -52,7 +52,7 @@ export const agentSettings = {
     'NODEMESH_RUN_DIR',
     '/run/nodemesh',
     asText,
-    'Sockets (agent.sock, cni.sock) and lists; made 0700.',
+    'Sockets (agent.sock, cni.sock), lists and kept counts; made 0700.',
   ),
   keeperSocket: setting(
     'NODEMESH_KEEPER_SOCKET',

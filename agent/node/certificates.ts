@@ -7,7 +7,6 @@ import {
   type Certificates as KeptCertificates,
   type CertificatesOptions,
   createCertificates as keepCertificates,
-  type Refreshes,
 } from '#lib/identity-client/certificates.ts';
 
 export type { CertificatesOptions } from '#lib/identity-client/certificates.ts';
@@ -15,8 +14,6 @@ export type { CertificatesOptions } from '#lib/identity-client/certificates.ts';
 export interface Certificates extends KeptCertificates {
   get(identity: string): Certificate | undefined;
   ready(identity: string): Promise<Certificate>;
-  held(): readonly Certificate[];
-  refreshes(identity: string): Readonly<Refreshes> | undefined;
   onChange(listener: (certificate: Certificate) => void): () => void;
 }
 

@@ -9,7 +9,7 @@
 import { createHash } from 'node:crypto';
 import { errorMessage } from '#lib/core/errors.ts';
 import { Workload } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
-import type { Certificate } from '../proxy/model.ts';
+import type { HeldCertificate } from '#lib/identity-client/certificates.ts';
 import type { KnownDestination } from './discovery.ts';
 import type { Sandbox } from './enrolment-model.ts';
 
@@ -32,7 +32,7 @@ export interface Snapshot {
   readonly namespaces: readonly string[] | undefined;
   readonly sandboxes: readonly Sandbox[];
   readonly pods: readonly KeptPod[];
-  readonly certificates: readonly Certificate[];
+  readonly certificates: readonly HeldCertificate[];
   readonly destinations: readonly KnownDestination[];
   /** By which workers prove to each other whose connection they accepted; not kept by earlier agents. Base64. */
   readonly permitKey?: string;

@@ -21,7 +21,12 @@ import {
   IdentityService,
 } from '#lib/proto/gen/linkerd/identity.ts';
 import { makeTestAuthority, type TestAuthority } from '#lib/x509-authority/test-authority.ts';
-import { type Certificate, type Certificates, createCertificates } from './certificates.ts';
+import {
+  type Certificate,
+  type Certificates,
+  createCertificates,
+  type HeldCertificate,
+} from './certificates.ts';
 import { createCertifier } from './certify.ts';
 
 const HOUR_MS = 3_600_000;
@@ -120,8 +125,9 @@ describe('certificates', () => {
     });
   }
 
-  function keep(): Certificates {
+  function keep(restored: readonly HeldCertificate[] = []): Certificates {
     const made = createCertificates({
+      restored,
       identityAddress: `127.0.0.1:${server.address.port}`,
       identityName,
       tokenFile: join(directory, 'token'),
@@ -227,6 +233,24 @@ describe('certificates', () => {
     assert.notEqual(renewed.keyPem, first.keyPem);
     assert.equal(certificates.get(web), renewed);
     assert.equal(requests[1]?.token.toString(), 'token-2');
+  });
+
+  it('goes on with what an earlier process held, and with its counts', async () => {
+    certificates.want(web);
+    await certificates.ready(web);
+    const held = structuredClone(certificates.held());
+    const cameAtMs = clock.wallMs();
+    certificates.close();
+    clock.advance(HOUR_MS);
+    certificates = keep(held);
+    certificates.want(web);
+    assert.equal(certificates.get(web)?.keyPem, held[0]?.keyPem);
+    assert.deepEqual(certificates.refreshes(web), { ok: 1, failed: 0, lastAtMs: cameAtMs });
+    assert.equal(requests.length, 1);
+    const renewed = nextCertificate();
+    clock.advance(24 * HOUR_MS * 0.75);
+    await renewed;
+    assert.deepEqual(certificates.refreshes(web), { ok: 2, failed: 0, lastAtMs: clock.wallMs() });
   });
 
   it('keeps the old one to its end when the renewal fails, and says who, why and until when', async () => {

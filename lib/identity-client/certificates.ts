@@ -30,7 +30,7 @@ export interface CertificatesOptions {
   readonly random: Random;
   readonly log: Log;
   /** Of an earlier process: those that still hold are used, as if just received, when they are wanted. */
-  readonly restored?: readonly Certificate[];
+  readonly restored?: readonly HeldCertificate[];
   readonly callsAtOnceMax?: number;
   readonly anchorsIntervalMs?: number;
   /** Sees each call to the identity service. */
@@ -45,6 +45,11 @@ export interface Refreshes {
   lastAtMs: number;
 }
 
+/** With what became of the asking for it, which a later process goes on counting; earlier ones did not keep that. */
+export interface HeldCertificate extends Certificate {
+  readonly refreshes?: Readonly<Refreshes>;
+}
+
 export interface Certificates {
   /** Begins to keep a certificate for the identity. Idempotent. */
   want(identity: string): void;
@@ -57,7 +62,7 @@ export interface Certificates {
   /** Undefined for an identity that is not wanted. */
   refreshes(identity: string): Readonly<Refreshes> | undefined;
   /** Every certificate in force. */
-  held(): readonly Certificate[];
+  held(): readonly HeldCertificate[];
   /** Tells of every new certificate. Returns the way to stop listening. */
   onChange(listener: (certificate: Certificate) => void): () => void;
   /** The trust anchors in force, PEM. */
@@ -122,7 +127,6 @@ export function createCertificates(options: CertificatesOptions): Certificates {
   const publish = (entry: Entry, certificate: Certificate, origin = 'certificate received'): void => {
     entry.certificate = certificate;
     entry.failures = 0;
-    entry.refreshes.lastAtMs = clock.wallMs();
     log.info(
       { identity: entry.identity, validUntil: new Date(certificate.notAfterMs).toISOString() },
       origin,
@@ -143,6 +147,7 @@ export function createCertificates(options: CertificatesOptions): Certificates {
       );
       if (certificate !== undefined && isWanted(entry)) {
         entry.refreshes.ok++;
+        entry.refreshes.lastAtMs = clock.wallMs();
         publish(entry, certificate);
       }
     } catch (error) {
@@ -194,18 +199,18 @@ export function createCertificates(options: CertificatesOptions): Certificates {
   return {
     want(identity) {
       if (entries.has(identity)) return;
+      const earlier = restored.get(identity);
+      restored.delete(identity);
       const entry: Entry = {
         identity,
         certificate: undefined,
         failures: 0,
-        refreshes: { ok: 0, failed: 0, lastAtMs: 0 },
+        refreshes: { ok: 0, failed: 0, lastAtMs: 0, ...earlier?.refreshes },
         asking: false,
         timer: undefined,
         waiters: [],
       };
       entries.set(identity, entry);
-      const earlier = restored.get(identity);
-      restored.delete(identity);
       if (earlier !== undefined && usable(earlier)) publish(entry, earlier, 'certificate taken over');
       else void ask(entry);
     },
@@ -224,7 +229,11 @@ export function createCertificates(options: CertificatesOptions): Certificates {
       return new Promise((resolve, reject) => entry.waiters.push({ resolve, reject }));
     },
     refreshes: (identity) => entries.get(identity)?.refreshes,
-    held: () => [...entries.values()].flatMap((entry) => inForce(entry, clock) ?? []),
+    held: () =>
+      [...entries.values()].flatMap((entry) => {
+        const certificate = inForce(entry, clock);
+        return certificate === undefined ? [] : { ...certificate, refreshes: entry.refreshes };
+      }),
     onChange: (listener) => subscribe(listeners, listener),
     anchorsPem: () => anchorsPem,
     onAnchors: (listener) => subscribe(anchorListeners, listener),

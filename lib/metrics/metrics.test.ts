@@ -11,7 +11,8 @@ const families: readonly MetricFamily[] = [
   { name: 'requests_total', type: 'counter', help: 'Requests.' },
   { name: 'open', type: 'gauge', help: 'Open.' },
   { name: 'latency_ms', type: 'histogram', help: 'Latency.', buckets: [1, 5, 10] },
-  { name: 'started', type: 'gauge', help: 'Start.', merge: 'max' },
+  { name: 'most', type: 'gauge', help: 'Most.', merge: 'max' },
+  { name: 'started', type: 'gauge', help: 'Start.', merge: 'min' },
 ];
 
 function setUp(sources = 1) {
@@ -35,17 +36,19 @@ const lines = (text: string): string[] =>
   text.split('\n').filter((line) => line !== '' && !line.startsWith('#'));
 
 describe('metrics', () => {
-  test('counters and gauges of several threads are summed, starts are not', async () => {
+  test('counters and gauges of several threads are summed, levels and starts are not', async () => {
     const { registry, stores } = setUp(2);
     stores.forEach((store, index) => {
       store.cell('requests_total', 'a="1"', 'pod').add(index + 1);
       store.cell('open', '', '').add(2);
+      store.cell('most', '', '').set(7 - index);
       store.cell('started', '', '').set(100 + index);
     });
     assert.equal(
       await registry.render(),
       '# HELP requests_total Requests.\n# TYPE requests_total counter\nrequests_total{a="1"} 3\n' +
-        '# HELP open Open.\n# TYPE open gauge\nopen 4\n# HELP started Start.\n# TYPE started gauge\nstarted 101\n',
+        '# HELP open Open.\n# TYPE open gauge\nopen 4\n# HELP most Most.\n# TYPE most gauge\nmost 7\n' +
+        '# HELP started Start.\n# TYPE started gauge\nstarted 100\n',
     );
   });
 
@@ -158,6 +161,8 @@ describe('metrics', () => {
     for (const pod of ['a', 'b']) earlier.first.cell('requests_total', `pod="${pod}"`, pod).add(5);
     earlier.first.cell('latency_ms', 'pod="b"', 'b').observe(7);
     earlier.first.cell('open', '', '').add(1);
+    earlier.first.cell('started', '', 'b').set(100);
+    first.cell('started', '', 'b').set(200);
     registry.takeCounts('earlier', structuredClone(earlier.registry.counts()));
     first.cell('requests_total', 'pod="a"', 'a').add(1);
     first.cell('latency_ms', 'pod="b"', 'b').observe(0);
@@ -168,6 +173,7 @@ describe('metrics', () => {
       'latency_ms_bucket{pod="b",le="+Inf"} 2',
       'latency_ms_sum{pod="b"} 7',
       'latency_ms_count{pod="b"} 2',
+      'started 100',
     ];
     const both = ['requests_total{pod="a"} 6', 'requests_total{pod="b"} 5', ...histogram];
     assert.deepEqual(lines(await registry.render()), both);

@@ -11,8 +11,11 @@ export interface MetricFamily {
   readonly help: string;
   /** Upper bounds of a histogram, ascending, without +Inf. */
   readonly buckets?: readonly number[];
-  /** How the cells of several threads become one value; `sum` if absent. */
-  readonly merge?: 'sum' | 'max';
+  /**
+   * How the cells of several threads become one value; `sum` if absent. `min` is for when something began, 0: not so far;
+   * it stays with the counts when those who counted end.
+   */
+  readonly merge?: 'sum' | 'max' | 'min';
 }
 
 /** `store` names one life of a counting thread: a successor's cells are not its predecessor's. */

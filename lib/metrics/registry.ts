@@ -28,7 +28,7 @@ export interface Sample {
   readonly value: number;
 }
 
-/** Of one process, for a later one: families -> their series' labels, owner and cells. Gauges speak of the present: none. */
+/** Of one process, for a later one: families -> their series' labels, owner and cells. */
 export type Counts = Readonly<
   Record<string, readonly (readonly [labels: string, owner: string, cells: readonly number[]])[]>
 >;
@@ -120,7 +120,7 @@ export class MetricRegistry {
   counts(): Counts {
     const counts: Record<string, [string, string, number[]][]> = {};
     for (const family of this.#families) {
-      if (family.type === 'gauge') continue;
+      if (!isLasting(family)) continue;
       const all = [...(this.#series.get(family.name)?.values() ?? [])]
         .filter(
           ({ kept, sources }) => kept !== undefined || sources.keys().some((one) => !this.#others.has(one)),
@@ -140,7 +140,7 @@ export class MetricRegistry {
     this.#others.add(name);
     for (const family of this.#families) {
       const known = this.#series.get(family.name);
-      if (known === undefined || family.type === 'gauge') continue;
+      if (known === undefined || !isLasting(family)) continue;
       for (const [labels, owner, cells] of counts[family.name] ?? []) {
         if (cells.length !== cellsOf(family) || this.#leaving.get(owner)?.has(name) === true) continue;
         this.#count(known, { store: name, labels, owner }, { values: Float64Array.from(cells), at: 0 });
@@ -193,7 +193,7 @@ export class MetricRegistry {
         const source = series.sources.get(store);
         if (source === undefined) continue;
         series.sources.delete(store);
-        if (family.type !== 'gauge') {
+        if (isLasting(family)) {
           this.#keep(family, series, source.values.subarray(source.at, source.at + cellsOf(family)));
           if (series.sources.size === 0) this.#orphans.set(series, { family: family.name, sinceMs });
         } else if (series.sources.size === 0) {
@@ -217,11 +217,9 @@ export class MetricRegistry {
   }
 
   #keep(family: MetricFamily | undefined, series: Series, values: ArrayLike<number>): void {
-    if (family === undefined || family.type === 'gauge') return;
+    if (family === undefined || !isLasting(family)) return;
     series.kept ??= new Float64Array(values.length);
-    for (let index = 0; index < values.length; index++) {
-      series.kept[index] = (series.kept[index] ?? 0) + (values[index] ?? 0);
-    }
+    merge(family, series.kept, values, 0);
   }
 
   get seriesCount(): number {
@@ -257,11 +255,7 @@ export class MetricRegistry {
     if (series.kept !== undefined) cells.set(series.kept);
     for (const [store, { values, at }] of series.sources) {
       if (without?.has(store) === true) continue;
-      for (let index = 0; index < cells.length; index++) {
-        const value = values[at + index] ?? 0;
-        const sum = cells[index] ?? 0;
-        cells[index] = family.merge === 'max' ? Math.max(sum, value) : sum + value;
-      }
+      merge(family, cells, values, at);
     }
     return cells;
   }
@@ -280,6 +274,20 @@ export class MetricRegistry {
         yield renderSample(family.name, sample.labels, sample.value);
       }
     }
+  }
+}
+
+/** What outlives those who counted it; other gauges speak of the present. */
+const isLasting = (family: MetricFamily): boolean => family.type !== 'gauge' || family.merge === 'min';
+
+/** Merges the cells of `values` from `at` on into `into`, where 0 is nothing so far. */
+function merge(family: MetricFamily, into: Float64Array, values: ArrayLike<number>, at: number): void {
+  for (let index = 0; index < into.length; index++) {
+    const value = values[at + index] ?? 0;
+    const before = into[index] ?? 0;
+    if (family.merge === 'max') into[index] = Math.max(before, value);
+    else if (family.merge !== 'min') into[index] = before + value;
+    else if (value !== 0) into[index] = before === 0 ? value : Math.min(before, value);
   }
 }
 

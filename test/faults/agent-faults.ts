@@ -183,12 +183,13 @@ export class CounterWatch {
     }
   }
 
-  /** How often counting has begun, over each pod and the agent; the same for all of them. */
-  assertLives(count: number): void {
-    assert.deepEqual(
-      Object.fromEntries([...this.lives].map(([owner, seen]) => [owner, seen.size])),
-      Object.fromEntries(['', 'mesh/echo', 'mesh/near'].map((owner) => [owner, count])),
-    );
+  /** How often counting has begun, over each pod and the agent. */
+  assertLives(ofPods: number, ofAgent = ofPods): void {
+    assert.deepEqual(Object.fromEntries([...this.lives].map(([owner, seen]) => [owner, seen.size])), {
+      '': ofAgent,
+      'mesh/echo': ofPods,
+      'mesh/near': ofPods,
+    });
   }
 }
 

@@ -17,7 +17,8 @@ import { until } from './until.ts';
 
 const LONG_STREAM = fileURLToPath(new URL('programs/long-stream.ts', import.meta.url));
 const DRAIN_MS = 12_000;
-const RATE = 30;
+/** Each kept connection is asked again within 3.3 s: one that is idle for 5 s is closed, and a request could meet that. */
+const RATE = 50;
 const STREAM_LIMIT_MS = 150_000;
 const CONNECTIONS = 200;
 /** From the end of a connection until it is seen, on a machine that is busy. */
@@ -76,7 +77,7 @@ it(`200 connections and long streams, ${scale.upgrades} times: no request fails,
     const loads = await startLoads(mesh, ['near', 'far'], {
       rate: RATE,
       connections: CONNECTIONS / 2,
-      kinds: ['http-kept', 'http-new', 'http-kept', 'tcp-new'],
+      kinds: ['http-kept', 'http-new', 'http-kept', 'tcp-new', 'http-kept'],
     });
     const streams = await Promise.all(
       ['near', 'near', 'far', 'far'].map((name, index) => longStream(name, `${round}-${index}`)),
@@ -112,7 +113,7 @@ it(`200 connections and long streams, ${scale.upgrades} times: no request fails,
     const counted = total(series, 'response_total', { direction: 'inbound', pod: 'echo' });
     assert.equal(counted, answered, 'the agents together have counted what the clients saw answered');
   }
-  counters.assertLives(scale.upgrades + 1);
+  counters.assertLives(1, scale.upgrades + 1);
 });
 
 it('the new agent has the port, the sockets and the role; what it did not hear of itself it takes over', async () => {

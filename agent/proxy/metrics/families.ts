@@ -183,7 +183,7 @@ export const proxyFamilies: readonly MetricFamily[] = [
     name: 'process_start_time_seconds',
     type: 'gauge',
     help: 'When the counters of the process or of the pod began, in seconds since the epoch.',
-    merge: 'max',
+    merge: 'min',
   },
   counter(REFUSED_FAMILY, 'Series that are not counted because a pod or the worker has too many.'),
   counter(
