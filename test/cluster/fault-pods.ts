@@ -55,9 +55,15 @@ const SERVE = `node ${ECHO} ${HTTP_PORT} ${TCP_PORT} & server=$!
 trap 'sleep 4; kill $server; exit 0' TERM
 wait $server`;
 
-/** An echo server on each of so many nodes, never two on one. */
-export const spread = (namespace: string, name: string, replicas: number): object[] => {
+/** An echo server on each of so many nodes, never two on one and none on those that are named. */
+export const spread = (
+  namespace: string,
+  name: string,
+  replicas: number,
+  notOn: readonly string[],
+): object[] => {
   const labels = { app: name };
+  const elsewhere = [{ key: 'kubernetes.io/hostname', operator: 'NotIn', values: notOn }];
   return [
     {
       apiVersion: 'apps/v1',
@@ -71,6 +77,13 @@ export const spread = (namespace: string, name: string, replicas: number): objec
           spec: {
             terminationGracePeriodSeconds: 10,
             affinity: {
+              ...(notOn.length > 0 && {
+                nodeAffinity: {
+                  requiredDuringSchedulingIgnoredDuringExecution: {
+                    nodeSelectorTerms: [{ matchExpressions: elsewhere }],
+                  },
+                },
+              }),
               podAntiAffinity: {
                 requiredDuringSchedulingIgnoredDuringExecution: [
                   { topologyKey: 'kubernetes.io/hostname', labelSelector: { matchLabels: labels } },
