@@ -35,10 +35,13 @@ describe('agents without a part of the control plane', { timeout: scale.soak ? 3
     await cluster.kubectl(['scale', ...at, `deployment/linkerd-${part}`, '--replicas=0']);
     const selector = `--selector=nodemesh.io/control-plane-component=${part}`;
     await cluster.kubectl(['delete', 'pods', ...at, selector, '--grace-period=0', '--force']);
-    await cluster.waitFor(
-      `no ${part}`,
-      async () => (await cluster.list(['pods', ...at, selector])).length === 0,
-    );
+    // Objects go at once, processes a second later: until then an agent may be told of a new pod.
+    await cluster.waitFor(`no ${part}`, async () => {
+      const ran = await Promise.all(
+        cluster.nodes.map((node) => node.run(['pgrep', '-xf', `node ${part}/main.ts`])),
+      );
+      return ran.every(({ code }) => code === 1);
+    });
   }
   const bringBack = (part: 'destination' | 'identity'): Promise<string> =>
     cluster.kubectl(['scale', `--namespace=${MESH_NAMESPACE}`, `deployment/linkerd-${part}`, '--replicas=1']);
