@@ -2,10 +2,10 @@
 // The spec and status of an ExternalWorkload, in both of its versions: the older one writes `meshTls`.
 
 import * as v from 'valibot';
+import { listOf, portNumber } from './schema-parts.ts';
 
 const text = v.string('expected text');
 const required = v.pipe(text, v.minLength(1, 'is empty'), v.maxLength(253, 'longer than 253 characters'));
-const PORT = 'expected a port from 1 to 65535';
 
 const meshTls = v.object(
   { identity: required, serverName: required },
@@ -17,18 +17,10 @@ export const externalWorkloadSpec = v.pipe(
     {
       meshTLS: v.nullish(meshTls),
       meshTls: v.nullish(meshTls),
-      ports: v.nullish(
-        v.array(
-          v.object({
-            name: v.nullish(text, ''),
-            port: v.pipe(v.number(PORT), v.integer(PORT), v.minValue(1, PORT), v.maxValue(65_535, PORT)),
-            protocol: v.nullish(text, 'TCP'),
-          }),
-          'expected a list',
-        ),
-        [],
+      ports: listOf(
+        v.object({ name: v.nullish(text, ''), port: portNumber, protocol: v.nullish(text, 'TCP') }),
       ),
-      workloadIPs: v.nullish(v.array(v.object({ ip: text }), 'expected a list'), []),
+      workloadIPs: listOf(v.object({ ip: text })),
     },
     'expected the spec of an ExternalWorkload',
   ),
@@ -45,7 +37,7 @@ export const externalWorkloadSpec = v.pipe(
 
 export const externalWorkloadStatus = v.nullish(
   v.looseObject({
-    conditions: v.nullish(v.array(v.looseObject({ type: text, status: text }), 'expected a list'), []),
+    conditions: listOf(v.looseObject({ type: text, status: text })),
   }),
 );
 

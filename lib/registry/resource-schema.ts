@@ -14,23 +14,17 @@ import {
 } from './model.ts';
 import { externalWorkloadSpec, externalWorkloadStatus, readyOf } from './external-workload-schema.ts';
 import { grpcRouteSpec, httpRouteSpec } from './route-schema.ts';
+import { listOf, portNumber } from './schema-parts.ts';
 import { serviceProfileSpec } from './service-profile-schema.ts';
 import { PROXY_CONTAINER, proxyPortsOf } from './sidecar.ts';
 
 const text = v.nullish(v.string('expected text'), '');
 const flag = v.nullish(v.boolean('expected true or false'), false);
-const portNumber = v.pipe(
-  v.number('expected a port number'),
-  v.integer('expected a whole port number'),
-  v.minValue(1, 'expected a port from 1 to 65535'),
-  v.maxValue(65535, 'expected a port from 1 to 65535'),
-);
 const portReference = v.union(
   [portNumber, v.pipe(v.string(), v.nonEmpty())],
   'expected a port number or the name of a port',
 );
 const texts = v.nullish(v.record(v.string(), v.string('expected text (quote numbers and true/false)')), {});
-const listOf = <const S extends v.GenericSchema>(item: S) => v.nullish(v.array(item, 'expected a list'), []);
 
 const dnsName = (what: string) =>
   v.pipe(

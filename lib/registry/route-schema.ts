@@ -3,15 +3,9 @@
 // defaults filled in. Shapes only: what the mesh cannot do of them is found where routes are put to use.
 
 import * as v from 'valibot';
+import { listOf, portNumber } from './schema-parts.ts';
 
 const text = v.string('expected text');
-const listOf = <const S extends v.GenericSchema>(item: S) => v.nullish(v.array(item, 'expected a list'), []);
-const portNumber = v.pipe(
-  v.number('expected a port number'),
-  v.integer('expected a whole port number'),
-  v.minValue(1, 'expected a port from 1 to 65535'),
-  v.maxValue(65535, 'expected a port from 1 to 65535'),
-);
 /** Longest of the Gateway API. */
 const WEIGHT_MAX = 1_000_000;
 

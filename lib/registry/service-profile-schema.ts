@@ -2,9 +2,9 @@
 // The spec of ServiceProfile in Kubernetes' shape. Conditions nest and are read where they are put to use.
 
 import * as v from 'valibot';
+import { listOf } from './schema-parts.ts';
 
 const text = v.string('expected text');
-const listOf = <const S extends v.GenericSchema>(item: S) => v.nullish(v.array(item, 'expected a list'), []);
 const flag = v.nullish(v.boolean('expected true or false'), false);
 
 export const serviceProfileSpec = v.looseObject(
