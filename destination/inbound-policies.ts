@@ -17,19 +17,32 @@ import { CallError, status } from './status.ts';
 import { StreamState } from './stream-state.ts';
 
 /** Throws a CallError unless the workload is in the mesh and the caller is that workload. */
-export function inboundServer(
+export const inboundServer = (
   context: LookupContext,
   request: PortSpec,
   token: ContextToken,
   caller: Caller,
+): Server => serverOf(find(context, token), context, request, token, caller);
+
+interface Served {
+  /** Undefined: it is not in the mesh. */
+  readonly identity: string | undefined;
+  readonly server: (port: number) => Server;
+  readonly topics: readonly Topic[];
+}
+
+function serverOf(
+  found: Served | undefined,
+  context: LookupContext,
+  { port }: PortSpec,
+  token: ContextToken,
+  caller: Caller,
 ): Server {
-  const { port } = request;
   if (port < 1 || port > 65_535) {
     throw new CallError(status.INVALID_ARGUMENT, `port ${port} is not between 1 and 65535`);
   }
   const { what, key } = namedBy(context, token);
   const name = `${what} ${key.namespace}/${key.name}`;
-  const found = find(context, token);
   if (found?.identity === undefined) {
     throw new CallError(status.NOT_FOUND, `unknown server: ${name} is not in the mesh`);
   }
@@ -40,13 +53,6 @@ export function inboundServer(
     );
   }
   return found.server(port);
-}
-
-interface Served {
-  /** Undefined: it is not in the mesh. */
-  readonly identity: string | undefined;
-  readonly server: (port: number) => Server;
-  readonly topics: readonly Topic[];
 }
 
 function find(context: LookupContext, token: ContextToken): Served | undefined {
@@ -95,7 +101,7 @@ export function serveWatchPort(
         call.end();
         return [];
       }
-      const server = inboundServer(context, call.request, token, caller);
+      const server = serverOf(found, context, call.request, token, caller);
       state.follow(found?.topics ?? []);
       const encoded = Buffer.from(Server.encode(server).finish()).toString('base64');
       if (encoded === sent) return [];
