@@ -3,21 +3,13 @@
 // again while it drains, and at its end. The next one shows them with its own, so that a scraper sees one series go on.
 // A crash leaves nothing: counters begin anew then, which a scraper knows how to take.
 
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock, Timer } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import type { Counts, MetricRegistry } from '#lib/metrics/registry.ts';
+import { ListFile } from './list-file.ts';
 
 /** Costs the control thread 20 ms with 10,000 series; what a scrape meanwhile does not see the next one does. */
 const WRITE_EVERY_MS = 5_000;
@@ -53,22 +45,23 @@ export interface KeptCounts {
 
 export function createKeptCounts({ folder, instance, registry, clock, log }: KeptCountsOptions): KeptCounts {
   const own = join(folder, `${instance}${ENDING}`);
-  const beside = `${own}.new`;
   /** Files whose counts are shown, and which form of them: each is another file, moved to that name. */
   const shown = new Map<string, { readonly form: string; readonly writtenAtMs: number }>();
   let given = false;
   let timer: Timer | undefined;
   mkdirSync(folder, { recursive: true, mode: 0o700 });
 
+  const ownFile = new ListFile({
+    path: own,
+    synced: false,
+    unique: String(process.pid),
+    text: () => JSON.stringify({ writtenAtMs: clock.wallMs(), counts: registry.counts() } satisfies Left),
+    failed: (error) =>
+      log.warn({ error: errorMessage(error) }, 'counts for the next agent cannot be written'),
+  });
   const write = (): void => {
-    try {
-      const left: Left = { writtenAtMs: clock.wallMs(), counts: registry.counts() };
-      writeFileSync(beside, JSON.stringify(left), { mode: 0o600 });
-      renameSync(beside, own);
-    } catch (error) {
-      rmSync(beside, { force: true });
-      log.warn({ error: errorMessage(error) }, 'counts for the next agent cannot be written');
-    }
+    ownFile.changed();
+    ownFile.flush();
   };
   const writeAgain = (): void => {
     // Gone: the next one has taken them for good, and would count a second file twice.

@@ -121,6 +121,7 @@ export class MetricRegistry {
     const counts: Record<string, [string, string, number[]][]> = {};
     for (const family of this.#families) {
       if (!isLasting(family)) continue;
+      const cells = new Float64Array(cellsOf(family));
       const all = [...(this.#series.get(family.name)?.values() ?? [])]
         .filter(
           ({ kept, sources }) => kept !== undefined || sources.keys().some((one) => !this.#others.has(one)),
@@ -128,7 +129,7 @@ export class MetricRegistry {
         .map((series): [string, string, number[]] => [
           series.labels,
           series.owner,
-          [...this.#sum(family, series, this.#others)],
+          [...this.#sum(family, series, cells, this.#others)],
         ]);
       if (all.length > 0) counts[family.name] = all;
     }
@@ -250,9 +251,15 @@ export class MetricRegistry {
     return out.join('');
   }
 
-  #sum(family: MetricFamily, series: Series, without?: ReadonlySet<string>): Float64Array {
-    const cells = new Float64Array(cellsOf(family));
-    if (series.kept !== undefined) cells.set(series.kept);
+  /** Into `cells`, one array for all series of a family. */
+  #sum(
+    family: MetricFamily,
+    series: Series,
+    cells: Float64Array,
+    without?: ReadonlySet<string>,
+  ): Float64Array {
+    if (series.kept === undefined) cells.fill(0);
+    else cells.set(series.kept);
     for (const [store, { values, at }] of series.sources) {
       if (without?.has(store) === true) continue;
       merge(family, cells, values, at);
@@ -261,9 +268,10 @@ export class MetricRegistry {
   }
 
   *#samples(family: MetricFamily, owner: string | undefined): Iterable<string> {
+    const cells = new Float64Array(cellsOf(family));
     for (const series of this.#series.get(family.name)?.values() ?? []) {
       if (owner !== undefined && series.owner !== owner) continue;
-      const cells = this.#sum(family, series);
+      this.#sum(family, series, cells);
       yield family.type === 'histogram'
         ? renderHistogram(family, series.labels, cells)
         : renderSample(family.name, series.labels, cells[0] ?? 0);
