@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import type { Clock, Timer } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
-import type { Counts, MetricRegistry } from '#lib/metrics/registry.ts';
+import type { CountedSeries, Counts } from '#lib/metrics/counted-series.ts';
 import { ListFile } from './list-file.ts';
 
 /** Costs the control thread 20 ms with 10,000 series; what a scrape meanwhile does not see the next one does. */
@@ -27,7 +27,7 @@ export interface KeptCountsOptions {
   readonly folder: string;
   /** Names this agent among those of its node. */
   readonly instance: string;
-  readonly registry: Pick<MetricRegistry, 'counts' | 'takeCounts' | 'endOther'>;
+  readonly registry: Pick<CountedSeries, 'counts' | 'takeCounts' | 'endOther'>;
   readonly clock: Clock;
   readonly log: Log;
 }
