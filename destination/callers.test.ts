@@ -23,8 +23,8 @@ describe('callers', () => {
     registry = createFolderRegistry({ folder, cluster: 'local', clock: systemClock, log: silentLog });
     await registry.synced();
   });
-  after(() => {
-    registry.close();
+  after(async () => {
+    await registry.close();
     rmSync(folder, { recursive: true });
   });
 

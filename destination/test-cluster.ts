@@ -251,9 +251,8 @@ export class TestCluster {
   async close(): Promise<void> {
     await this.disconnect();
     this.services.close();
-    this.registry.close();
-    // A status that is being written while the folder goes.
-    rmSync(this.folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 20 });
+    await this.registry.close();
+    rmSync(this.folder, { recursive: true });
   }
 }
 

@@ -54,7 +54,7 @@ describe('identity', () => {
   afterEach(async () => {
     for (const client of clients) client.close();
     await identity.close();
-    test.close();
+    await test.close();
   });
 
   function writeIssuer(issuer: { readonly issuerPem: string; readonly issuerKeyPem: string }): void {
@@ -191,7 +191,7 @@ describe('identity', () => {
       get: (kind, key) => registry.get(kind, key),
       watch: (kind, handlers) => registry.watch(kind, handlers),
       reportStatus: (pod, report) => registry.reportStatus(pod, report),
-      close: () => registry.close(),
+      close: () => void registry.close(),
     };
     identity = await start({ registry: unread });
     assert.equal((await admin('/ready')).status, 503);

@@ -34,9 +34,9 @@ describe('the identity process', () => {
       NODEMESH_REGISTRY: `folder:${test.directory}`,
     };
   });
-  afterEach(() => {
+  afterEach(async () => {
     for (const child of children) child.kill('SIGKILL');
-    test.close();
+    await test.close();
   });
 
   function run(env: Record<string, string>): ChildProcess {

@@ -29,7 +29,7 @@ let authority: TestAuthority;
 
 describe('Certify', () => {
   let lines: LogLine[] = [];
-  let test = new TestCluster();
+  let test: TestCluster;
   let opened: Accounts[] = [];
 
   before(async () => {
@@ -40,9 +40,9 @@ describe('Certify', () => {
     opened = [];
     test = new TestCluster(nowMs);
   });
-  afterEach(() => {
+  afterEach(async () => {
     for (const accounts of opened) accounts.close();
-    test.close();
+    await test.close();
   });
   after(() => {
     assert.deepEqual([...tested].sort(), Object.keys(certifyRules).sort(), 'every rule has its test');
@@ -415,7 +415,7 @@ describe('Certify', () => {
         get: (kind, key) => registry.get(kind, key),
         watch: (kind, handlers) => registry.watch(kind, handlers),
         reportStatus: (one, report) => registry.reportStatus(one, report),
-        close: () => registry.close(),
+        close: () => void registry.close(),
       };
       const certify = await certifier({ seenRegistry: unread });
       await refused(

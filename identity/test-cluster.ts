@@ -173,8 +173,8 @@ export class TestCluster {
     };
   }
 
-  close(): void {
-    for (const registry of this.#registries) registry.close();
+  async close(): Promise<void> {
+    await Promise.all(this.#registries.map(async (registry) => registry.close()));
     rmSync(this.directory, { recursive: true });
   }
 }

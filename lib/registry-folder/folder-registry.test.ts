@@ -19,7 +19,7 @@ import { createFolderRegistry, type FolderRegistry } from './folder-registry.ts'
 const log = recordingLog();
 
 async function folderFixture(): Promise<
-  RegistryFixture & { readonly folder: string; readonly registry: FolderRegistry }
+  Omit<RegistryFixture, 'registry'> & { readonly folder: string; readonly registry: FolderRegistry }
 > {
   const folder = await mkdtemp(join(tmpdir(), 'nodemesh-registry-'));
   const open = () => createFolderRegistry({ folder, cluster: 'test', clock: systemClock, log });
@@ -41,7 +41,7 @@ async function folderFixture(): Promise<
     replace: (object) => write(object, 'uid-of-successor'),
     delete: (kind, namespace, name) => rm(fileOf(kind, namespace, name)),
     async close() {
-      registry.close();
+      await registry.close();
       await rm(folder, { recursive: true });
     },
   };
@@ -152,6 +152,24 @@ describe('folder registry', () => {
     while ((await readdir(join(folder, '.status'))).length > 0)
       await new Promise((resolve) => setImmediate(resolve));
     await close();
+  });
+
+  it('writes what was reported before it closes, and nothing afterwards', async () => {
+    const { folder, registry, apply } = await folderFixture();
+    await apply(testPod('shop', 'web'));
+    await podSeen(registry, 'web', (found) => found !== undefined);
+    const ref = { cluster: 'test', namespace: 'shop', name: 'web', uid: 'uid-web' };
+    const reports = ['first', 'second'].map(async (message) =>
+      registry.reportStatus(ref, { events: [{ type: 'Warning', reason: 'NotMeshed', message }] }),
+    );
+    await registry.close();
+    assert.match(await readFile(join(folder, '.status', 'uid-web.json'), 'utf8'), /second/);
+    await Promise.all(reports);
+    await rm(folder, { recursive: true });
+    await registry.reportStatus(ref, {
+      events: [{ type: 'Warning', reason: 'NotMeshed', message: 'third' }],
+    });
+    await assert.rejects(readdir(folder));
   });
 
   it('a manifest cannot claim that its pod is enrolled', async () => {

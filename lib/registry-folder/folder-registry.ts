@@ -27,9 +27,11 @@ export interface FolderRegistryOptions {
   readonly log: Log;
 }
 
-export interface FolderRegistry extends Registry {
+export interface FolderRegistry extends Omit<Registry, 'close'> {
   /** What is wrong with the folder's files now. */
   readonly problems: readonly string[];
+  /** Resolves when nothing more is written to the folder; what was reported until now is. */
+  close(): Promise<void>;
 }
 
 export function createFolderRegistry(options: FolderRegistryOptions): FolderRegistry {
@@ -79,11 +81,12 @@ class WatchedFolder implements FolderRegistry {
     await this.#status.report(ref, report);
   };
 
-  close(): void {
+  async close(): Promise<void> {
     this.#closed = true;
     this.#timer?.cancel();
     for (const watcher of this.#watchers.values()) watcher.close();
     this.#watchers.clear();
+    await this.#status.close();
   }
 
   #schedule(delayMs: number): void {

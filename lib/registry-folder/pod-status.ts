@@ -64,6 +64,7 @@ export class PodStatusFiles {
   /** What this process wrote wins over what it reads: nobody else writes these files then. */
   readonly #own = new Map<string, OwnStatus>();
   #read = new Map<string, StatusFile>();
+  #closed = false;
 
   constructor(options: PodStatusOptions) {
     this.#options = options;
@@ -117,6 +118,7 @@ export class PodStatusFiles {
   }
 
   async report(pod: PodRef, report: PodStatusReport): Promise<void> {
+    if (this.#closed) return;
     const own = this.#own.get(pod.uid) ?? this.#adopt(pod);
     const next = merge(own.content, report, new Date(this.#options.clock.wallMs()).toISOString());
     if (next === own.content) return own.written;
@@ -168,6 +170,12 @@ export class PodStatusFiles {
     this.#read.delete(uid);
     await own.written.catch(() => undefined);
     await rm(this.#pathOf(uid), { force: true });
+  }
+
+  /** Resolves when what was reported is on disk, or failed to get there; later reports are not written. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.allSettled([...this.#own.values()].map(({ written }) => written));
   }
 
   #pathOf(uid: string): string {

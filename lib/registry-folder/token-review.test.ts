@@ -42,8 +42,8 @@ describe('local TokenReview', () => {
       clock,
     });
   });
-  afterEach(() => {
-    registry.close();
+  afterEach(async () => {
+    await registry.close();
     rmSync(folder, { recursive: true });
   });
 

@@ -66,6 +66,6 @@ export async function openSource(options: SourceOptions): Promise<OpenSource> {
     reviewer,
     tell: () => undefined,
     leadership: alone,
-    close: () => Promise.resolve(registry.close()),
+    close: () => registry.close(),
   };
 }
