@@ -235,7 +235,7 @@ test(
 test('drain: requests in flight end well, later ones go over another connection', timeout, async (t) => {
   const { exchange, far, link } = await chain(t);
   const first = await exchange(GET);
-  far.drain();
+  far.drain(60_000);
   far.closeIdle();
   const second = await exchange(GET);
   first.server.write(OK);

@@ -476,11 +476,15 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
   }
 
   onPing(ack: boolean, high: number, low: number): number {
-    if (!ack) this.#ping(true, high, low);
+    if (ack) this.onPong(low);
+    else this.sendPing(true, high, low);
     return this.noise();
   }
 
-  #ping(ack: boolean, high: number, low: number): void {
+  /** The peer has read what was sent before a PING. */
+  protected onPong(_low: number): void {}
+
+  protected sendPing(ack: boolean, high: number, low: number): void {
     this.out.room(PING_FRAME_BYTES);
     this.out.at = writePing(this.out.buffer, this.out.at, ack, high, low);
   }
@@ -579,7 +583,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
         return;
       }
       this.#pinged = true;
-      this.#ping(false, 0, 0);
+      this.sendPing(false, 0, 0);
     }
   }
 

@@ -72,6 +72,15 @@ const KEPT_BYTES_MAX = 4_096;
 /** How long a client that was heard of takes to its first stream. */
 const FIRST_STREAM_MS = 1_000;
 
+/** So long a client that comes during a drain is served before it is told to leave, which may cost it a request. */
+export const STAY_MS = 5_000;
+/** Nobody stays so shortly before the drain's end. */
+export const LAST_MS = 2_000;
+/** How long a client that does not answer a PING takes to read that it has to leave. */
+export const HEED_MS = 2_000;
+/** In the PING that follows the notice; others have 0. */
+const NOTICE = 1;
+
 export class Http2ServerConnection extends Http2Connection implements ServedConnection {
   readonly connection: HttpConnection;
   readonly clientIdField: Field | null;
@@ -79,8 +88,11 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
   readonly reader: number;
   readonly spares = new SpareStreams<ServerStream>();
   readonly #onFinished: (connection: ServedConnection) => void;
-  /** Of this draining. */
-  #noticed = false;
+  readonly #begunMs: number;
+  /** When the client was last told to leave; -1: it was not. */
+  #noticedMs = -1;
+  /** The client has read it. */
+  #heeded = false;
 
   constructor(
     context: ServerContext,
@@ -89,6 +101,7 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
   ) {
     super(context, connection.source, true);
     this.connection = connection;
+    this.#begunMs = this.receivedMs;
     this.#onFinished = onFinished;
     const { gate } = connection;
     this.clientIdField =
@@ -102,8 +115,32 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
 
   /** The client shall open its next streams on another connection; what it opens here is served. */
   notice(): void {
-    this.#noticed = true;
+    // Once it was told the last stream, the client may be told no later one.
+    if (this.leaving) return;
+    this.#noticedMs = this.nowMs;
     this.sendGoAway(WINDOW_MAX, NO_ERROR);
+    this.sendPing(false, 0, NOTICE);
+  }
+
+  /** RFC 9113 6.8: what was on its way when the client was told is served. */
+  dismiss(): void {
+    if (this.leaving) return;
+    const { nowMs } = this;
+    if (this.#noticedMs < 0) {
+      const opensNow = this.lastStream === 0 && nowMs - this.receivedMs < FIRST_STREAM_MS;
+      if (this.#hasStayed(nowMs) && !opensNow) this.notice();
+    } else if (this.#heeded || nowMs - this.#noticedMs >= HEED_MS) {
+      this.drain();
+    }
+  }
+
+  /** Of one that has come during a drain. */
+  #hasStayed(nowMs: number): boolean {
+    return nowMs >= Math.min(this.#begunMs + STAY_MS, this.context.drainEndsMs - LAST_MS);
+  }
+
+  protected override onPong(low: number): void {
+    if (low === NOTICE) this.#heeded = true;
   }
 
   /** No further streams. A client that has just come is about to open its first one. */
@@ -152,7 +189,7 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     if (stream.remaining === BODY_MISMATCH) return this.refuse(id, PROTOCOL_ERROR);
     this.streams.add(stream);
     // Not earlier: many a client gives up what it has not sent yet when it is told to leave.
-    if (this.context.draining && !this.#noticed) this.notice();
+    if (this.context.draining && this.#noticedMs < 0 && this.#hasStayed(this.receivedMs)) this.notice();
     stream.begin(list, endStream, verdict);
     return NO_ERROR;
   }

@@ -308,7 +308,7 @@ testBoth(
     const idle = await client();
     const { client: busy, server } = await exchange(GET);
     assert.equal(proxy.active, 2);
-    proxy.drain();
+    proxy.drain(60_000);
     proxy.closeIdle();
     assert.equal(await idle.gone(), 'FIN');
     server.write(OK);

@@ -158,6 +158,10 @@ export class ServerConnection
     }
   }
 
+  dismiss(): void {
+    this.drain();
+  }
+
   // ---- client side
 
   #onBytes(buffer: Buffer, length: number): void {

@@ -23,6 +23,8 @@ export interface ServerContext {
   /** Bytes of further requests that a connection may send while one is in flight, before it is no longer read. */
   readonly pipelinedBytesMax: number;
   draining: boolean;
+  /** When connections are cut at the latest. */
+  drainEndsMs: number;
 }
 
 /** A client's connection. */
@@ -30,6 +32,8 @@ export interface ServedConnection {
   readonly owner: object | undefined;
   /** The client shall ask no more here, if that can be said before it asks. */
   notice(): void;
+  /** As `drain`, but at a time when no request is lost by it; called again and again. */
+  dismiss(): void;
   /** Ends after what is asked now; at once if nothing is. */
   drain(): void;
 }

@@ -59,6 +59,7 @@ class Server implements HttpServer {
       responseHead: new Head(),
       pipelinedBytesMax: options.pipelinedBytesMax ?? PIPELINED_BYTES_MAX,
       draining: false,
+      drainEndsMs: Number.POSITIVE_INFINITY,
     };
     streams.use(this.#context);
   }
@@ -81,9 +82,14 @@ class Server implements HttpServer {
     served.start(first);
   }
 
-  drain(): void {
+  drain(graceMs: number): void {
     this.#context.draining = true;
+    this.#context.drainEndsMs = this.#context.clock.nowMs() + graceMs;
     for (const connection of this.#connections) connection.notice();
+  }
+
+  dismiss(): void {
+    for (const connection of this.#connections) connection.dismiss();
   }
 
   closeIdle(owner?: object): void {

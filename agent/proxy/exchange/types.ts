@@ -270,8 +270,10 @@ export interface HttpConnection {
 /** What the codec serves with; one per worker. */
 export interface HttpServer {
   serve(connection: HttpConnection): void;
-  /** What is asked from now on, on new connections too, is answered with `connection: close`. */
-  drain(): void;
+  /** Clients are told to leave, those of HTTP/1 with their answers, new ones too. All is over after `graceMs`. */
+  drain(graceMs: number): void;
+  /** While draining, again and again: closes connections on which nothing is asked and whose clients know that they have to leave. */
+  dismiss(): void;
   /** Closes the connections (of one owner, or all) on which nothing is asked at the moment. */
   closeIdle(owner?: object): void;
   /** Ends the draining. */

@@ -353,13 +353,13 @@ class Worker implements ProxyWorker {
     // Also anew: whoever asks again is told again.
     this.#draining?.cancel();
     const { clock, http } = this.#context;
-    http.drain();
+    http.drain(graceMs);
     const begun = clock.nowMs();
     const check = (): void => {
       const passed = clock.nowMs() - begun;
       // Whoever asks within this time is told with the answer that the connection ends. A close out of the blue could
       // meet a request on its way.
-      if (passed >= IDLE_CLOSE_MS) http.closeIdle();
+      if (passed >= IDLE_CLOSE_MS) http.dismiss();
       if (this.connections === 0 || passed >= graceMs) {
         this.#context.accessLog.flush();
         this.#options.post({ type: 'drained' });
