@@ -19,6 +19,21 @@ test('wherever eight long connections are accepted, each of four workers gets tw
   }
 });
 
+test('two that choose at the same moment do not choose the same worker', (t) => {
+  const { workers, loads } = make(4);
+  const [first, second] = workers as [WorkerLoads, WorkerLoads];
+  loads.set([1, 1, 0, 0]);
+  const write = Atomics.compareExchange.bind(Atomics);
+  let wrote = 0;
+  t.mock.method(Atomics, 'compareExchange', (cells: Int32Array, at: number, seen: number, next: number) => {
+    // The first has looked at all of them, and not chosen yet.
+    if (++wrote === 1) assert.equal(second.assign(0), 2);
+    return write(cells, at, seen, next);
+  });
+  assert.equal(first.assign(0), 3);
+  assert.deepEqual([...loads], [1, 1, 1, 1]);
+});
+
 test('a worker keeps a connection that it would not be better to move', () => {
   const { workers, loads } = make(2);
   const [first, second] = workers as [WorkerLoads, WorkerLoads];

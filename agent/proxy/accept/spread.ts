@@ -40,14 +40,18 @@ export class WorkerLoads {
   assign(slack: number): number {
     const loads = this.#loads;
     const count = loads.length;
-    let least = this.#own;
-    for (let step = 1; step < count; step++) {
-      const other = (this.#own + step) % count;
-      if (Atomics.load(loads, other) < Atomics.load(loads, least)) least = other;
+    for (;;) {
+      const own = Atomics.load(loads, this.#own);
+      let [to, fewest] = [this.#own, own];
+      for (let step = 1; step < count; step++) {
+        const other = (this.#own + step) % count;
+        const load = Atomics.load(loads, other);
+        if (load < fewest) [to, fewest] = [other, load];
+      }
+      if (own <= fewest + slack) [to, fewest] = [this.#own, own];
+      // Another worker may have chosen the same one meanwhile: then it has one more than was seen.
+      if (Atomics.compareExchange(loads, to, fewest, fewest + 1) === fewest) return to;
     }
-    if (Atomics.load(loads, this.#own) <= Atomics.load(loads, least) + slack) least = this.#own;
-    Atomics.add(loads, least, 1);
-    return least;
   }
 
   /** One that was counted at the worker is there no more. */
