@@ -146,6 +146,7 @@ describe("pods under agents and a peer that speaks Linkerd's wire", () => {
     assert.deepEqual(http('HTTP/1.0 in HTTP/2'), { ...request, version: '1.0' });
     assert.deepEqual(http('absolute form in HTTP/2'), { ...request, path: `http://${authority}/path?x=1` });
     assert.deepEqual(http('an unknown version in HTTP/2'), { ...request, version: '2.0' });
+    assert.deepEqual(http('another host in HTTP/2'), { ...request, version: '2.0' });
     assert.deepEqual(http('a header of a later version'), request);
     assert.equal(heard['a tunnel'], '200 some bytes');
     for (const form of ['a named target', 'port 0', 'no header', 'no ALPN']) {

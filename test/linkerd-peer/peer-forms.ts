@@ -30,6 +30,9 @@ const forms: Readonly<Record<string, () => Promise<string>>> = {
   'HTTP/1.0 in HTTP/2': () => marked('HTTP/1.0', ports.http1, { 'content-length': '6' }),
   'absolute form in HTTP/2': () => marked('HTTP/1.1; absolute-form'),
   'an unknown version in HTTP/2': () => marked('HTTP/3', ports.http2),
+  // As when a route of the peer's sets Host.
+  'another host in HTTP/2': async () =>
+    overHttp2(await dial(header('http2', { port: ports.http2 })), options, { host: 'other.example' }),
   'a tunnel': async () => tunnel(await dial(header('http1')), `${name}:${ports.http1}`),
   'a header of a later version': async () => {
     const message = encode([3, Buffer.of(0x0a, 0)], [1, ports.http1], [15, 'new'], [16, 7]);

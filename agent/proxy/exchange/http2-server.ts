@@ -33,6 +33,7 @@ import {
 import type { Http2Limit } from '../http2/limits.ts';
 import {
   BODY_MISMATCH,
+  HOSTS_DIFFER,
   LIST_TOO_LARGE,
   ORIGIN_ABSOLUTE,
   ORIGIN_NONE,
@@ -179,7 +180,7 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     }
     // What came from an application of the pod is what it looks like.
     if (this.connection.gate === null) list.drop(FLAG_ORIGIN);
-    const verdict = validateRequest(list);
+    const verdict = this.#validate(list);
     if (verdict === LIST_TOO_LARGE) this.limited('header_list');
     if (verdict > PATH_TOO_LONG) return this.refuse(id, PROTOCOL_ERROR);
     const stream = this.spares.take() ?? new ServerStream(this);
@@ -192,6 +193,15 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     if (this.context.draining && this.#noticedMs < 0 && this.#hasStayed(this.receivedMs)) this.notice();
     stream.begin(list, endStream, verdict);
     return NO_ERROR;
+  }
+
+  #validate(list: HeaderList): number {
+    const verdict = validateRequest(list);
+    // A route of a sidecar that sets Host changes the field alone. Of the two names nobody behind us may read the one that
+    // does not hold: it was judged by nobody (RFC 9113 8.3.1).
+    if (verdict !== HOSTS_DIFFER || this.clientIdField === null) return verdict;
+    list.dropHost();
+    return VALID;
   }
 
   onGoAway(): number {

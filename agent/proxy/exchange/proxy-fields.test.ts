@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { connect as connectHttp2, createServer as createHttp2Server } from 'node:http2';
+import { connect as connectHttp2, constants, createServer as createHttp2Server } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
 import { recordingLog } from '#lib/core/log.ts';
@@ -154,4 +154,40 @@ test('a version that nobody knows: the request stays HTTP/2, without the field',
   await once(stream, 'close');
   assert.equal(headers[':status'], 200);
   assert.deepEqual(seen, [undefined, 'web']);
+});
+
+test('HTTP/2 with another host than :authority: of a meshed client :authority holds, any other is refused', {
+  timeout: 20_000,
+}, async (t) => {
+  const seen: (string | undefined)[][] = [];
+  const server = createHttp2Server((request, response) => {
+    seen.push([request.headers[':authority'], request.headers.host, request.headers['last'] as string]);
+    response.end();
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => server.close());
+  const metrics = new RecordedMetrics();
+  const ask = async (gate: RequestGate | null, fields: Record<string, string>): Promise<number> => {
+    const endpoint = new LoopbackEndpoint((server.address() as AddressInfo).port, metrics, false, true);
+    const proxy = await listenLoopback(createHttpServer(), fixedTarget([endpoint]), gate, false, true);
+    const session = connectHttp2(`http://127.0.0.1:${proxy.port}`);
+    const stream = session.request({ ':path': '/', ':authority': 'a', ...fields, last: '1' });
+    stream.on('error', () => undefined).resume();
+    await new Promise((resolve) => stream.on('close', resolve));
+    session.destroy();
+    await proxy.close();
+    return stream.rstCode ?? -1;
+  };
+  const gateOf = (clientId: string): RequestGate => ({ judge: () => FAILURE_NONE, clientId });
+  assert.equal(await ask(gateOf('web'), { host: 'b' }), 0);
+  assert.equal(await ask(gateOf('web'), { host: 'A' }), 0);
+  assert.deepEqual(seen.splice(0), [
+    ['a', undefined, '1'],
+    ['a', 'A', '1'],
+  ]);
+  // What is no host says nothing, whoever sends it.
+  assert.equal(await ask(gateOf('web'), { host: 'b c' }), constants.NGHTTP2_PROTOCOL_ERROR);
+  for (const gate of [null, gateOf('')])
+    assert.equal(await ask(gate, { host: 'b' }), constants.NGHTTP2_PROTOCOL_ERROR);
+  assert.deepEqual(seen, []);
 });

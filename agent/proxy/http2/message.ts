@@ -31,6 +31,8 @@ export const BAD_VALUE = 5;
 export const BAD_CONNECTION_FIELD = 6;
 export const BAD_LENGTH = 7;
 export const BAD_HOST = 8;
+/** RFC 9113 8.3.1: it should be taken as malformed; if it is not, `:authority` is what holds. */
+export const HOSTS_DIFFER = 9;
 
 /** By the codes above, for logs. */
 export const verdictTexts: readonly string[] = [
@@ -42,7 +44,8 @@ export const verdictTexts: readonly string[] = [
   'a value of a field is wrong',
   'a field belongs to HTTP/1 connections',
   'content-length is given twice or is not that of the body',
-  ':authority and host differ, or host is no host or given twice',
+  'host is no host or given twice',
+  ':authority and host differ',
 ];
 
 /** `l5d-orig-proto`: none, or minor version and, for a target in absolute form, ORIGIN_ABSOLUTE. */
@@ -73,7 +76,7 @@ export function validateRequest(list: HeaderList): number {
   // Of what was HTTP/1 one of the two means nothing: Host beside a target in absolute form (RFC 9112 3.2.2), else
   // :authority, which Linkerd's proxies leave as it was when a route changes Host.
   if (originOf(list) !== ORIGIN_NONE) return VALID;
-  return hostField.value.toLowerCase() === authorityField.value.toLowerCase() ? VALID : BAD_HOST;
+  return hostField.value.toLowerCase() === authorityField.value.toLowerCase() ? VALID : HOSTS_DIFFER;
 }
 
 /** RFC 9113 8.3.2. An interim response is valid, 101 is not (8.6). */

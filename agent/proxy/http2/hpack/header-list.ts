@@ -184,11 +184,19 @@ export class HeaderList {
   }
 
   dropLength(): void {
-    const field = this.lengthField;
+    this.#dropOne(this.lengthField);
+    this.lengthField = null;
+  }
+
+  dropHost(): void {
+    this.#dropOne(this.hostField);
+    this.hostField = null;
+  }
+
+  #dropOne(field: Field | null): void {
     if (field === null) return;
     this.fields.splice(this.fields.indexOf(field), 1);
     this.length--;
-    this.lengthField = null;
   }
 
   /** Removes the fields with these names, in lower case; none that has its own slot here. */
