@@ -78,7 +78,7 @@ export interface ProxyWorkers {
   setPod(pod: WorkerPod, listeners: readonly ListenerHandle[]): void;
   removePod(uid: string): Promise<void>;
   /** Connections of the pod in all workers; Infinity if one does not answer. */
-  connectionsOf(uid: string, closeIdle: boolean): Promise<number>;
+  connectionsOf(uid: string, dismiss: boolean): Promise<number>;
   setCertificate(certificate: Certificate): void;
   /**
    * Tells of the pod's exchanges, from each worker so many requests as the wish says; until it is closed. `worker`: ids
@@ -487,7 +487,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
       broadcast({ type: 'pod-removed', uid, ticket: id });
       await Promise.all(words);
     },
-    async connectionsOf(uid, closeIdle) {
+    async connectionsOf(uid, dismiss) {
       const id = ++ticket;
       const asked = workers.filter((worker) => !worker.ended);
       const counts = asked.map(
@@ -503,7 +503,7 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
             waitingForCount.set(key, done);
           }),
       );
-      broadcast({ type: 'pod-connections', uid, ticket: id, closeIdle });
+      broadcast({ type: 'pod-connections', uid, ticket: id, dismiss });
       return (await Promise.all(counts)).reduce((sum, open) => sum + open, 0);
     },
     setCertificate(certificate) {

@@ -268,12 +268,12 @@ export type ToWorker =
   | { readonly type: 'drain'; readonly graceMs: number }
   /** The agent goes on after all. */
   | { readonly type: 'resume' }
-  /** Asks how much the pod has open; `closeIdle` closes HTTP connections on which nothing is asked. */
+  /** Asks how much the pod has open; `dismiss` ends HTTP connections on which nothing is asked. */
   | {
       readonly type: 'pod-connections';
       readonly uid: string;
       readonly ticket: number;
-      readonly closeIdle: boolean;
+      readonly dismiss: boolean;
     }
   /** Answers a pod's GET /metrics that came in on this worker. */
   | { readonly type: 'pod-metrics'; readonly ticket: number; readonly text: string }

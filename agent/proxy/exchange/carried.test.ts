@@ -236,7 +236,7 @@ test('drain: requests in flight end well, later ones go over another connection'
   const { exchange, far, link } = await chain(t);
   const first = await exchange(GET);
   far.drain(60_000);
-  far.closeIdle();
+  far.dismiss();
   const second = await exchange(GET);
   first.server.write(OK);
   await first.client.take('ok');

@@ -101,7 +101,7 @@ async function setUp(t: TestContext): Promise<Setting> {
     listener.close();
     application.close();
     // Its connections to the application are ours and end with it.
-    server.closeIdle();
+    server.dismiss();
     clock.advance(200_000);
   });
   client.send(connectionPreface, frame(FRAME_SETTINGS, 0, 0));

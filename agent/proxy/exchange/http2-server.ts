@@ -94,6 +94,8 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
   #noticedMs = -1;
   /** The client has read it. */
   #heeded = false;
+  /** The connection ends once the client has. */
+  #draining = false;
 
   constructor(
     context: ServerContext,
@@ -123,16 +125,9 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     this.sendPing(false, 0, NOTICE);
   }
 
-  /** RFC 9113 6.8: what was on its way when the client was told is served. */
   dismiss(): void {
-    if (this.leaving) return;
-    const { nowMs } = this;
-    if (this.#noticedMs < 0) {
-      const opensNow = this.lastStream === 0 && nowMs - this.receivedMs < FIRST_STREAM_MS;
-      if (this.#hasStayed(nowMs) && !opensNow) this.notice();
-    } else if (this.#heeded || nowMs - this.#noticedMs >= HEED_MS) {
-      this.drain();
-    }
+    if (this.#noticedMs >= 0 && this.nowMs - this.#noticedMs >= HEED_MS) this.#end();
+    else if (!this.context.draining || this.#noticedMs >= 0 || this.#hasStayed(this.nowMs)) this.drain();
   }
 
   /** Of one that has come during a drain. */
@@ -140,13 +135,23 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
     return nowMs >= Math.min(this.#begunMs + STAY_MS, this.context.drainEndsMs - LAST_MS);
   }
 
-  protected override onPong(low: number): void {
-    if (low === NOTICE) this.#heeded = true;
+  /** RFC 9113 6.8: no further streams, but what was on its way when the client was told is served. */
+  drain(): void {
+    // One that has just come is about to open its first stream.
+    if (this.lastStream === 0 && this.nowMs - this.receivedMs < FIRST_STREAM_MS) return;
+    if (this.#noticedMs < 0) this.notice();
+    this.#draining = true;
+    if (this.#heeded) this.#end();
   }
 
-  /** No further streams. A client that has just come is about to open its first one. */
-  drain(): void {
-    if (this.leaving || (this.lastStream === 0 && this.nowMs - this.receivedMs < FIRST_STREAM_MS)) return;
+  protected override onPong(low: number): void {
+    if (low !== NOTICE) return;
+    this.#heeded = true;
+    if (this.#draining) this.#end();
+  }
+
+  #end(): void {
+    if (this.leaving) return;
     this.sendGoAway(this.lastStream, NO_ERROR);
     this.leave();
   }

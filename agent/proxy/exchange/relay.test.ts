@@ -309,7 +309,7 @@ testBoth(
     const { client: busy, server } = await exchange(GET);
     assert.equal(proxy.active, 2);
     proxy.drain(60_000);
-    proxy.closeIdle();
+    proxy.dismiss();
     assert.equal(await idle.gone(), 'FIN');
     server.write(OK);
     assert.equal(await busy.rest(), 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: close\r\n\r\nok');

@@ -150,16 +150,11 @@ export class ServerConnection
   /** Each answer says that the connection ends; there is nothing to say before. */
   notice(): void {}
 
-  /** No further request after the present one; closes at once when there is none. */
-  drain(): void {
+  dismiss(): void {
     if (this.#state === READING && this.#partial === null && this.#backlog === null) {
       this.#state = CLOSING;
       this.#finish();
     }
-  }
-
-  dismiss(): void {
-    this.drain();
   }
 
   // ---- client side

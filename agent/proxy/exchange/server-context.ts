@@ -32,8 +32,6 @@ export interface ServedConnection {
   readonly owner: object | undefined;
   /** The client shall ask no more here, if that can be said before it asks. */
   notice(): void;
-  /** As `drain`, but at a time when no request is lost by it; called again and again. */
+  /** Ends after what is asked now, at once if nothing is; where the client has to be told before, in a later call. */
   dismiss(): void;
-  /** Ends after what is asked now; at once if nothing is. */
-  drain(): void;
 }

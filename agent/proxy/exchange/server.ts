@@ -88,13 +88,9 @@ class Server implements HttpServer {
     for (const connection of this.#connections) connection.notice();
   }
 
-  dismiss(): void {
-    for (const connection of this.#connections) connection.dismiss();
-  }
-
-  closeIdle(owner?: object): void {
+  dismiss(owner?: object): void {
     for (const connection of this.#connections) {
-      if (owner === undefined || connection.owner === owner) connection.drain();
+      if (owner === undefined || connection.owner === owner) connection.dismiss();
     }
   }
 

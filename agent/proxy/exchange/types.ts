@@ -272,10 +272,11 @@ export interface HttpServer {
   serve(connection: HttpConnection): void;
   /** Clients are told to leave, those of HTTP/1 with their answers, new ones too. All is over after `graceMs`. */
   drain(graceMs: number): void;
-  /** While draining, again and again: closes connections on which nothing is asked and whose clients know that they have to leave. */
-  dismiss(): void;
-  /** Closes the connections (of one owner, or all) on which nothing is asked at the moment. */
-  closeIdle(owner?: object): void;
+  /**
+   * Again and again while draining, or while the owner leaves: closes connections (of that owner, or all) on which nothing
+   * is asked and whose clients know that they have to leave.
+   */
+  dismiss(owner?: object): void;
   /** Ends the draining. */
   resume(): void;
   /** Connections being served. */

@@ -193,7 +193,7 @@ class Worker implements ProxyWorker {
         break;
       case 'pod-connections': {
         const pod = this.#pods.get(message.uid);
-        if (pod !== undefined && message.closeIdle) this.#context.http.closeIdle(pod);
+        if (pod !== undefined && message.dismiss) this.#context.http.dismiss(pod);
         const open = pod?.sockets.size ?? 0;
         this.#options.post({ type: 'pod-connections', ticket: message.ticket, open });
         break;
