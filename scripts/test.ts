@@ -89,6 +89,8 @@ if (everything) {
 
 async function runSuite(suite: Suite): Promise<void> {
   const suiteStartedMs = performance.now();
+  // For files that leave something to the next one.
+  process.env['NODEMESH_TEST_FILES'] = suite.files.join(':');
   const events: AsyncIterable<TestEvent> = run({
     files: [...suite.files],
     concurrency: suite.concurrency,

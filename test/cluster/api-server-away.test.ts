@@ -7,13 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { scale } from '../faults/scale.ts';
 import { type Cluster, openCluster } from './cluster.ts';
-import {
-  type Component,
-  componentSelector,
-  components,
-  type Installation,
-  installationOn,
-} from './installation.ts';
+import { type Component, componentSelector, type Installation, installationOn } from './installation.ts';
 import { openShop, type Shop } from './shop.ts';
 
 const SHOP = 'api-server-shop';
@@ -33,10 +27,9 @@ describe('without the API server', { timeout: scale.soak ? 3_600_000 : 580_000 }
     mesh = installationOn(cluster);
     replicas = cluster.nodes.length;
     await mesh.removeAll();
-    await mesh.apply('install', '--crds');
-    await mesh.apply('install', '--ha', '--set', `controllerReplicas=${replicas}`);
+    await mesh.installControlPlane('--ha', '--set', `controllerReplicas=${replicas}`);
     shop = await openShop(cluster, mesh, SHOP);
-    for (const component of components) await mesh.ready(component, replicas);
+    await mesh.controlPlaneReady(replicas);
     await shop.beginAgain();
   });
   after(async () => {

@@ -26,12 +26,11 @@ describe('high availability', { timeout: 800_000 }, () => {
     mesh = installationOn(cluster);
     replicas = cluster.nodes.length;
     await mesh.removeAll();
-    await mesh.apply('install', '--crds');
     const values = ['identity.issuer.issuanceLifetime=30s', 'identity.issuer.clockSkewAllowance=1s'];
     const sets = [...values, `controllerReplicas=${replicas}`].flatMap((value) => ['--set', value]);
-    await mesh.apply('install', '--ha', ...sets);
+    await mesh.installControlPlane('--ha', ...sets);
     shop = await openShop(cluster, mesh, 'availability-shop');
-    for (const component of components) await mesh.ready(component, replicas);
+    await mesh.controlPlaneReady(replicas);
     await shop.beginAgain();
   });
   after(async () => {

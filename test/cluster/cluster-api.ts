@@ -14,6 +14,7 @@ import { kubeconfigAccess } from '#lib/registry-kubernetes/kubeconfig.ts';
 import { createKubernetesRegistry } from '#lib/registry-kubernetes/kubernetes-registry.ts';
 import { DEFAULT_NAME } from '../kind/layout.ts';
 import { requireCluster } from '../kind/notes.ts';
+import { PATIENCE_MS } from './cluster.ts';
 
 export type Manifest = Readonly<Record<string, unknown>> & {
   readonly metadata: { readonly name: string; readonly namespace?: string } & Readonly<
@@ -78,7 +79,7 @@ export async function openRegistry(kinds?: readonly Kind[], token?: string): Pro
 
 /** Runs a call again while it fails with `status`; such as 403 while a namespace's account is being made. */
 export async function retried<T>(statuses: readonly number[], run: () => Promise<T>): Promise<T> {
-  const endMs = performance.now() + 30_000;
+  const endMs = performance.now() + PATIENCE_MS;
   for (;;) {
     try {
       return await run();
@@ -109,9 +110,9 @@ export async function makeNamespace(api: KubernetesApi, name: string): Promise<v
 
 /** Looks again until it holds. */
 export async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
-  const endMs = performance.now() + 60_000;
+  const endMs = performance.now() + PATIENCE_MS;
   while (!(await holds())) {
-    if (performance.now() > endMs) throw new Error(`not within 60 s: ${what}`);
+    if (performance.now() > endMs) throw new Error(`not within ${PATIENCE_MS} ms: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }

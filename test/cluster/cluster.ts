@@ -32,6 +32,7 @@ export interface KubernetesObject {
     readonly name: string;
     readonly namespace?: string;
     readonly uid?: string;
+    readonly deletionTimestamp?: string;
     readonly labels?: Readonly<Record<string, string>>;
   };
   readonly [field: string]: unknown;
@@ -77,6 +78,8 @@ export interface Cluster {
   makeNamespace(name: string, labels?: Readonly<Record<string, string>>): Promise<void>;
   waitFor<T>(what: string, ask: () => Promise<T | undefined | false>, timeoutMs?: number): Promise<T>;
   podsReady(namespace: string, selector: string, count: number): Promise<readonly KubernetesObject[]>;
+  /** Its ClusterIP. */
+  serviceAddress(namespace: string, name: string): Promise<string>;
   exec(place: PodPlace, argv: readonly string[], options?: CommandOptions): Promise<CommandResult>;
   logs(place: PodPlace): Promise<string>;
   close(): Promise<void>;
@@ -177,6 +180,14 @@ export async function openCluster(name = process.env['CLUSTER'] ?? DEFAULT_NAME)
         const ready = pods.filter((pod) => isReady(pod));
         return ready.length === count && pods.length === count ? ready : undefined;
       }),
+    async serviceAddress(namespace, name) {
+      const { spec } = await cluster.get<KubernetesObject & { spec: { clusterIP: string } }>([
+        'service',
+        name,
+        `--namespace=${namespace}`,
+      ]);
+      return spec.clusterIP;
+    },
     exec: ({ namespace, pod, container }, argv, options) =>
       tryKubectl(
         layout,
@@ -209,6 +220,9 @@ export async function openCluster(name = process.env['CLUSTER'] ?? DEFAULT_NAME)
   };
   return cluster;
 }
+
+/** Told to end, or gone but for its name. */
+export const isEnding = ({ metadata }: KubernetesObject): boolean => metadata.deletionTimestamp !== undefined;
 
 interface PodStatus {
   readonly status?: { readonly conditions?: readonly { readonly type: string; readonly status: string }[] };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of faults on a cluster share: the mesh on it, a server and a client on each of its first two nodes,
+// What the tests of faults on a cluster share: in a meshed namespace a server and a client on each of its first two nodes,
 // and loads between all of them that need neither API server nor kubelet, containerd or DNS to go on.
 
 import assert from 'node:assert/strict';
@@ -14,18 +14,11 @@ import {
   startLoad,
   summary,
 } from '../faults/load.ts';
-import { type Cluster, type KubernetesObject, openCluster } from './cluster.ts';
+import type { Cluster } from './cluster.ts';
 import { groundWithin } from './in-pod.ts';
 import { clientPod, echoPod, loadPrograms } from './load-pods.ts';
-import {
-  controlPlaneReady,
-  installControlPlane,
-  installNodes,
-  nodePodsReady,
-  removeMesh,
-  scrapeNode,
-  untilReason,
-} from './mesh.ts';
+import { scrapeNode, untilReason } from './mesh.ts';
+import type { Shared } from './shared-mesh.ts';
 
 export const RATE = 20;
 /** On the first node and on the second. */
@@ -38,8 +31,7 @@ export const ALL_WAYS: readonly (readonly [Client, Server])[] = CLIENTS.flatMap(
 );
 type Kinds = Parameters<typeof startLoad>[1]['kinds'];
 
-export interface FaultScene {
-  readonly cluster: Cluster;
+export interface FaultScene extends Shared {
   readonly namespace: string;
   readonly identity: string;
   /** Until a service's address is asked for by number there is no need of DNS. */
@@ -55,51 +47,28 @@ export interface FaultScene {
   untilMtls(node: string, on?: Cluster): Promise<void>;
   /** A new pod on the node starts, in the mesh. */
   startsMeshed(name: string, node: string): Promise<void>;
-  close(): Promise<void>;
 }
 
-export async function openFaultScene(namespace: string): Promise<FaultScene> {
-  const cluster = await openCluster();
-  try {
-    const [near = '', far = ''] = cluster.nodes.map(({ name }) => name);
-    await removeMesh(cluster);
-    await installControlPlane(cluster);
-    await installNodes(cluster);
-    await cluster.makeNamespace(namespace);
-    await cluster.kubectl(['annotate', 'namespace', namespace, 'linkerd.io/inject=enabled']);
-    await controlPlaneReady(cluster);
-    await nodePodsReady(cluster, 'keeper');
-    await nodePodsReady(cluster, 'agent');
-    await cluster.apply([
-      loadPrograms(namespace),
-      ...echoPod(namespace, 'near', { node: near }),
-      ...echoPod(namespace, 'far', { node: far }),
-      clientPod(namespace, 'caller', { node: near }),
-      clientPod(namespace, 'peer', { node: far }),
-    ]);
-    await untilReason(cluster, namespace, [...SERVERS, ...CLIENTS], 'Enrolled');
-    for (const name of SERVERS) await cluster.podsReady(namespace, `app=${name}`, 1);
-  } catch (error) {
-    await cluster.close();
-    throw error;
-  }
-  return sceneOn(cluster, namespace);
-}
-
-function sceneOn(cluster: Cluster, namespace: string): FaultScene {
+export async function openFaultScene({ cluster, mesh }: Shared, namespace: string): Promise<FaultScene> {
+  const [near = '', far = ''] = cluster.nodes.map(({ name }) => name);
+  await cluster.makeNamespace(namespace);
+  await cluster.kubectl(['annotate', 'namespace', namespace, 'linkerd.io/inject=enabled']);
+  await cluster.apply([
+    loadPrograms(namespace),
+    ...echoPod(namespace, 'near', { node: near }),
+    ...echoPod(namespace, 'far', { node: far }),
+    clientPod(namespace, 'caller', { node: near }),
+    clientPod(namespace, 'peer', { node: far }),
+  ]);
+  await untilReason(cluster, namespace, [...SERVERS, ...CLIENTS], 'Enrolled');
+  for (const name of SERVERS) await cluster.podsReady(namespace, `app=${name}`, 1);
   const identity = `default.${namespace}.serviceaccount.identity.linkerd.cluster.local`;
   const scene: FaultScene = {
     cluster,
+    mesh,
     namespace,
     identity,
-    async addressOf(service) {
-      const { spec } = await cluster.get<KubernetesObject & { spec: { clusterIP: string } }>([
-        'service',
-        service,
-        `--namespace=${namespace}`,
-      ]);
-      return spec.clusterIP;
-    },
+    addressOf: (service) => cluster.serviceAddress(namespace, service),
     async loads(ways, kinds, timeoutMs) {
       const clients = [...new Set(ways.map(([client]) => client))];
       const ground = await groundWithin(
@@ -146,13 +115,6 @@ function sceneOn(cluster: Cluster, namespace: string): FaultScene {
       await cluster.apply([clientPod(namespace, name, { node })]);
       await untilReason(cluster, namespace, [name], 'Enrolled');
       await cluster.kubectl(['delete', 'pod', name, `--namespace=${namespace}`, '--wait']);
-    },
-    async close() {
-      try {
-        await removeMesh(cluster);
-      } finally {
-        await cluster.close();
-      }
     },
   };
   return scene;

@@ -10,7 +10,7 @@ import { after, before, describe, it } from 'node:test';
 import { runCommand } from '../../local/command.ts';
 import { TEST_IMAGE } from '../../scripts/images/layout.ts';
 import { type Cluster, openCluster } from './cluster.ts';
-import { MESH_COMMAND, removeMesh } from './mesh.ts';
+import { type Installation, installationOn, MESH_COMMAND } from './installation.ts';
 import { type ClusterPrometheus, exposePrometheus, startPrometheus } from './prometheus.ts';
 
 const PAGE = resolve(import.meta.dirname, '../../docs/getting-started.md');
@@ -25,16 +25,18 @@ const blocks = [...readFileSync(PAGE, 'utf8').matchAll(/^```shell\n(.*?)^```$/gm
 
 describe('docs/getting-started.md', { timeout: 800_000 }, () => {
   let cluster: Cluster;
+  let mesh: Installation;
   let prometheus: ClusterPrometheus | undefined;
   let programs: string;
   let next = 0;
 
   before(async () => {
     cluster = await openCluster();
+    mesh = installationOn(cluster);
     programs = mkdtempSync(join(tmpdir(), 'nodemesh-started-'));
     symlinkSync(MESH_COMMAND, join(programs, 'mesh'));
     symlinkSync(KUBECTL, join(programs, 'kubectl'));
-    await removeMesh(cluster);
+    await mesh.removeAll();
     // The page makes and deletes it; here also if it fails in between.
     await cluster.makeNamespace(NS);
     await cluster.makeNamespace(MONITORING);
@@ -43,7 +45,7 @@ describe('docs/getting-started.md', { timeout: 800_000 }, () => {
     rmSync(programs, { recursive: true });
     await prometheus?.close();
     if (cluster === undefined) return;
-    await removeMesh(cluster);
+    await mesh.removeAll();
     await cluster.close();
   });
 

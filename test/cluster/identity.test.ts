@@ -34,6 +34,7 @@ import {
   unless,
   until,
 } from './cluster-api.ts';
+import { withoutMesh } from './installation.ts';
 
 const stamp = Date.now().toString(36);
 const mesh = `identity-mesh-${stamp}`;
@@ -121,6 +122,7 @@ describe('identity on real tokens', () => {
   }
 
   before(async () => {
+    await withoutMesh();
     api = await clusterApi();
     for (const namespace of [mesh, shop]) await makeNamespace(api, namespace);
     await api.call({

@@ -14,7 +14,7 @@ import { inNetns, runCommand } from '../../local/command.ts';
 import { PAUSE_IMAGE } from '../kind/machine-files.ts';
 import { goTool } from '../tools/go-tool.ts';
 import { type Cluster, type KubernetesObject, openCluster } from './cluster.ts';
-import { components, type Installation, installationOn } from './installation.ts';
+import { type Installation, installationOn } from './installation.ts';
 import { service } from './objects.ts';
 import type { SidecarAnswers, SidecarConfig } from './sidecar.ts';
 
@@ -46,7 +46,8 @@ describe('in the place of Linkerd', { timeout: 800_000 }, () => {
     cluster = await openCluster();
     mesh = installationOn(cluster, NS);
     folder = mkdtempSync(join(tmpdir(), 'nodemesh-in-place-'));
-    await installationOn(cluster).removeAll();
+    // What an earlier run left, too: Helm finds its own by what it wrote into the namespace, and that goes.
+    for (const one of [installationOn(cluster), mesh]) await one.removeAll();
     await cluster.makeNamespace(NS);
     await cluster.makeNamespace(SHOP);
     const authority = await makeTestAuthority();
@@ -78,7 +79,7 @@ describe('in the place of Linkerd', { timeout: 800_000 }, () => {
       `${key}=${join(folder, file)}`,
     ]);
     await helm('install', CONTROL_PLANE, chart(CONTROL_PLANE), '--namespace', NS, ...sets);
-    for (const component of components) await mesh.ready(component, 1);
+    await mesh.controlPlaneReady();
   });
 
   it('serves a sidecar under the names that its injector wrote', async () => {
@@ -127,11 +128,6 @@ describe('in the place of Linkerd', { timeout: 800_000 }, () => {
       })),
     ]);
     const pods = (await cluster.podsReady(SHOP, 'app=web', names.length)) as readonly Placed[];
-    const { spec } = await cluster.get<KubernetesObject & { spec: { clusterIP: string } }>([
-      'service',
-      `--namespace=${SHOP}`,
-      'web',
-    ]);
     const identity = `web.${SHOP}.serviceaccount.identity.linkerd.cluster.local`;
     const tls = (account: string): string =>
       `${account}.linkerd.serviceaccount.identity.linkerd.cluster.local`;
@@ -150,7 +146,7 @@ describe('in the place of Linkerd', { timeout: 800_000 }, () => {
       identity,
       pod: { namespace: SHOP, name: 'web-1', node: node.name },
       authority: `web.${SHOP}.svc.cluster.local:8080`,
-      serviceIp: `${spec.clusterIP}:8080`,
+      serviceIp: `${await cluster.serviceAddress(SHOP, 'web')}:8080`,
       endpoints: names.length,
     };
     const netns = cluster.layout.nodes[0]?.netns ?? '';
@@ -172,7 +168,7 @@ describe('in the place of Linkerd', { timeout: 800_000 }, () => {
   it('Helm changes it, and takes all of it away', async () => {
     const args = ['--namespace', NS, '--reuse-values', '--set', 'controllerReplicas=2'];
     await helm('upgrade', CONTROL_PLANE, chart(CONTROL_PLANE), ...args);
-    for (const component of components) await mesh.ready(component, 2);
+    await mesh.controlPlaneReady(2);
     await helm('uninstall', CONTROL_PLANE, '--namespace', NS, '--wait');
     // As docs/install.md says: Kubernetes may hold back CRDs of which nobody has asked for an object.
     await mesh.printed('uninstall', '--crds');

@@ -8,7 +8,7 @@ import { after, before, describe, it } from 'node:test';
 import { definitions, nameOf } from '../../install/crds/definitions.ts';
 import type { CommandResult } from '../../local/command.ts';
 import { type Cluster, type KubernetesObject, openCluster } from './cluster.ts';
-import { components, type Installation, installationOn } from './installation.ts';
+import { type Installation, installationOn } from './installation.ts';
 
 const NS = 'nodemesh';
 const SHOP = 'install-shop';
@@ -50,17 +50,17 @@ describe('mesh install on a cluster', { timeout: 800_000 }, () => {
   });
 
   it('asks for the CRDs first, prints them, and then everything becomes ready', async () => {
-    const early = await mesh.mesh('install');
+    const early = await mesh.run('install');
     assert.equal(early.code, 1);
     assert.match(early.stderr, /CRDs must be installed first\. Run mesh install with the --crds flag/);
     await mesh.apply('install', '--crds');
     await mesh.apply('install');
-    for (const component of components) await mesh.ready(component, 1);
+    await mesh.controlPlaneReady();
   });
 
   it('refuses to install a second time', async () => {
     for (const installation of [mesh, installationOn(cluster, 'other')]) {
-      const again = await installation.mesh('install');
+      const again = await installation.run('install');
       assert.deepEqual([again.code, again.stdout], [1, '']);
       assert.match(again.stderr, /mesh upgrade/);
     }
@@ -133,7 +133,7 @@ describe('mesh install on a cluster', { timeout: 800_000 }, () => {
       (await cluster.get<SecretObject>(['secret', 'linkerd-identity-issuer', `--namespace=${NS}`])).data;
     const before = await issuerOf();
     await mesh.apply('upgrade', '--set', 'controllerReplicas=2');
-    for (const component of components) await mesh.ready(component, 2);
+    await mesh.controlPlaneReady(2);
     assert.deepEqual(await issuerOf(), before);
     assert.match(await mesh.printed('upgrade'), /controllerReplicas: 2/);
   });

@@ -9,7 +9,7 @@ import { ENROLLED_CONDITION } from '#lib/registry/model.ts';
 import { PAUSE_IMAGE } from '../kind/machine-files.ts';
 import { type AccountRule, accountRules } from '../../install/objects/rbac.ts';
 import { type Cluster, type KubernetesObject, openCluster } from './cluster.ts';
-import { componentSelector, components, type Installation, installationOn } from './installation.ts';
+import { componentSelector, type Installation, installationOn } from './installation.ts';
 import { takeAway } from './rights.ts';
 import { type StandIn, standInsSettled, startStandIns } from './stand-in.ts';
 
@@ -72,9 +72,8 @@ describe('the leader of the control plane', { timeout: 800_000 }, () => {
         pod(`cart-${name}`, 'cart', name),
       ]),
     ]);
-    await mesh.apply('install', '--crds');
-    await mesh.apply('install', '--set', `controllerReplicas=${REPLICAS}`);
-    for (const component of components) await mesh.ready(component, REPLICAS);
+    await mesh.installControlPlane('--set', `controllerReplicas=${REPLICAS}`);
+    await mesh.controlPlaneReady(REPLICAS);
     const accounts = { client: `web.${SHOP}`, server: `cart.${SHOP}` };
     standIns = await startStandIns(cluster, { namespace: mesh.namespace, targets: [], ...accounts });
     await standInsSettled(cluster, standIns);

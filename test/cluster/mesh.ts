@@ -1,72 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The mesh on a cluster as a user gets it there: mesh install and mesh install-cni through kubectl. And what can be
-// seen of it: conditions, Events, metrics.
+// What can be seen of the mesh on a cluster: conditions, Events, metrics. How it comes there is in installation.ts.
 
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
-import { join, resolve } from 'node:path';
-import { type CommandResult, runCommand } from '../../local/command.ts';
 import { parseMetrics, type Series } from '../conformance/metrics.ts';
 import type { Cluster, KubernetesObject } from './cluster.ts';
-
-export const MESH_NAMESPACE = 'nodemesh';
-export const MESH_COMMAND = resolve(import.meta.dirname, '../../bin/mesh');
-const COMPONENT = 'nodemesh.io/control-plane-component';
-const CONTROL_PLANE = ['identity', 'destination', 'policy-validator'];
-
-export const tryMesh = (cluster: Cluster, ...args: readonly string[]): Promise<CommandResult> =>
-  runCommand([MESH_COMMAND, ...args, '--kubeconfig', cluster.kubeconfig], { timeoutMs: 300_000 });
-
-/** Must succeed; its output. */
-export async function mesh(cluster: Cluster, ...args: readonly string[]): Promise<string> {
-  const { code, stdout, stderr } = await tryMesh(cluster, ...args);
-  assert.equal(code, 0, stderr);
-  return stdout;
-}
-
-const apply = (cluster: Cluster, input: string): Promise<string> =>
-  cluster.kubectl(['apply', '--filename=-'], { input });
-
-export async function installControlPlane(cluster: Cluster): Promise<void> {
-  await apply(cluster, await mesh(cluster, 'install', '--crds'));
-  await apply(cluster, await mesh(cluster, 'install'));
-}
-
-/** Applies what `mesh install-cni` prints. */
-export async function installNodes(cluster: Cluster, ...flags: readonly string[]): Promise<void> {
-  await apply(cluster, await mesh(cluster, 'install-cni', ...flags));
-}
-
-export async function controlPlaneReady(cluster: Cluster): Promise<void> {
-  for (const part of CONTROL_PLANE) await cluster.podsReady(MESH_NAMESPACE, `${COMPONENT}=${part}`, 1);
-}
-
-export interface NodePod extends KubernetesObject {
-  readonly spec: { readonly nodeName: string };
-}
-
-/** Exactly one on each node, and ready. */
-export async function nodePodsReady(
-  cluster: Cluster,
-  component: 'agent' | 'keeper',
-): Promise<readonly NodePod[]> {
-  return (await cluster.podsReady(
-    MESH_NAMESPACE,
-    `${COMPONENT}=${component}`,
-    cluster.nodes.length,
-  )) as readonly NodePod[];
-}
-
-/** Whatever an earlier run left, too. */
-export async function removeMesh(cluster: Cluster): Promise<void> {
-  // The plugin goes last.
-  if (cluster.nodes.some(({ root }) => existsSync(join(root, 'opt/cni/bin/nodemesh-cni'))))
-    await mesh(cluster, 'uninstall-cni', '--force');
-  const objects = await mesh(cluster, 'uninstall', '--crds', '--force');
-  if (objects !== '') {
-    await cluster.kubectl(['delete', '--ignore-not-found', '--wait', '--filename=-'], { input: objects });
-  }
-}
 
 interface Condition {
   readonly type: string;

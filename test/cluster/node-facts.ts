@@ -2,6 +2,7 @@
 // What a node has of the kinds of things that a mesh leaves there, for comparing before and after.
 
 import assert from 'node:assert/strict';
+import { PAUSE_IMAGE } from '../kind/machine-files.ts';
 import type { Cluster } from './cluster.ts';
 
 type Node = Cluster['nodes'][number];
@@ -25,6 +26,24 @@ true`;
 
 /** Of each there is something on every node; a look that sees none does not work. */
 const ALWAYS = ['/etc/cni/', '/run/', 'mount /sys/fs/bpf ', 'socket /run/containerd/', 'link cni0'];
+
+/** A node has its bridge from its first pod on: with this each has it before the comparison begins. */
+export async function podOnEachNode(cluster: Cluster, namespace: string): Promise<void> {
+  const labels = { app: 'on-each-node' };
+  await cluster.apply(
+    cluster.nodes.map(({ name }) => ({
+      apiVersion: 'v1',
+      kind: 'Pod',
+      metadata: { name: `on-${name}`, namespace, labels },
+      spec: {
+        nodeName: name,
+        terminationGracePeriodSeconds: 0,
+        containers: [{ name: 'main', image: PAUSE_IMAGE, imagePullPolicy: 'Never' }],
+      },
+    })),
+  );
+  await cluster.podsReady(namespace, `app=${labels.app}`, cluster.nodes.length);
+}
 
 export async function nodeFacts(node: Node): Promise<readonly string[]> {
   const lines = (await node.output(['sh', '-c', LOOK])).split('\n').filter(Boolean);

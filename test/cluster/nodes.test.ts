@@ -14,21 +14,9 @@ import { assertOnly, HTTP_PORT, type Load, type LoadGround, startLoad, summary }
 import { sumOf } from '../conformance/metrics.ts';
 import { type Cluster, openCluster } from './cluster.ts';
 import { clientPod, echoPod, groundOf, loadPrograms } from './load-pods.ts';
-import {
-  assertMeshEvents,
-  controlPlaneReady,
-  enrolment,
-  installControlPlane,
-  installNodes,
-  MESH_NAMESPACE,
-  mesh,
-  nodePodsReady,
-  removeMesh,
-  scrapeNode,
-  tryMesh,
-  untilReason,
-} from './mesh.ts';
-import { newIn, nodeFacts } from './node-facts.ts';
+import { type Installation, installationOn, MESH_NAMESPACE } from './installation.ts';
+import { assertMeshEvents, enrolment, scrapeNode, untilReason } from './mesh.ts';
+import { newIn, nodeFacts, podOnEachNode } from './node-facts.ts';
 
 const SHOP = 'nodes-shop';
 const PLAIN = 'nodes-plain';
@@ -41,6 +29,7 @@ const CONFLIST = 'etc/cni/net.d/00-nodemesh.conflist';
 
 describe('the mesh on the nodes', { timeout: 800_000 }, () => {
   let cluster: Cluster;
+  let mesh: Installation;
   let ground: LoadGround;
   let untouched: ReadonlyMap<string, readonly string[]>;
 
@@ -65,10 +54,11 @@ describe('the mesh on the nodes', { timeout: 800_000 }, () => {
 
   before(async () => {
     cluster = await openCluster();
+    mesh = installationOn(cluster);
     ground = groundOf(cluster);
     const [near = '', far = ''] = cluster.nodes.map(({ name }) => name);
-    await removeMesh(cluster);
-    await installControlPlane(cluster);
+    await mesh.removeAll();
+    await mesh.installControlPlane();
     for (const namespace of [SHOP, PLAIN]) await cluster.makeNamespace(namespace);
     await cluster.apply([
       loadPrograms(SHOP),
@@ -78,24 +68,25 @@ describe('the mesh on the nodes', { timeout: 800_000 }, () => {
       clientPod(SHOP, 'caller', { node: near }),
       clientPod(PLAIN, 'outsider', { node: near }),
     ]);
-    await controlPlaneReady(cluster);
+    await mesh.controlPlaneReady();
     for (const [namespace, pods] of [
       [SHOP, SHOP_PODS],
       [PLAIN, ['outsider']],
     ] as const)
       for (const pod of pods) await cluster.podsReady(namespace, `app=${pod}`, 1);
+    await podOnEachNode(cluster, PLAIN);
     untouched = await facts();
   });
   after(async () => {
     if (cluster === undefined) return;
-    await removeMesh(cluster);
+    await mesh.removeAll();
     await cluster.close();
   });
 
   it('is installed by mesh install-cni | kubectl apply, without restarting any pod', async () => {
-    await installNodes(cluster);
-    const agents = await nodePodsReady(cluster, 'agent');
-    await nodePodsReady(cluster, 'keeper');
+    await mesh.installNodes();
+    const agents = await mesh.nodePodsReady('agent');
+    await mesh.nodePodsReady('keeper');
     assert.deepEqual(
       agents.map(({ spec }) => spec.nodeName).sort(),
       cluster.nodes.map(({ name }) => name).sort(),
@@ -201,38 +192,28 @@ describe('the mesh on the nodes', { timeout: 800_000 }, () => {
 
   it('rolls its agents under load without a failed request', async (t) => {
     const running = await loads(['http-new', 'http-kept', 'tcp-new']);
-    await cluster.kubectl([
-      'rollout',
-      'restart',
-      'daemonset/nodemesh-agent',
-      `--namespace=${MESH_NAMESPACE}`,
-    ]);
-    await cluster.kubectl(
-      ['rollout', 'status', 'daemonset/nodemesh-agent', `--namespace=${MESH_NAMESPACE}`, '--timeout=240s'],
-      { timeoutMs: 260_000 },
-    );
+    await mesh.restartAgents();
     const reports = await Promise.all(running.map((load) => load.stop()));
     t.diagnostic(summary(reports));
     for (const report of reports) assertOnly(report, { minRate: RATE * 0.7 });
   });
 
   it('loses an agent to kubectl delete pod and refuses nobody', async (t) => {
-    // Those of the rollout before are gone, so none of them is taken for the one that runs.
-    const agents = await nodePodsReady(cluster, 'agent');
+    const agents = await mesh.nodePodsReady('agent');
     const agent = agents.find(({ spec }) => spec.nodeName === cluster.nodes[1]?.name);
     assert.ok(agent !== undefined);
     const running = await loads(['http-new', 'http-kept', 'tcp-new']);
     await cluster.kubectl(['delete', 'pod', `--namespace=${MESH_NAMESPACE}`, '--wait', agent.metadata.name], {
       timeoutMs: 260_000,
     });
-    await nodePodsReady(cluster, 'agent');
+    await mesh.nodePodsReady('agent');
     const reports = await Promise.all(running.map((load) => load.stop()));
     t.diagnostic(summary(reports));
     for (const report of reports) assertOnly(report, { minRate: RATE * 0.5 });
   });
 
   it('lets pods out again under load, and nothing fails', async (t) => {
-    const refused = await tryMesh(cluster, 'uninstall-cni');
+    const refused = await mesh.run('uninstall-cni');
     assert.equal(refused.code, 1);
     assert.match(refused.stderr, new RegExp(`${SHOP}/near`));
     const running = await loads(['http-new', 'http-kept', 'tcp-new']);
@@ -249,7 +230,7 @@ describe('the mesh on the nodes', { timeout: 800_000 }, () => {
   it('is taken off by mesh uninstall-cni, and the nodes are as they were', async (t) => {
     const running = await loads();
     assert.ok(newIn([...(await facts()).values()].flat(), [...untouched.values()].flat()).length > 5);
-    await mesh(cluster, 'uninstall-cni');
+    await mesh.printed('uninstall-cni');
     const reports = await Promise.all(running.map((load) => load.stop()));
     t.diagnostic(summary(reports));
     for (const report of reports) assertOnly(report, { minRate: RATE * 0.7 });

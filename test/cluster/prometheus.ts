@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parse, stringify } from 'yaml';
 import { netnsPath } from '../kind/layout.ts';
 import type { Cluster } from './cluster.ts';
-import { MESH_NAMESPACE } from './mesh.ts';
+import { MESH_NAMESPACE } from './installation.ts';
 import { application, service } from './objects.ts';
 import { writePodTargets } from './pod-targets.ts';
 

@@ -4,15 +4,11 @@
 // identity's Events only the right itself is looked at.
 
 import assert from 'node:assert/strict';
-import { resolve } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { type CommandResult, runCommand } from '../../local/command.ts';
 import { type AccountRule, accountRules } from '../../install/objects/rbac.ts';
 import { accountComponents, takeAway } from './rights.ts';
-import { type Cluster, isReady, type KubernetesObject, openCluster } from './cluster.ts';
-
-const MESH = resolve(import.meta.dirname, '../../bin/mesh');
-const NS = 'nodemesh';
+import { type Cluster, isEnding, isReady, type KubernetesObject, openCluster } from './cluster.ts';
+import { type Installation, installationOn, MESH_NAMESPACE as NS } from './installation.ts';
 
 /** Rights without which a part that starts anew never becomes ready. */
 const untilReady = (rule: AccountRule): boolean =>
@@ -53,29 +49,22 @@ const route = {
 
 describe('rights of the control plane', { timeout: 800_000 }, () => {
   let cluster: Cluster;
+  let mesh: Installation;
 
-  const mesh = (...args: readonly string[]): Promise<CommandResult> =>
-    runCommand([MESH, ...args, '--kubeconfig', cluster.kubeconfig], { timeoutMs: 60_000 });
-  async function pipe(verb: readonly string[], ...args: readonly string[]): Promise<void> {
-    const { code, stdout, stderr } = await mesh(...args);
-    assert.equal(code, 0, stderr);
-    if (stdout !== '') await cluster.kubectl([...verb, '--filename=-'], { input: stdout });
-  }
-  const removeAll = () => pipe(['delete', '--ignore-not-found', '--wait'], 'uninstall', '--crds', '--force');
   const selector = (account: string): string =>
     `nodemesh.io/control-plane-component=${accountComponents[account] ?? account}`;
 
   before(async () => {
     cluster = await openCluster();
-    await removeAll();
+    mesh = installationOn(cluster);
+    await mesh.removeAll();
     await cluster.apply(gatewayKinds);
-    await pipe(['apply'], 'install', '--crds');
-    await pipe(['apply'], 'install');
-    for (const account of Object.keys(accountComponents)) await cluster.podsReady(NS, selector(account), 1);
+    await mesh.installControlPlane();
+    await mesh.controlPlaneReady();
   });
   after(async () => {
     if (cluster === undefined) return;
-    await removeAll();
+    await mesh.removeAll();
     await cluster.kubectl([
       'delete',
       'crd',
@@ -85,22 +74,30 @@ describe('rights of the control plane', { timeout: 800_000 }, () => {
     await cluster.close();
   });
 
+  /** Resolves when what ran is gone; that it may end in order is other tests' business. */
   const restart = (account: string): Promise<string> =>
-    cluster.kubectl(['delete', 'pod', `--namespace=${NS}`, `--selector=${selector(account)}`, '--wait']);
+    cluster.kubectl([
+      'delete',
+      'pod',
+      `--namespace=${NS}`,
+      `--selector=${selector(account)}`,
+      '--grace-period=1',
+      '--wait',
+    ]);
 
   async function podOf(account: string): Promise<KubernetesObject | undefined> {
     const pods = await cluster.list(['pods', `--namespace=${NS}`, `--selector=${selector(account)}`]);
-    return pods[0];
+    return pods.find((pod) => !isEnding(pod));
+  }
+  /** Nothing while its container is being made. */
+  async function logsOf(account: string): Promise<string> {
+    const at = [`--namespace=${NS}`, (await podOf(account))?.metadata.name ?? ''];
+    return (await cluster.tryKubectl(['logs', ...at])).stdout;
   }
 
   /** The part runs, has been refused, and says so; it is not ready. */
   async function stuck(account: string): Promise<void> {
-    await cluster.waitFor(`${account} to be refused`, async () => {
-      const pod = await podOf(account);
-      if (pod === undefined) return false;
-      const logs = await cluster.tryKubectl(['logs', `--namespace=${NS}`, pod.metadata.name]);
-      return /forbidden/.test(logs.stdout);
-    });
+    await cluster.waitFor(`${account} to be refused`, async () => /forbidden/.test(await logsOf(account)));
     const pod = await podOf(account);
     assert.ok(pod !== undefined && !isReady(pod), `${account} is ready`);
   }
@@ -117,30 +114,24 @@ describe('rights of the control plane', { timeout: 800_000 }, () => {
         await cluster.waitFor('destination to lose a route without knowing why', async () => {
           await cluster.apply([route]);
           await cluster.kubectl(['delete', 'httproutes.gateway.networking.k8s.io', route.metadata.name]);
-          const pod = await podOf(rule.account);
-          const logs = await cluster.logs({ namespace: NS, pod: pod?.metadata.name ?? '' });
-          return /not known whether a definition is being deleted/.test(logs);
+          return /not known whether a definition is being deleted/.test(await logsOf(rule.account));
         });
       } else if (rule.resources.includes('leases')) {
         await restart(rule.account);
-        await cluster.waitFor('destination to be refused its lease', async () => {
-          const pod = await podOf(rule.account);
-          const at = [`--namespace=${NS}`, pod?.metadata.name ?? ''];
-          return /leases.*forbidden/.test((await cluster.tryKubectl(['logs', ...at])).stdout);
-        });
+        await cluster.waitFor('destination to be refused its lease', async () =>
+          /leases.*forbidden/.test(await logsOf(rule.account)),
+        );
       } else if (rule.resources.includes('tokenreviews')) {
         // destination starts with a certificate.
         await restart('linkerd-destination');
-        await cluster.waitFor('identity to refuse', async () => {
-          const pod = await podOf('linkerd-identity');
-          const logs = await cluster.logs({ namespace: NS, pod: pod?.metadata.name ?? '' });
-          return /tokenreviews.*forbidden|forbidden.*tokenreviews/.test(logs);
-        });
+        await cluster.waitFor('identity to refuse', async () =>
+          /tokenreviews.*forbidden|forbidden.*tokenreviews/.test(await logsOf('linkerd-identity')),
+        );
         const pod = await podOf('linkerd-destination');
         assert.ok(pod !== undefined && !isReady(pod), 'destination has no certificate');
       }
       await giveBack();
-      for (const account of Object.keys(accountComponents)) await cluster.podsReady(NS, selector(account), 1);
+      await mesh.controlPlaneReady();
     });
   }
 });

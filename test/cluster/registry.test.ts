@@ -17,6 +17,7 @@ import {
   unless,
   until,
 } from './cluster-api.ts';
+import { withoutMesh } from './installation.ts';
 
 const podPath = (namespace: string, name = ''): string =>
   `/api/v1/namespaces/${namespace}/pods${name === '' ? '' : `/${name}`}`;
@@ -103,6 +104,8 @@ describe('a real API server', () => {
     for (const one of opened.splice(0)) one.close();
   });
   before(async () => {
+    // Its definitions would be those of the mesh.
+    await withoutMesh();
     api = await clusterApi();
     await makeNamespace(api, namespace);
   });

@@ -54,14 +54,12 @@ export async function openShop(cluster: Cluster, mesh: Installation, namespace: 
   async function beginAgain(): Promise<void> {
     for (const standIn of standIns) standIn.close();
     const targets = await Promise.all(
-      names.map(async (name) => {
-        const { spec } = await cluster.get<KubernetesObject & { spec: { clusterIP: string } }>([
-          'service',
-          `--namespace=${namespace}`,
-          name,
-        ]);
-        return { name, namespace, ip: spec.clusterIP, port: 8080 };
-      }),
+      names.map(async (name) => ({
+        name,
+        namespace,
+        ip: await cluster.serviceAddress(namespace, name),
+        port: 8080,
+      })),
     );
     const accounts = { client: `web.${namespace}`, server: `cart.${namespace}` };
     standIns = await startStandIns(cluster, { namespace: mesh.namespace, targets, ...accounts });

@@ -2,7 +2,6 @@
 // The cluster itself: what every other suite on it takes for granted, without any mesh.
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { request } from 'node:https';
 import { after, before, describe, test } from 'node:test';
@@ -12,7 +11,9 @@ import { makeAuthority } from '../kind/certificates.ts';
 import type { NodePart } from '../kind/parts.ts';
 import { kubernetesVersion } from '../kind/programs.ts';
 import { type Cluster, isReady, type KubernetesObject, type Machine, openCluster } from './cluster.ts';
+import { withoutMesh } from './installation.ts';
 import { application, service } from './objects.ts';
+import { forwardPort } from './port-forward.ts';
 
 const NS = 'smoke';
 
@@ -31,6 +32,7 @@ describe('the cluster', { timeout: 800_000 }, () => {
   let serviceAddress: string;
 
   before(async () => {
+    await withoutMesh();
     cluster = await openCluster();
     await cluster.makeNamespace(NS);
     await cluster.apply([
@@ -48,12 +50,7 @@ describe('the cluster', { timeout: 800_000 }, () => {
       service(NS, 'web', 80, { type: 'NodePort' }),
     ]);
     pods = (await cluster.podsReady(NS, 'app=web', 2)) as unknown as readonly Pod[];
-    const web = await cluster.get<KubernetesObject & { spec: { clusterIP: string } }>([
-      'service',
-      'web',
-      `--namespace=${NS}`,
-    ]);
-    serviceAddress = web.spec.clusterIP;
+    serviceAddress = await cluster.serviceAddress(NS, 'web');
   });
   after(() => cluster?.close());
 
@@ -143,20 +140,12 @@ describe('the cluster', { timeout: 800_000 }, () => {
     await cluster.waitFor('the request is in the log', async () =>
       (await cluster.logs({ namespace: NS, pod: name })).includes('only-in-the-log'),
     );
-    const [program = '', ...args] = cluster.kubectlArgv(['port-forward', `--namespace=${NS}`, name, ':80']);
-    const forward = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const forward = await forwardPort(cluster, { namespace: NS, pod: name }, 80);
     try {
-      let said = '';
-      forward.stdout.setEncoding('utf8').on('data', (text: string) => (said += text));
-      const port = await cluster.waitFor(
-        'the forwarded port',
-        async () => /127\.0\.0\.1:(\d+) ->/.exec(said)?.[1],
-      );
-      // kubectl listens in the control plane's network namespace.
-      const answer = await cluster.control.output(['curl', '--silent', `http://127.0.0.1:${port}/`]);
+      const answer = await cluster.control.output(['curl', '--silent', `http://127.0.0.1:${forward.port}/`]);
       assert.equal(answer.trim(), name);
     } finally {
-      forward.kill();
+      await forward.close();
     }
   });
 
@@ -377,10 +366,8 @@ describe('the cluster', { timeout: 800_000 }, () => {
       },
     ]);
     // The API server was away: a kubelet looks for new pods again after up to a minute.
-    await cluster.waitFor(
-      'the pod runs',
-      async () => isReady(await cluster.get<Pod>(['pod', 'privileged', `--namespace=${NS}`])),
-      120_000,
+    await cluster.waitFor('the pod runs', async () =>
+      isReady(await cluster.get<Pod>(['pod', 'privileged', `--namespace=${NS}`])),
     );
     const look = async (command: string): Promise<string[]> => {
       const result = await cluster.exec({ namespace: NS, pod: 'privileged' }, ['sh', '-c', command]);

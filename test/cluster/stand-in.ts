@@ -6,7 +6,7 @@ import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { inNetns } from '../../local/command.ts';
 import { PAUSE_IMAGE } from '../kind/machine-files.ts';
-import { type Cluster, type KubernetesObject, PATIENCE_MS } from './cluster.ts';
+import { type Cluster, PATIENCE_MS } from './cluster.ts';
 
 const PROGRAM = resolve(import.meta.dirname, 'programs/stand-in-agent.ts');
 const MESH_PORT = 24_143;
@@ -96,14 +96,7 @@ export async function startStandIns(cluster: Cluster, options: StandInsOptions):
   ]);
   const pods = await cluster.podsReady(namespace, 'app=stand-in', cluster.nodes.length);
   const [identityIp, destinationIp] = await Promise.all(
-    ['linkerd-identity', 'linkerd-dst'].map(async (name) => {
-      const { spec } = await cluster.get<KubernetesObject & { spec: { clusterIP: string } }>([
-        'service',
-        `--namespace=${namespace}`,
-        name,
-      ]);
-      return spec.clusterIP;
-    }),
+    ['linkerd-identity', 'linkerd-dst'].map((name) => cluster.serviceAddress(namespace, name)),
   );
   const standIns = cluster.nodes.map((node, index) => {
     const pod = pods.find(({ metadata }) => metadata.name === `stand-in-${node.name}`);

@@ -68,6 +68,9 @@ export async function removeLastNode(layout: ClusterLayout): Promise<ClusterLayo
   await cutPower(layout, node);
   await routeToPods(layout, node, 'delete');
   rmSync(dirname(node.root), { recursive: true, force: true });
+  // Nobody there can say that they have ended; Kubernetes would find out a minute later.
+  const pods = ['pods', '--all-namespaces', `--field-selector=spec.nodeName=${node.name}`];
+  await kubectl(layout, ['delete', ...pods, '--grace-period=0', '--force']);
   return withNodes(layout, layout.nodes.length - 1);
 }
 

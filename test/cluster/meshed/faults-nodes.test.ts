@@ -8,16 +8,18 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { capture } from '../e2e/capture.ts';
-import type { ClusterLayout } from '../kind/layout.ts';
-import { addNode, rebootNode, removeLastNode } from '../kind/nodes.ts';
-import { type Cluster, type KubernetesObject, openCluster } from './cluster.ts';
-import { spread, starter, witness } from './fault-pods.ts';
-import { ALL_WAYS, type FaultScene, openFaultScene, RATE, stopped } from './fault-scene.ts';
-import { nodePodsReady, untilReason } from './mesh.ts';
+import { capture } from '../../e2e/capture.ts';
+import { addNode, rebootNode, removeLastNode } from '../../kind/nodes.ts';
+import { requireCluster } from '../../kind/notes.ts';
+import { type Cluster, type KubernetesObject, openCluster } from '../cluster.ts';
+import { spread, starter, witness } from '../fault-pods.ts';
+import { ALL_WAYS, type FaultScene, openFaultScene, RATE, stopped } from '../fault-scene.ts';
+import { type Installation, installationOn } from '../installation.ts';
+import { untilReason } from '../mesh.ts';
+import { sharedMesh } from '../shared-mesh.ts';
 
 const NS = 'node-faults';
-const IMAGES = [resolve(import.meta.dirname, '../../build/images/nodemesh.tar')];
+const IMAGES = [resolve(import.meta.dirname, '../../../build/images/nodemesh.tar')];
 /** Several rounds of the kubelet, of probes and of CNI STATUS. */
 const AWAY_MS = 15_000;
 /** Of a request of the load. */
@@ -32,11 +34,12 @@ interface Pod extends KubernetesObject {
 }
 
 describe('a node of a cluster with the mesh', { timeout: 800_000 }, () => {
+  const shared = sharedMesh();
   let scene: FaultScene;
   let cluster: Cluster;
+  let mesh: Installation;
   /** With the node that is added. */
   let wider: Cluster | undefined;
-  let widerLayout: ClusterLayout | undefined;
   let [first, second] = ['', ''];
 
   const nodeReady = (name: string): Promise<string> =>
@@ -45,16 +48,21 @@ describe('a node of a cluster with the mesh', { timeout: 800_000 }, () => {
   const restarts = ({ status }: Pod): number => status.containerStatuses?.[0]?.restartCount ?? 0;
 
   before(async () => {
-    scene = await openFaultScene(NS);
-    cluster = scene.cluster;
+    const opened = await shared.open();
+    ({ cluster, mesh } = opened);
     [first = '', second = ''] = cluster.nodes.map(({ name }) => name);
+    scene = await openFaultScene(opened, NS);
   });
   after(async () => {
-    if (scene === undefined) return;
-    await cluster.kubectl(['uncordon', second]);
-    await wider?.close();
-    await scene.close();
-    if (widerLayout !== undefined) await removeLastNode(widerLayout);
+    if (cluster === undefined) return;
+    try {
+      await cluster.kubectl(['uncordon', second]);
+      await wider?.close();
+    } finally {
+      const now = requireCluster(cluster.layout.name);
+      if (now.nodes.length > cluster.nodes.length) await removeLastNode(now);
+      await shared.close();
+    }
   });
 
   for (const part of ['kubelet', 'containerd'] as const) {
@@ -93,17 +101,12 @@ describe('a node of a cluster with the mesh', { timeout: 800_000 }, () => {
     try {
       returns.mark('off');
       await rebootNode(cluster.layout, layout);
-      await cluster.waitFor(
-        'the pods are started again',
-        async () => {
-          for (const name of ['far', 'peer', 'starter'])
-            if (restarts(await podNamed(name)) === 0) return false;
-          return true;
-        },
-        120_000,
-      );
-      await nodePodsReady(cluster, 'agent');
-      await nodePodsReady(cluster, 'keeper');
+      await cluster.waitFor('the pods are started again', async () => {
+        for (const name of ['far', 'peer', 'starter']) if (restarts(await podNamed(name)) === 0) return false;
+        return true;
+      });
+      await mesh.nodePodsReady('agent');
+      await mesh.nodePodsReady('keeper');
       await cluster.podsReady(NS, 'app=far', 1);
       await untilReason(cluster, NS, ['far', 'peer', 'starter'], 'Enrolled');
       await cluster.waitFor('the second start tells', async () => (await cluster.logs(place)) !== '');
@@ -139,11 +142,12 @@ describe('a node of a cluster with the mesh', { timeout: 800_000 }, () => {
     await cluster.podsReady(NS, 'app=web', 2);
     const running = await scene.loads([['caller', 'web']], ['http-new', 'http-kept', 'tcp-new']);
     running[0]?.mark('a node is added');
-    widerLayout = await addNode(cluster.layout, IMAGES);
+    await addNode(cluster.layout, IMAGES);
     wider = await openCluster(cluster.layout.name);
     const added = wider.nodes.at(-1)?.name ?? '';
-    await nodePodsReady(wider, 'keeper');
-    await nodePodsReady(wider, 'agent');
+    const onAll = installationOn(wider);
+    await onAll.nodePodsReady('keeper');
+    await onAll.nodePodsReady('agent');
     running[0]?.mark('another one is drained');
     await cluster.kubectl(
       ['drain', second, '--ignore-daemonsets', '--delete-emptydir-data', '--force', '--timeout=240s'],

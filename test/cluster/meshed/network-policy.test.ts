@@ -5,20 +5,13 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { sumOf } from '../conformance/metrics.ts';
-import { HTTP_PORT, TCP_PORT } from '../faults/load.ts';
-import { type Cluster, type KubernetesObject, openCluster } from './cluster.ts';
-import { clientPod, echoPod, KEEP_USING, loadPrograms } from './load-pods.ts';
-import {
-  controlPlaneReady,
-  installControlPlane,
-  installNodes,
-  MESH_NAMESPACE,
-  nodePodsReady,
-  removeMesh,
-  scrapeNode,
-  untilReason,
-} from './mesh.ts';
+import { sumOf } from '../../conformance/metrics.ts';
+import { HTTP_PORT, TCP_PORT } from '../../faults/load.ts';
+import type { Cluster, KubernetesObject } from '../cluster.ts';
+import type { Installation } from '../installation.ts';
+import { clientPod, echoPod, KEEP_USING, loadPrograms } from '../load-pods.ts';
+import { scrapeNode, untilReason } from '../mesh.ts';
+import { sharedMesh } from '../shared-mesh.ts';
 
 const NS = 'network-policy';
 const PLAIN = 'network-policy-plain';
@@ -32,7 +25,9 @@ const NOTHING = '';
 type Client = 'near' | 'far' | 'outsider';
 
 describe('a network policy on the nodes', { timeout: 800_000 }, () => {
+  const shared = sharedMesh();
   let cluster: Cluster;
+  let mesh: Installation;
   let server = '';
 
   const node = () => cluster.nodes[0] ?? assert.fail('there are nodes');
@@ -86,16 +81,10 @@ describe('a network policy on the nodes', { timeout: 800_000 }, () => {
     sumOf(await scrapeNode(cluster, node().name), 'nodemesh_same_node_permits_total', { result: 'granted' });
 
   before(async () => {
-    cluster = await openCluster();
+    ({ cluster, mesh } = await shared.open());
     const [near = '', far = ''] = cluster.nodes.map(({ name }) => name);
-    await removeMesh(cluster);
-    await installControlPlane(cluster);
-    await installNodes(cluster);
     for (const namespace of [NS, PLAIN]) await cluster.makeNamespace(namespace);
     await cluster.kubectl(['annotate', 'namespace', NS, 'linkerd.io/inject=enabled']);
-    await controlPlaneReady(cluster);
-    await nodePodsReady(cluster, 'keeper');
-    await nodePodsReady(cluster, 'agent');
     await cluster.apply([
       loadPrograms(NS),
       loadPrograms(PLAIN),
@@ -112,26 +101,17 @@ describe('a network policy on the nodes', { timeout: 800_000 }, () => {
     if (cluster === undefined) return;
     try {
       await allowAll();
-      await removeMesh(cluster);
     } finally {
-      await cluster.close();
+      await shared.close();
     }
   });
 
-  for (const mode of ['memory', 'carrier'] as const) {
+  // The last one is how it is installed.
+  for (const mode of ['carrier', 'memory'] as const) {
     describe(`where pods of one node speak by ${mode}`, () => {
       before(async () => {
-        await installNodes(cluster, '--set', `nodemesh.sameNode=${mode}`);
-        await cluster.kubectl(
-          [
-            'rollout',
-            'status',
-            'daemonset/nodemesh-agent',
-            `--namespace=${MESH_NAMESPACE}`,
-            '--timeout=240s',
-          ],
-          { timeoutMs: 260_000 },
-        );
+        await mesh.installNodes('--set', `nodemesh.sameNode=${mode}`);
+        await mesh.agentsRolled();
         for (const client of ['near', 'far', 'outsider'] as const) await untilServed(client);
       });
 

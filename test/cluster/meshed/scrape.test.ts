@@ -8,20 +8,13 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { after, before, describe, it } from 'node:test';
 import { isDeepStrictEqual } from 'node:util';
-import { runCommand } from '../../local/command.ts';
-import { netnsPath } from '../kind/layout.ts';
-import { type Cluster, openCluster } from './cluster.ts';
-import {
-  controlPlaneReady,
-  installControlPlane,
-  installNodes,
-  MESH_COMMAND,
-  MESH_NAMESPACE,
-  nodePodsReady,
-  removeMesh,
-} from './mesh.ts';
-import { application, service } from './objects.ts';
-import { type ClusterPrometheus, type Range, type Sample, startPrometheus } from './prometheus.ts';
+import { runCommand } from '../../../local/command.ts';
+import { netnsPath } from '../../kind/layout.ts';
+import type { Cluster } from '../cluster.ts';
+import { type Installation, MESH_COMMAND } from '../installation.ts';
+import { application, service } from '../objects.ts';
+import { type ClusterPrometheus, type Range, type Sample, startPrometheus } from '../prometheus.ts';
+import { sharedMesh } from '../shared-mesh.ts';
 
 const NS = 'scraped';
 const PORT = 8080;
@@ -60,23 +53,20 @@ interface StatRow {
 }
 
 describe('a Prometheus in the cluster', { timeout: 800_000 }, () => {
+  const shared = sharedMesh();
   let cluster: Cluster;
+  let mesh: Installation;
   let prometheus: ClusterPrometheus | undefined;
   let client: string;
   let held: ChildProcess | undefined;
   let begunMs = 0;
 
   before(async () => {
-    cluster = await openCluster();
-    await removeMesh(cluster);
-    await installControlPlane(cluster);
-    await installNodes(cluster);
+    ({ cluster, mesh } = await shared.open());
     await cluster.makeNamespace(NS);
     await cluster.kubectl(['annotate', 'namespace', NS, 'linkerd.io/inject=enabled']);
     const [near = '', far = ''] = cluster.nodes.map(({ name }) => name);
     const on = (node: string) => ({ pod: { nodeSelector: { 'kubernetes.io/hostname': node } } });
-    await controlPlaneReady(cluster);
-    await nodePodsReady(cluster, 'agent');
     await cluster.apply([
       application({ namespace: NS, name: 'web', port: PORT, command: ['node', '-e', WEB], ...on(far) }),
       service(NS, 'web', PORT),
@@ -92,9 +82,7 @@ describe('a Prometheus in the cluster', { timeout: 800_000 }, () => {
       await once(held, 'exit');
     }
     await prometheus?.close();
-    if (cluster === undefined) return;
-    await removeMesh(cluster);
-    await cluster.close();
+    await shared.close();
   });
 
   const running = (): ClusterPrometheus => {
@@ -299,24 +287,13 @@ describe('a Prometheus in the cluster', { timeout: 800_000 }, () => {
       return Object.keys(more).every((key) => key in found) && found;
     });
     const againMs = Date.now();
-    const roll = cluster
-      .kubectl(['rollout', 'restart', 'daemonset/nodemesh-agent', `--namespace=${MESH_NAMESPACE}`])
-      .then(() =>
-        cluster.kubectl(
-          [
-            'rollout',
-            'status',
-            'daemonset/nodemesh-agent',
-            `--namespace=${MESH_NAMESPACE}`,
-            '--timeout=240s',
-          ],
-          { timeoutMs: 260_000 },
-        ),
-      );
+    const roll = mesh.restartAgents();
     assert.deepEqual(await send(REQUESTS, FAILURES, PAUSE_MS), { 200: REQUESTS - FAILURES, 500: FAILURES });
     await roll;
-    await nodePodsReady(cluster, 'agent');
-    assert.equal((await running().targets('nodemesh-agent')).length, cluster.nodes.length);
+    // Prometheus looks for other targets every five seconds.
+    await cluster.waitFor('one target for each node', async () => {
+      return (await running().targets('nodemesh-agent')).length === cluster.nodes.length;
+    });
     const then = Object.fromEntries(
       Object.entries(more).map(([key, count]) => [key, count + (before[key] ?? 0)]),
     );

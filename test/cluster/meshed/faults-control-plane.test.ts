@@ -5,35 +5,40 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { scale } from '../faults/scale.ts';
-import { type Cluster, isReady, type KubernetesObject } from './cluster.ts';
-import { ALL_WAYS, type FaultScene, openFaultScene, stopped } from './fault-scene.ts';
-import { clientPod } from './load-pods.ts';
-import { MESH_NAMESPACE, untilReason } from './mesh.ts';
+import { scale } from '../../faults/scale.ts';
+import { type Cluster, isEnding, isReady, type KubernetesObject } from '../cluster.ts';
+import { ALL_WAYS, type FaultScene, openFaultScene, stopped } from '../fault-scene.ts';
+import { componentSelector, MESH_NAMESPACE } from '../installation.ts';
+import { clientPod } from '../load-pods.ts';
+import { untilReason } from '../mesh.ts';
+import { sharedMesh } from '../shared-mesh.ts';
 
 const NS = 'control-plane-faults';
 const AWAY_MS = scale.clusterAwayMs;
 
 describe('agents without a part of the control plane', { timeout: scale.soak ? 3_600_000 : 580_000 }, () => {
+  const shared = sharedMesh();
   let scene: FaultScene;
   let cluster: Cluster;
   let [first, second] = ['', ''];
 
   before(async () => {
-    scene = await openFaultScene(NS);
-    cluster = scene.cluster;
+    const opened = await shared.open();
+    ({ cluster } = opened);
+    scene = await openFaultScene(opened, NS);
     [first = '', second = ''] = cluster.nodes.map(({ name }) => name);
   });
-  after(async () => {
-    if (scene === undefined) return;
-    await scene.close();
-  });
+  after(() => shared.close());
 
   /** In place of a crash that lasts: nothing starts it again, and its connections are reset. */
   async function takeAway(part: 'destination' | 'identity'): Promise<void> {
     const at = [`--namespace=${MESH_NAMESPACE}`];
     await cluster.kubectl(['scale', ...at, `deployment/linkerd-${part}`, '--replicas=0']);
-    const selector = `--selector=nodemesh.io/control-plane-component=${part}`;
+    const selector = `--selector=${componentSelector(part)}`;
+    // One that vanished before the controller knows that there shall be none would be replaced.
+    await cluster.waitFor(`every ${part} to be told to end`, async () =>
+      (await cluster.list(['pods', ...at, selector])).every(isEnding),
+    );
     await cluster.kubectl(['delete', 'pods', ...at, selector, '--grace-period=0', '--force']);
     // Objects go at once, processes a second later: until then an agent may be told of a new pod.
     await cluster.waitFor(`no ${part}`, async () => {

@@ -4,19 +4,11 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { type Cluster, openCluster } from './cluster.ts';
-import {
-  controlPlaneReady,
-  installControlPlane,
-  installNodes,
-  MESH_NAMESPACE,
-  mesh,
-  nodePodsReady,
-  removeMesh,
-  tryMesh,
-  untilReason,
-} from './mesh.ts';
-import { clientPod, loadPrograms } from './load-pods.ts';
+import type { Cluster } from '../cluster.ts';
+import { type Installation, MESH_NAMESPACE } from '../installation.ts';
+import { untilReason } from '../mesh.ts';
+import { clientPod, loadPrograms } from '../load-pods.ts';
+import { sharedMesh } from '../shared-mesh.ts';
 
 const SHOP = 'check-shop';
 
@@ -33,11 +25,13 @@ interface Report {
 }
 
 describe('mesh check', { timeout: 800_000 }, () => {
+  const shared = sharedMesh();
   let cluster: Cluster;
+  let mesh: Installation;
 
   /** What is not good: description and error. */
   const found = async (...flags: readonly string[]): Promise<readonly (readonly [string, string])[]> => {
-    const { code, stdout, stderr } = await tryMesh(cluster, 'check', '-o', 'json', ...flags);
+    const { code, stdout, stderr } = await mesh.run('check', '-o', 'json', ...flags);
     assert.equal(stderr, '');
     const report = JSON.parse(stdout) as Report;
     assert.equal(code, report.success ? 0 : 1);
@@ -49,18 +43,10 @@ describe('mesh check', { timeout: 800_000 }, () => {
   };
 
   before(async () => {
-    cluster = await openCluster();
-    await removeMesh(cluster);
+    ({ cluster, mesh } = await shared.openWithout());
     await cluster.makeNamespace(SHOP);
   });
-  after(async () => {
-    if (cluster === undefined) return;
-    try {
-      await removeMesh(cluster);
-    } finally {
-      await cluster.close();
-    }
-  });
+  after(() => shared.close());
 
   it('--pre: the cluster can take the mesh; somebody without rights is told of each that is missing', async () => {
     assert.deepEqual(await found('--pre'), []);
@@ -73,18 +59,18 @@ describe('mesh check', { timeout: 800_000 }, () => {
   });
 
   it('without an installation says what is missing, and ends there', async () => {
-    const { code, stdout } = await tryMesh(cluster, 'check', '-o', 'short', '--wait', '0s');
+    const { code, stdout } = await mesh.run('check', '-o', 'short', '--wait', '0s');
     assert.equal(code, 1);
     assert.match(stdout, /^linkerd-crd\n-+\n× control plane CustomResourceDefinitions exist\n {4}missing /);
     assert.match(stdout, /see docs\/checks\.md#l5d-existence-crd for hints\n\nStatus check results are ×\n$/);
   });
 
   it('waits for an installation that has just begun, and then all is good', async () => {
-    await installControlPlane(cluster);
-    await installNodes(cluster);
+    await mesh.installControlPlane();
+    await mesh.installNodes();
     assert.deepEqual(await found('--wait', '2m'), []);
-    await controlPlaneReady(cluster);
-    await nodePodsReady(cluster, 'agent');
+    await mesh.controlPlaneReady();
+    await mesh.nodePodsReady('agent');
     assert.deepEqual(
       (await found('--pre')).map(([check]) => check),
       ['control plane namespace does not already exist'],
@@ -121,12 +107,12 @@ describe('mesh check', { timeout: 800_000 }, () => {
     assert.deepEqual(await found('--wait', '0s'), [
       ['control plane Services exist', 'missing Services: linkerd-policy'],
     ]);
-    await cluster.kubectl(['apply', '--filename=-'], { input: await mesh(cluster, 'upgrade') });
+    await mesh.apply('upgrade');
     await cluster.kubectl(['delete', 'daemonset', 'nodemesh-keeper', `--namespace=${MESH_NAMESPACE}`]);
     assert.deepEqual(await found('--wait', '0s'), [
       ['cni plugin DaemonSet exists', 'missing DaemonSets: nodemesh-keeper'],
     ]);
-    await installNodes(cluster);
+    await mesh.installNodes();
     assert.deepEqual(await found('--wait', '2m'), []);
   });
 });

@@ -5,11 +5,12 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { scale } from '../faults/scale.ts';
-import type { Cluster } from './cluster.ts';
-import { ALL_WAYS, type FaultScene, openFaultScene, RATE, stopped } from './fault-scene.ts';
-import { clientPod } from './load-pods.ts';
-import { untilReason } from './mesh.ts';
+import { scale } from '../../faults/scale.ts';
+import type { Cluster } from '../cluster.ts';
+import { ALL_WAYS, type FaultScene, openFaultScene, RATE, stopped } from '../fault-scene.ts';
+import { clientPod } from '../load-pods.ts';
+import { untilReason } from '../mesh.ts';
+import { sharedMesh } from '../shared-mesh.ts';
 
 const NS = 'api-server-faults';
 const INJECT = 'linkerd.io/inject';
@@ -23,17 +24,28 @@ const PATIENCE_MS = 30_000;
 const GAP_MS_MAX = 15_000;
 
 describe('agents without the API server', { timeout: scale.soak ? 3_600_000 : 580_000 }, () => {
+  const shared = sharedMesh();
   let scene: FaultScene;
   let cluster: Cluster;
 
   before(async () => {
-    scene = await openFaultScene(NS);
-    cluster = scene.cluster;
+    const opened = await shared.open();
+    ({ cluster } = opened);
+    scene = await openFaultScene(opened, NS);
   });
   after(async () => {
-    if (scene === undefined) return;
-    for (const part of API_PARTS) if (!(await cluster.control.runs(part))) await cluster.control.start(part);
-    await scene.close();
+    if (cluster === undefined) return;
+    try {
+      for (const part of API_PARTS)
+        if (!(await cluster.control.runs(part))) await cluster.control.start(part);
+      // Each looks for the API server again in its own time, up to a minute later; one that starts looks at once.
+      for (const node of cluster.nodes) {
+        await node.kill('kubelet');
+        await node.start('kubelet');
+      }
+    } finally {
+      await shared.close();
+    }
   });
 
   it('go on while the API server is away, also one that is killed meanwhile', async (t) => {

@@ -3,22 +3,13 @@
 // application (address and identity of its client), by a scraper (tls label) and on the pod (condition, Event).
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { after, before, describe, it } from 'node:test';
-import type { CommandResult } from '../../local/command.ts';
-import { sumOf } from '../conformance/metrics.ts';
-import { type Cluster, isReady, type KubernetesObject, openCluster } from './cluster.ts';
-import {
-  assertMeshEvents,
-  controlPlaneReady,
-  enrolment,
-  installControlPlane,
-  installNodes,
-  nodePodsReady,
-  removeMesh,
-  scrapeNode,
-} from './mesh.ts';
+import type { CommandResult } from '../../../local/command.ts';
+import { sumOf } from '../../conformance/metrics.ts';
+import { type Cluster, isReady, type KubernetesObject } from '../cluster.ts';
+import { assertMeshEvents, enrolment, scrapeNode } from '../mesh.ts';
+import { forwardPort } from '../port-forward.ts';
+import { sharedMesh } from '../shared-mesh.ts';
 import {
   callers,
   DIE,
@@ -30,7 +21,7 @@ import {
   PORT,
   probeNames,
   servers,
-} from './workload-objects.ts';
+} from '../workload-objects.ts';
 
 interface Pod extends KubernetesObject {
   readonly spec: { readonly nodeName: string; readonly serviceAccountName: string };
@@ -193,6 +184,7 @@ const viaService = new Set(['deployment', 'stateful-1', 'node-port']);
 const ends = new Set(['job', 'cron', 'brief']);
 
 describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
+  const shared = sharedMesh();
   let cluster: Cluster;
   let pods: readonly Pod[];
 
@@ -217,39 +209,26 @@ describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
   const place = (pod: Pod) => ({ namespace: pod.metadata.namespace ?? '', pod: pod.metadata.name });
 
   before(async () => {
-    cluster = await openCluster();
+    ({ cluster } = await shared.open());
     const [near = '', far = ''] = cluster.nodes.map(({ name }) => name);
-    await removeMesh(cluster);
-    await installControlPlane(cluster);
-    await installNodes(cluster);
     for (const namespace of [NS, PLAIN_NS]) await cluster.makeNamespace(namespace);
     await cluster.kubectl(['annotate', 'namespace', NS, 'linkerd.io/inject=enabled']);
-    await controlPlaneReady(cluster);
-    await nodePodsReady(cluster, 'agent');
     await cluster.apply(servers(near, far));
     await cluster.podsReady(NS, 'app=deployment', 1);
     await cluster.apply(callers(far));
     await cluster.kubectl(['create', 'job', 'cron', '--from=cronjob/cron', `--namespace=${NS}`]);
-    await cluster.waitFor(
-      'every pod is ready or has ended',
-      async () => {
-        await look();
-        const waited = pods.filter((pod) => !isReady(pod) && pod.status.phase !== 'Succeeded');
-        return pods.length >= 22 && waited.length === 0;
-      },
-      120_000,
-    );
+    await cluster.waitFor('every pod is ready or has ended', async () => {
+      await look();
+      const waited = pods.filter((pod) => !isReady(pod) && pod.status.phase !== 'Succeeded');
+      return pods.length >= 22 && waited.length === 0;
+    });
     // kube-proxy and DNS learn of a service in their own time.
     for (const row of rows.filter(
       ({ server, pod, url }) => url !== undefined && viaService.has(server ?? pod),
     ))
       await cluster.waitFor(`${row.what} can be called`, async () => (await call(row)).code === 0);
   });
-  after(async () => {
-    if (cluster === undefined) return;
-    await removeMesh(cluster);
-    await cluster.close();
-  });
+  after(() => shared.close());
 
   async function answerTo(row: Row): Promise<string> {
     const { from } = row;
@@ -307,26 +286,18 @@ describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
   });
 
   it('kubectl port-forward reaches an application as it is', async () => {
-    const [program = '', ...args] = cluster.kubectlArgv([
-      'port-forward',
-      `--namespace=${NS}`,
-      'pod/two',
-      `18090:${PORT}`,
-    ]);
-    const forward = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const forward = await forwardPort(cluster, place(podOf('two')), PORT);
     try {
-      await once(forward.stdout, 'data');
       const said = await cluster.control.output([
         'curl',
         '-sS',
         '--max-time',
         '10',
-        'http://127.0.0.1:18090/',
+        `http://127.0.0.1:${forward.port}/`,
       ]);
       assert.equal(said.trim(), 'two 127.0.0.1 -');
     } finally {
-      forward.kill();
-      await once(forward, 'exit');
+      await forward.close();
     }
   });
 
