@@ -57,7 +57,7 @@ describe('without the API server', { timeout: scale.soak ? 3_600_000 : 580_000 }
     return sums;
   }
 
-  it('the API server is away and etcd is restarted: streams go on, and no storm comes after', async () => {
+  it('the API server is away and etcd is restarted: streams go on, and no storm comes after', async (t) => {
     const parts = ['identity', 'destination'] as const;
     const streams = shop.standIns.map(({ beat }) => beat.connects);
     const before = await Promise.all(parts.map((part) => counted(part, 'nodemesh_kubernetes_lists_total')));
@@ -102,6 +102,7 @@ describe('without the API server', { timeout: scale.soak ? 3_600_000 : 580_000 }
     for (const verb of ['LIST', 'WATCH']) {
       const calls = asked.filter(({ series }) => series.get('verb') === verb);
       const sum = calls.reduce((total, { value }) => total + value, 0);
+      t.diagnostic(`${sum} calls of ${verb}, ${relisted} of them ours`);
       assert.ok(
         sum > 0 && sum <= relisted + OTHERS_CALLS_MAX,
         `${sum} calls of ${verb}, ${relisted} of them ours`,

@@ -92,8 +92,10 @@ describe('the mesh on the nodes', { timeout: 800_000 }, () => {
       cluster.nodes.map(({ name }) => name).sort(),
     );
     for (const node of cluster.nodes) {
-      const [first] = (await node.output(['ls', '/etc/cni/net.d'])).split('\n');
-      assert.equal(first, '00-nodemesh.conflist');
+      // The installer is a container of its own.
+      await cluster.waitFor(`the plugin is first on ${node.name}`, async () =>
+        (await node.output(['ls', '/etc/cni/net.d'])).startsWith('00-nodemesh.conflist\n'),
+      );
       assert.equal(
         await node.output([
           'sh',

@@ -30,7 +30,7 @@ describe('agents without a part of the control plane', { timeout: scale.soak ? 3
   });
   after(() => shared.close());
 
-  /** In place of a crash that lasts: nothing starts it again, and its connections are reset. */
+  /** In place of a crash that lasts: nothing starts it again. */
   async function takeAway(part: 'destination' | 'identity'): Promise<void> {
     const at = [`--namespace=${MESH_NAMESPACE}`];
     await cluster.kubectl(['scale', ...at, `deployment/linkerd-${part}`, '--replicas=0']);
