@@ -6,8 +6,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { defineField } from '../agent/proxy/http2/hpack/field.ts';
-import { HeaderList } from '../agent/proxy/http2/hpack/header-list.ts';
+import { defineField } from '#lib/http2/hpack/field.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import type { ClientRoute } from '../agent/proxy/model.ts';
 import { createRouteIndex } from '../agent/proxy/route/route-index.ts';
 import { Http2RoutedRequest } from '../agent/proxy/route/routed-request.ts';

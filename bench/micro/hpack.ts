@@ -3,11 +3,11 @@
 // between two HTTP/2 connections. Run it by hand: node bench/micro/hpack.ts. It proves nothing about whole requests.
 
 import { Head } from '../../agent/proxy/http1/head.ts';
-import { Decoder } from '../../agent/proxy/http2/hpack/decoder.ts';
-import { Encoder } from '../../agent/proxy/http2/hpack/encoder.ts';
-import { HeaderList } from '../../agent/proxy/http2/hpack/header-list.ts';
-import { decodeHuffman } from '../../agent/proxy/http2/hpack/huffman.ts';
-import { validateRequest, validateResponse } from '../../agent/proxy/http2/message.ts';
+import { Decoder } from '#lib/http2/hpack/decoder.ts';
+import { Encoder } from '#lib/http2/hpack/encoder.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
+import { decodeHuffman } from '#lib/http2/hpack/huffman.ts';
+import { validateRequest, validateResponse } from '#lib/http2/message.ts';
 import {
   requestText,
   responseText,

@@ -11,22 +11,17 @@ import type { ByteSource } from '../../agent/proxy/exchange/byte-source.ts';
 import { createHttpServer } from '../../agent/proxy/exchange/server.ts';
 import type { Connected, HttpEndpoint, HttpRoute, HttpTarget } from '../../agent/proxy/exchange/types.ts';
 import { FAILURE_NONE } from '../../agent/proxy/failure.ts';
-import {
-  FLAG_END_HEADERS,
-  FLAG_END_STREAM,
-  FRAME_HEADER_BYTES,
-  FRAME_HEADERS,
-} from '../../agent/proxy/http2/codes.ts';
+import { FLAG_END_HEADERS, FLAG_END_STREAM, FRAME_HEADER_BYTES, FRAME_HEADERS } from '#lib/http2/codes.ts';
 import {
   writeDataHeader,
   writeFrameHeader,
   writePreface,
   writeSettings,
   writeWindowUpdate,
-} from '../../agent/proxy/http2/frame-writer.ts';
-import { Encoder } from '../../agent/proxy/http2/hpack/encoder.ts';
-import { defineField } from '../../agent/proxy/http2/hpack/field.ts';
-import { HeaderList } from '../../agent/proxy/http2/hpack/header-list.ts';
+} from '#lib/http2/frame-writer.ts';
+import { Encoder } from '#lib/http2/hpack/encoder.ts';
+import { defineField } from '#lib/http2/hpack/field.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import { proxyFamilies } from '../../agent/proxy/metrics/families.ts';
 import { EndpointHttpMetrics } from '../../agent/proxy/metrics/http-metrics.ts';
 import {

@@ -55,7 +55,7 @@ const sideways: readonly { readonly from: string; readonly to: RegExp; readonly 
 
 const registryKubernetesUsers = /^(identity|destination|webhook|cli)\//;
 const kernelParts = /^lib\/(bpf|net)\//;
-const codec = /^agent\/proxy\/(http1|http2)\//;
+const codec = /^(agent\/proxy\/(http1|http2)|lib\/(http|http2))\//;
 const agentForbidden = /^(@kubernetes\/client-node|yargs)(\/|$)/;
 const isTest = (path: string): boolean => path.endsWith('.test.ts');
 

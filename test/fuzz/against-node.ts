@@ -16,14 +16,14 @@ import {
   FRAME_HEADERS,
   FRAME_PING,
   NO_ERROR,
-} from '../../agent/proxy/http2/codes.ts';
-import { FrameLog } from '../../agent/proxy/http2/frame-log.ts';
-import { writeFrameHeader } from '../../agent/proxy/http2/frame-writer.ts';
-import { connectionPreface, FrameReader } from '../../agent/proxy/http2/frames.ts';
-import { Decoder } from '../../agent/proxy/http2/hpack/decoder.ts';
-import { HeaderList } from '../../agent/proxy/http2/hpack/header-list.ts';
-import { LIST_FIELDS_MAX } from '../../agent/proxy/http2/limits.ts';
-import { VALID, validateRequest } from '../../agent/proxy/http2/message.ts';
+} from '#lib/http2/codes.ts';
+import { FrameLog } from '#lib/http2/frame-log.ts';
+import { writeFrameHeader } from '#lib/http2/frame-writer.ts';
+import { connectionPreface, FrameReader } from '#lib/http2/frames.ts';
+import { Decoder } from '#lib/http2/hpack/decoder.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
+import { LIST_FIELDS_MAX } from '#lib/http2/limits.ts';
+import { VALID, validateRequest } from '#lib/http2/message.ts';
 
 interface LlhttpParser {
   initialize(type: number, resource: object): void;

@@ -5,17 +5,17 @@
 import assert from 'node:assert/strict';
 import { BodyDecoder, type BodySink } from '../../agent/proxy/http1/body.ts';
 import { Head, INCOMPLETE } from '../../agent/proxy/http1/head.ts';
-import { HEAD_BYTES_MAX } from '../../agent/proxy/http1/limits.ts';
-import { NO_ERROR } from '../../agent/proxy/http2/codes.ts';
-import { FrameLog } from '../../agent/proxy/http2/frame-log.ts';
-import { writeFrameHeader } from '../../agent/proxy/http2/frame-writer.ts';
-import { connectionPreface, FrameReader } from '../../agent/proxy/http2/frames.ts';
-import { Decoder } from '../../agent/proxy/http2/hpack/decoder.ts';
-import { Encoder } from '../../agent/proxy/http2/hpack/encoder.ts';
-import type { Field } from '../../agent/proxy/http2/hpack/field.ts';
-import { HeaderList } from '../../agent/proxy/http2/hpack/header-list.ts';
-import { LIST_BYTES_MAX, LIST_FIELDS_MAX, TABLE_BYTES_MAX } from '../../agent/proxy/http2/limits.ts';
-import { originOf, VALID, validateRequest, validateResponse } from '../../agent/proxy/http2/message.ts';
+import { HEAD_BYTES_MAX } from '#lib/http/limits.ts';
+import { NO_ERROR } from '#lib/http2/codes.ts';
+import { FrameLog } from '#lib/http2/frame-log.ts';
+import { writeFrameHeader } from '#lib/http2/frame-writer.ts';
+import { connectionPreface, FrameReader } from '#lib/http2/frames.ts';
+import { Decoder } from '#lib/http2/hpack/decoder.ts';
+import { Encoder } from '#lib/http2/hpack/encoder.ts';
+import type { Field } from '#lib/http2/hpack/field.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
+import { LIST_BYTES_MAX, LIST_FIELDS_MAX, TABLE_BYTES_MAX } from '#lib/http2/limits.ts';
+import { originOf, VALID, validateRequest, validateResponse } from '#lib/http2/message.ts';
 import {
   requestText,
   responseText,

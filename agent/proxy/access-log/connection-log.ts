@@ -8,7 +8,7 @@ import { methodOf } from '../exchange/request-target.ts';
 import type { LoggedRequest, RequestLog } from '../exchange/types.ts';
 import { fieldValue } from '../http1/field-value.ts';
 import type { Head } from '../http1/head.ts';
-import type { HeaderList } from '../http2/hpack/header-list.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import type { AccessLog } from './lines.ts';
 import { type AccessLogFormat, type LoggedPod, requestLine } from './request-line.ts';
 

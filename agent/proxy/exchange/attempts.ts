@@ -11,7 +11,7 @@ import {
   FAILURE_ROUTE,
   isOfEndpoint,
 } from '../failure.ts';
-import type { HeaderList } from '../http2/hpack/header-list.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import type { ExchangeClient } from './exchange-client.ts';
 import { NOT_RESET } from './http2-client.ts';
 import type { RequestEnd } from './request-end.ts';

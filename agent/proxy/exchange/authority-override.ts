@@ -2,8 +2,8 @@
 // Requests to an endpoint that wants another authority than its clients name: a gateway of another cluster, which finds
 // the service behind it by that. `host` and `l5d-dst-canonical` would say otherwise and stay behind, as with Linkerd.
 
-import { defineField, type Field } from '../http2/hpack/field.ts';
-import { HeaderList } from '../http2/hpack/header-list.ts';
+import { defineField, type Field } from '#lib/http2/hpack/field.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
 
 export interface AuthorityOverride {
   readonly text: string;

@@ -2,8 +2,9 @@
 // A response as it goes to an HTTP/1 client: its version, its framing, and whether the connection ends with it. One is
 // kept for all responses of a connection. Heads and bodies come from the exchange, of either protocol.
 
-import { type Head, METHOD_HEAD } from '../http1/head.ts';
-import type { HeaderList } from '../http2/hpack/header-list.ts';
+import { METHOD_HEAD } from '#lib/http/methods.ts';
+import { type Head } from '../http1/head.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import { responseText, trailerLines } from '../http2/translate.ts';
 import { changedText, changeList, noChanges } from '../route/filters.ts';
 import type { Exchange } from './exchange.ts';

@@ -2,8 +2,8 @@
 // The answers the proxy writes itself, ready-made: no body, `l5d-proxy-error` where Linkerd has it.
 
 import { failures } from '../failure.ts';
-import { defineField } from '../http2/hpack/field.ts';
-import { HeaderList } from '../http2/hpack/header-list.ts';
+import { defineField } from '#lib/http2/hpack/field.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
 
 import type { RouteAnswer } from './types.ts';
 

@@ -2,7 +2,7 @@
 // What an exchange asks of the side of its client (server-connection.ts, http2-server.ts).
 
 import type { Head } from '../http1/head.ts';
-import type { HeaderList } from '../http2/hpack/header-list.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import type { ClientStream } from './http2-client.ts';
 import type { RequestGate } from './types.ts';
 import type { UpstreamConnection } from './upstream-connection.ts';

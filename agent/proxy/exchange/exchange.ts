@@ -26,9 +26,9 @@ import {
   isBehind,
 } from '../failure.ts';
 import { INCOMPLETE } from '../http1/head.ts';
-import { HEAD_BYTES_MAX } from '../http1/limits.ts';
-import type { HeaderList } from '../http2/hpack/header-list.ts';
-import { FLAG_PROXY_RESPONSE, NAME_GRPC_STATUS } from '../http2/hpack/names.ts';
+import { HEAD_BYTES_MAX } from '#lib/http/limits.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
+import { FLAG_PROXY_RESPONSE, NAME_GRPC_STATUS } from '#lib/http2/hpack/names.ts';
 import { type AttemptHost, Attempts } from './attempts.ts';
 import { DispatchedRequest } from './dispatched-request.ts';
 import { grpcStatusOf } from './error-response.ts';

@@ -14,7 +14,7 @@ import {
   FAILURE_UPSTREAM_PROTOCOL,
   FAILURE_UPSTREAM_RESET,
 } from '../failure.ts';
-import { HEAD_BYTES_MAX, TARGET_BYTES_MAX } from '../http1/limits.ts';
+import { HEAD_BYTES_MAX, TARGET_BYTES_MAX } from '#lib/http/limits.ts';
 import type { TcpSource } from './byte-source.ts';
 import { fixedTarget, LoopbackEndpoint, RecordedMetrics } from './loopback.ts';
 import { proxyFixture, hasPlainSockets, testBoth } from './proxy-fixture.ts';

@@ -4,7 +4,8 @@
 // sent again. An idle connection ends after a minute.
 
 import { FAILURE_UPSTREAM_PROTOCOL, FAILURE_UPSTREAM_RESET } from '../failure.ts';
-import { type Head, METHOD_HEAD } from '../http1/head.ts';
+import { METHOD_HEAD } from '#lib/http/methods.ts';
+import { type Head } from '../http1/head.ts';
 import {
   CANCEL,
   NO_ERROR,
@@ -12,11 +13,17 @@ import {
   REFUSED_STREAM,
   STREAM_CLOSED,
   WINDOW_MAX,
-} from '../http2/codes.ts';
-import { defineField } from '../http2/hpack/field.ts';
-import type { HeaderList } from '../http2/hpack/header-list.ts';
-import { BODY_MISMATCH, responseBody, VALID, validateResponse, validateTrailers } from '../http2/message.ts';
-import type { Http2Limit } from '../http2/limits.ts';
+} from '#lib/http2/codes.ts';
+import { defineField } from '#lib/http2/hpack/field.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
+import {
+  BODY_MISMATCH,
+  responseBody,
+  VALID,
+  validateResponse,
+  validateTrailers,
+} from '#lib/http2/message.ts';
+import type { Http2Limit } from '#lib/http2/limits.ts';
 import { blockBytesMax, writeRequestHead } from '../http2/translate.ts';
 import { overriddenList } from './authority-override.ts';
 import type { TcpSource } from './byte-source.ts';

@@ -31,7 +31,7 @@ import {
   SETTINGS_MAX_HEADER_LIST_SIZE,
   STREAM_CLOSED,
   WINDOW_MAX,
-} from '../http2/codes.ts';
+} from '#lib/http2/codes.ts';
 import {
   frameHeaderBlock,
   GOAWAY_FRAME_BYTES,
@@ -46,12 +46,12 @@ import {
   writeSettings,
   writeSettingsAck,
   writeWindowUpdate,
-} from '../http2/frame-writer.ts';
-import { type FrameHandler, FrameReader } from '../http2/frames.ts';
-import { Decoder } from '../http2/hpack/decoder.ts';
-import { BLOCK_OVERHEAD_BYTES, Encoder, FIELD_ENCODED_OVERHEAD_BYTES } from '../http2/hpack/encoder.ts';
-import { HeaderList } from '../http2/hpack/header-list.ts';
-import { type Http2Limit, LIST_BYTES_MAX } from '../http2/limits.ts';
+} from '#lib/http2/frame-writer.ts';
+import { type FrameHandler, FrameReader } from '#lib/http2/frames.ts';
+import { Decoder } from '#lib/http2/hpack/decoder.ts';
+import { BLOCK_OVERHEAD_BYTES, Encoder, FIELD_ENCODED_OVERHEAD_BYTES } from '#lib/http2/hpack/encoder.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
+import { type Http2Limit, LIST_BYTES_MAX } from '#lib/http2/limits.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';
 import type { TcpSource } from './byte-source.ts';
 import { FrameOutbox } from './frame-outbox.ts';

@@ -24,9 +24,9 @@ import {
   FRAME_WINDOW_UPDATE,
   REFUSED_STREAM,
   SETTINGS_INITIAL_WINDOW_SIZE,
-} from '../http2/codes.ts';
-import { connectionPreface } from '../http2/frames.ts';
-import { CONTINUATIONS_MAX, LIST_FIELDS_MAX } from '../http2/limits.ts';
+} from '#lib/http2/codes.ts';
+import { connectionPreface } from '#lib/http2/frames.ts';
+import { CONTINUATIONS_MAX, LIST_FIELDS_MAX } from '#lib/http2/limits.ts';
 import { attachDataSource } from './byte-source.ts';
 import { STREAMS_MAX, UNSENT_BYTES_MAX } from './http2-connection.ts';
 import { type Frame, FrameClient, frame, number32, POST, setting } from './frame-client.ts';

@@ -13,7 +13,8 @@ import {
   FAILURE_UPSTREAM_PROTOCOL,
   FAILURE_URI_TOO_LONG,
 } from '../failure.ts';
-import { type Head, METHOD_CONNECT, METHOD_HEAD } from '../http1/head.ts';
+import { METHOD_CONNECT, METHOD_HEAD } from '#lib/http/methods.ts';
+import { type Head } from '../http1/head.ts';
 import {
   INTERNAL_ERROR,
   NO_ERROR,
@@ -21,16 +22,16 @@ import {
   REFUSED_STREAM,
   STREAM_CLOSED,
   WINDOW_MAX,
-} from '../http2/codes.ts';
-import { defineField, type Field } from '../http2/hpack/field.ts';
-import { HeaderList } from '../http2/hpack/header-list.ts';
+} from '#lib/http2/codes.ts';
+import { defineField, type Field } from '#lib/http2/hpack/field.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import {
   FLAG_ORIGIN,
   FLAG_PROXY_REQUEST,
   FLAG_PROXY_RESPONSE,
   NAME_CONTENT_TYPE,
-} from '../http2/hpack/names.ts';
-import type { Http2Limit } from '../http2/limits.ts';
+} from '#lib/http2/hpack/names.ts';
+import type { Http2Limit } from '#lib/http2/limits.ts';
 import {
   BODY_MISMATCH,
   HOSTS_DIFFER,
@@ -43,7 +44,7 @@ import {
   VALID,
   validateRequest,
   validateTrailers,
-} from '../http2/message.ts';
+} from '#lib/http2/message.ts';
 import {
   blockBytesMax,
   requestText,

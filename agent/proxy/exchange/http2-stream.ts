@@ -3,8 +3,8 @@
 // mean for a request is decided by the two kinds of it (http2-server.ts, http2-client.ts). What cannot be sent is at
 // most what its source had read when it was told to stop; what was received and not passed on is at most the window.
 
-import { NO_ERROR } from '../http2/codes.ts';
-import type { HeaderList } from '../http2/hpack/header-list.ts';
+import { NO_ERROR } from '#lib/http2/codes.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import type { Http2Connection } from './http2-connection.ts';
 
 /** As Linkerd's. */

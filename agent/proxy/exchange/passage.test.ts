@@ -20,7 +20,7 @@ import {
   FAILURE_POLICY,
   FAILURE_UPSTREAM_RESET,
 } from '../failure.ts';
-import { defineField } from '../http2/hpack/field.ts';
+import { defineField } from '#lib/http2/hpack/field.ts';
 import { fixedTarget, LoopbackEndpoint, listenLoopback, RecordedMetrics } from './loopback.ts';
 import { type RawPeer, RawServer, rawClient, until } from './raw-peers.ts';
 import { createHttpServer } from './server.ts';

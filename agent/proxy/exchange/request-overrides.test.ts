@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import { Head } from '../http1/head.ts';
-import { defineField } from '../http2/hpack/field.ts';
-import { HeaderList } from '../http2/hpack/header-list.ts';
+import { defineField } from '#lib/http2/hpack/field.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import { overridden, takeListOverrides, takeOverrides } from './request-overrides.ts';
 
 const own = (fields: Record<string, string>, policy: RequestPolicy = {}): RequestPolicy =>

@@ -12,9 +12,9 @@ import {
   type RequestTimeouts,
   type RetryPolicy,
 } from '#lib/core/request-policy.ts';
-import { nameBytes, nameIs } from '../http1/characters.ts';
+import { nameBytes, nameIs } from '#lib/http/characters.ts';
 import type { Head } from '../http1/head.ts';
-import type { HeaderList } from '../http2/hpack/header-list.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
 
 const PREFIX = nameBytes('l5d-');
 const names: ReadonlySet<string> = new Set([

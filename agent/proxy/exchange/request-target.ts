@@ -7,13 +7,13 @@ import {
   FAILURE_HTTP_VERSION,
   FAILURE_URI_TOO_LONG,
 } from '../failure.ts';
+import { methodNames } from '#lib/http/methods.ts';
 import {
   BAD_MESSAGE,
   BAD_VERSION,
   FORM_ABSOLUTE,
   FORM_AUTHORITY,
   type Head,
-  methodNames,
   TARGET_TOO_LONG,
 } from '../http1/head.ts';
 

@@ -16,7 +16,7 @@ import {
   FAILURE_RESPONSE_TIMEOUT,
   FAILURE_UPSTREAM_RESET,
 } from '../failure.ts';
-import { CANCEL, ENHANCE_YOUR_CALM, REFUSED_STREAM } from '../http2/codes.ts';
+import { CANCEL, ENHANCE_YOUR_CALM, REFUSED_STREAM } from '#lib/http2/codes.ts';
 import { NOT_RESET } from './http2-client.ts';
 import type { RequestEnd } from './request-end.ts';
 import type { TimeLimit } from './request-timer.ts';

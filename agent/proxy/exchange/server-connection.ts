@@ -20,9 +20,11 @@ import {
   failures,
 } from '../failure.ts';
 import { BodyDecoder, type BodySink } from '../http1/body.ts';
-import { type Head, INCOMPLETE, METHOD_CONNECT } from '../http1/head.ts';
-import { HEAD_BYTES_MAX, HEAD_MS, type Http1Limit, LINGER_BYTES_MAX, LINGER_MS } from '../http1/limits.ts';
-import { HeaderList } from '../http2/hpack/header-list.ts';
+import { METHOD_CONNECT } from '#lib/http/methods.ts';
+import { type Head, INCOMPLETE } from '../http1/head.ts';
+import { HEAD_BYTES_MAX } from '#lib/http/limits.ts';
+import { HEAD_MS, type Http1Limit, LINGER_BYTES_MAX, LINGER_MS } from '../http1/limits.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import { trailerField, trailerLines } from '../http2/translate.ts';
 import { PartialHead } from '../http1/partial-head.ts';
 import type { TimeoutNode } from '../timers/wheel.ts';

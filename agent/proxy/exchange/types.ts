@@ -5,10 +5,10 @@
 
 import type { RequestPolicy } from '#lib/core/request-policy.ts';
 import type { Head } from '../http1/head.ts';
-import type { Field } from '../http2/hpack/field.ts';
-import type { HeaderList } from '../http2/hpack/header-list.ts';
+import type { Field } from '#lib/http2/hpack/field.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import type { Http1Limit } from '../http1/limits.ts';
-import type { Http2Limit } from '../http2/limits.ts';
+import type { Http2Limit } from '#lib/http2/limits.ts';
 import type { AuthorityOverride } from './authority-override.ts';
 import type { TcpSource } from './byte-source.ts';
 import type { FieldChanges } from '../model.ts';

@@ -2,7 +2,7 @@
 // The beginning of an HTTP/2 response that its client does not see yet, because a status in its trailers may make
 // another attempt of it: the head, and the first part of the body if trailers could come right after it.
 
-import { HeaderList } from '../http2/hpack/header-list.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
 
 export class WithheldResponse {
   readonly head = new HeaderList();

@@ -4,7 +4,7 @@
 // without trailers that must not be merged; `payloadOnly` leaves the framing out, for HTTP/1.0 and HTTP/2.
 // One object per connection and direction; nothing is allocated unless a trailer line is split across reads.
 
-import { hexValue, valueCharacter } from './characters.ts';
+import { hexValue, valueCharacter } from '#lib/http/characters.ts';
 import { BAD_MESSAGE, type Head, TOO_LARGE } from './head.ts';
 import {
   CHUNK_EXTENSION_BYTES_MAX,

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import * as fc from 'fast-check';
+import { METHOD_CONNECT, METHOD_GET, METHOD_OTHER } from '#lib/http/methods.ts';
 import {
   BAD_MESSAGE,
   BAD_VERSION,
@@ -9,13 +10,10 @@ import {
   FORM_AUTHORITY,
   Head,
   INCOMPLETE,
-  METHOD_CONNECT,
-  METHOD_GET,
-  METHOD_OTHER,
   TARGET_TOO_LONG,
   TOO_LARGE,
 } from './head.ts';
-import { HEAD_BYTES_MAX, HEAD_FIELDS_MAX, TARGET_BYTES_MAX } from './limits.ts';
+import { HEAD_BYTES_MAX, HEAD_FIELDS_MAX, TARGET_BYTES_MAX } from '#lib/http/limits.ts';
 
 const head = new Head();
 const bytes = (text: string): Buffer => Buffer.from(text, 'latin1');

@@ -11,21 +11,23 @@
 // depends on what follows, so wrong bytes are refused as soon as they are seen.
 
 import {
+  METHOD_CONNECT,
+  METHOD_GET,
+  METHOD_OPTIONS,
+  METHOD_OTHER,
+  METHOD_PATCH,
+  methodNames,
+} from '#lib/http/methods.ts';
+import {
   hostCharacter,
   nameBytes,
   nameIs,
   targetCharacter,
   tokenCharacter,
   valueCharacter,
-} from './characters.ts';
-import {
-  EMPTY_LINES_MAX,
-  HEAD_BYTES_MAX,
-  HEAD_FIELDS_MAX,
-  METHOD_BYTES_MAX,
-  NOMINATIONS_MAX,
-  TARGET_BYTES_MAX,
-} from './limits.ts';
+} from '#lib/http/characters.ts';
+import { HEAD_BYTES_MAX, HEAD_FIELDS_MAX, METHOD_BYTES_MAX, TARGET_BYTES_MAX } from '#lib/http/limits.ts';
+import { EMPTY_LINES_MAX, NOMINATIONS_MAX } from './limits.ts';
 
 /** Results of `parseRequest` and `parseResponse` that are no position. */
 export const INCOMPLETE = 0;
@@ -34,28 +36,6 @@ export const TOO_LARGE = -2;
 export const TARGET_TOO_LONG = -3;
 export const BAD_VERSION = -4;
 
-export const METHOD_OTHER = 0;
-export const METHOD_GET = 1;
-export const METHOD_HEAD = 2;
-export const METHOD_POST = 3;
-export const METHOD_PUT = 4;
-export const METHOD_DELETE = 5;
-export const METHOD_CONNECT = 6;
-export const METHOD_OPTIONS = 7;
-export const METHOD_PATCH = 8;
-
-/** Names by the codes above; METHOD_OTHER is read from the head. */
-export const methodNames = [
-  '',
-  'GET',
-  'HEAD',
-  'POST',
-  'PUT',
-  'DELETE',
-  'CONNECT',
-  'OPTIONS',
-  'PATCH',
-] as const;
 const methods = methodNames.map((name) => nameBytes(name));
 
 export const FORM_ORIGIN = 0;

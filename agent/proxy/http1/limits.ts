@@ -1,17 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Limits of HTTP/1: of its codec, where exceeding one is an error of the message, never a silent cut, and of a client's
-// connection.
+// connection. Those of heads are HTTP/2's, too: lib/http/limits.ts.
 
-/**
- * Request or status line with all fields. The longest target that Linkerd takes (65534) plus 64 KiB of fields: twice
- * what nginx, node and haproxy take by default, and little enough that a thousand half-sent heads cost 128 MiB at most.
- */
-export const HEAD_BYTES_MAX = 131_072;
-/** As hyper. */
-export const HEAD_FIELDS_MAX = 100;
-/** As the `http` crate of Linkerd. */
-export const TARGET_BYTES_MAX = 65_534;
-export const METHOD_BYTES_MAX = 64;
 /** RFC 9112 2.2 asks to skip at least one empty line before a request line. */
 export const EMPTY_LINES_MAX = 4;
 /** Names in `Connection`; more than fields there can be make no sense. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A head (and what came with it) that arrived in pieces: the rare case, so it may allocate.
 
-import { HEAD_BYTES_MAX } from './limits.ts';
+import { HEAD_BYTES_MAX } from '#lib/http/limits.ts';
 
 const LF = 10;
 const CAPACITY_MIN = 1024;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { lowerCase, nameOf } from './hpack/names.ts';
+import { lowerCase, nameOf } from '#lib/http2/hpack/names.ts';
 import { LineCache } from './line-cache.ts';
 
 const cache = new LineCache();

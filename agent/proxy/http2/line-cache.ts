@@ -3,8 +3,8 @@
 // mostly the same lines, and a known field costs an encoder next to nothing. One per worker. A line enters at its
 // second sight, so that what changes with each message does not push others out; secrets do not enter.
 
-import { type Field, fieldFromBytes } from './hpack/field.ts';
-import { FLAG_NEVER_INDEXED, type FieldName } from './hpack/names.ts';
+import { type Field, fieldFromBytes } from '#lib/http2/hpack/field.ts';
+import { FLAG_NEVER_INDEXED, type FieldName } from '#lib/http2/hpack/names.ts';
 
 const LINES = 512;
 /** With LINES, what bounds the cache. */

@@ -4,12 +4,12 @@ import { test } from 'node:test';
 import * as fc from 'fast-check';
 import { BodyDecoder } from '../http1/body.ts';
 import { Head } from '../http1/head.ts';
-import { NO_ERROR } from './codes.ts';
-import { Decoder } from './hpack/decoder.ts';
-import { Encoder } from './hpack/encoder.ts';
-import { defineField, type Field } from './hpack/field.ts';
-import { HeaderList } from './hpack/header-list.ts';
-import { VALID, validateRequest, validateResponse, validateTrailers } from './message.ts';
+import { NO_ERROR } from '#lib/http2/codes.ts';
+import { Decoder } from '#lib/http2/hpack/decoder.ts';
+import { Encoder } from '#lib/http2/hpack/encoder.ts';
+import { defineField, type Field } from '#lib/http2/hpack/field.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
+import { VALID, validateRequest, validateResponse, validateTrailers } from '#lib/http2/message.ts';
 import {
   blockBytesMax,
   requestText,

@@ -3,17 +3,11 @@
 // keeps its `Host` and says in `l5d-orig-proto` what it was; `:authority` is what HTTP/1's rules give. What belongs to
 // an HTTP/1 connection stays behind. Values go from the head's bytes into the block without becoming strings.
 
-import {
-  FORM_ABSOLUTE,
-  FORM_ASTERISK,
-  type Head,
-  METHOD_OPTIONS,
-  METHOD_OTHER,
-  methodNames,
-} from '../http1/head.ts';
-import type { Encoder } from './hpack/encoder.ts';
-import { defineField, type Field, fieldFromBytes } from './hpack/field.ts';
-import type { HeaderList } from './hpack/header-list.ts';
+import { METHOD_OPTIONS, METHOD_OTHER, methodNames } from '#lib/http/methods.ts';
+import { FORM_ABSOLUTE, FORM_ASTERISK, type Head } from '../http1/head.ts';
+import type { Encoder } from '#lib/http2/hpack/encoder.ts';
+import { defineField, type Field, fieldFromBytes } from '#lib/http2/hpack/field.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import {
   type FieldName,
   FLAG_CONNECTION_SPECIFIC,
@@ -25,9 +19,9 @@ import {
   NAME_TE,
   nameFromText,
   nameOf,
-} from './hpack/names.ts';
+} from '#lib/http2/hpack/names.ts';
 import { LineCache } from './line-cache.ts';
-import { ORIGIN_ABSOLUTE, originOf } from './message.ts';
+import { ORIGIN_ABSOLUTE, originOf } from '#lib/http2/message.ts';
 
 const COLON = 58;
 const SPACE = 32;

@@ -6,7 +6,7 @@ import { grpcFailures } from '#lib/metrics/grpc-failures.ts';
 import type { Cell, MetricStore } from '#lib/metrics/store.ts';
 import { GRPC_MISSING, GRPC_NONE, type HttpMetrics } from '../exchange/types.ts';
 import { FAILURE_NONE } from '../failure.ts';
-import { errorName } from '../http2/codes.ts';
+import { errorName } from '#lib/http2/codes.ts';
 
 /** Statuses above this share the cells of "no status": they are no HTTP. */
 const STATUS_MAX = 999;

@@ -19,7 +19,7 @@ import {
   FAILURE_RESPONSE_TIMEOUT,
   FAILURE_UPSTREAM_RESET,
 } from '../failure.ts';
-import { CANCEL } from '../http2/codes.ts';
+import { CANCEL } from '#lib/http2/codes.ts';
 import { BalancerSeries } from './balancer-metrics.ts';
 import { proxyFamilies } from './families.ts';
 import { defaultRouteOf, parentOf, routeLabels, serviceLabels } from './labels.ts';

@@ -19,7 +19,7 @@ import type { WorkerLoads } from '../accept/spread.ts';
 import { attachDataSource, type ByteSource, type TcpSource } from '../exchange/byte-source.ts';
 import type { HttpMetrics, HttpServer } from '../exchange/types.ts';
 import type { Http1Limit } from '../http1/limits.ts';
-import type { Http2Limit } from '../http2/limits.ts';
+import type { Http2Limit } from '#lib/http2/limits.ts';
 import type { HandedConnection, SameNode } from '../model.ts';
 import type { TransportMetrics } from '../metrics/transport-metrics.ts';
 import type { Destinations } from '../route/destinations.ts';

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { defineField } from '../http2/hpack/field.ts';
-import { HeaderList } from '../http2/hpack/header-list.ts';
+import { defineField } from '#lib/http2/hpack/field.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import type { FieldChanges } from '../model.ts';
 import {
   changeList,

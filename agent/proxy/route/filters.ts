@@ -2,8 +2,8 @@
 // What the filters of a route do: where a redirect points to, and fields that are added, set or removed, in the text of
 // an HTTP/1 head and in a header list. Pure.
 
-import { defineField } from '../http2/hpack/field.ts';
-import { HeaderList } from '../http2/hpack/header-list.ts';
+import { defineField } from '#lib/http2/hpack/field.ts';
+import { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import type { FieldChanges, RouteFilter } from '../model.ts';
 import type { RoutedRequest } from './routed-request.ts';
 

@@ -16,7 +16,7 @@ import type { TcpSource } from '../exchange/byte-source.ts';
 import { inboundLog } from '../access-log/inbound-log.ts';
 import type { Passage, Passenger, RequestGate, RequestLog, RequestObserver } from '../exchange/types.ts';
 import { FAILURE_CONNECT_OTHER, FAILURE_LIMIT, FAILURE_NONE, failures } from '../failure.ts';
-import { defineField, type Field } from '../http2/hpack/field.ts';
+import { defineField, type Field } from '#lib/http2/hpack/field.ts';
 import type { Endpoint } from '../model.ts';
 import { countOnce, type WorkerContext } from '../pods/context.ts';
 import type { PodState } from '../pods/pod-state.ts';

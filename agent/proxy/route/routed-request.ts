@@ -4,7 +4,7 @@
 
 import { methodOf } from '../exchange/request-target.ts';
 import { FORM_ABSOLUTE, FORM_AUTHORITY, type Head } from '../http1/head.ts';
-import type { HeaderList } from '../http2/hpack/header-list.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
 
 export interface RoutedRequest {
   readonly method: string;

@@ -15,8 +15,8 @@ import { methodOf } from '../exchange/request-target.ts';
 import { FAILURE_NONE, failures } from '../failure.ts';
 import { fieldValue, findField } from '../http1/field-value.ts';
 import type { Head } from '../http1/head.ts';
-import { defineField, type Field } from '../http2/hpack/field.ts';
-import type { HeaderList } from '../http2/hpack/header-list.ts';
+import { defineField, type Field } from '#lib/http2/hpack/field.ts';
+import type { HeaderList } from '#lib/http2/hpack/header-list.ts';
 import type { TapFields, TapListener, TapPeer, TapTrace } from './events.ts';
 import { newSpanId, readTrace, type TraceContext, withSpan } from './trace-context.ts';
 

@@ -2,9 +2,9 @@
 // One header field, checked when it is made: tables and lists share it, so that a field that is sent by its index costs
 // neither a string nor a second check.
 
-import { hostCharacter, targetCharacter, tokenCharacter, valueCharacter } from '../../http1/characters.ts';
-import { methodNames } from '../../http1/head.ts';
-import { METHOD_BYTES_MAX } from '../../http1/limits.ts';
+import { hostCharacter, targetCharacter, tokenCharacter, valueCharacter } from '#lib/http/characters.ts';
+import { methodNames } from '#lib/http/methods.ts';
+import { METHOD_BYTES_MAX } from '#lib/http/limits.ts';
 import {
   FLAG_BAD_HOST,
   FLAG_BAD_VALUE,
@@ -42,7 +42,7 @@ export class Field {
   readonly info: FieldName;
   readonly value: string;
   readonly flags: number;
-  /** `:status` and `content-length` as a number, `:method` as a code of `http1/head.ts`; else 0. */
+  /** `:status` and `content-length` as a number, `:method` as a code of `http/methods.ts`; else 0. */
   readonly number: number;
   /** In the static table, name and value; or 0. */
   readonly staticIndex: number;

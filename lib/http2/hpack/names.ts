@@ -2,7 +2,7 @@
 // Names of fields: those that concern a proxy have a number, and every name that was seen lately has one object, found
 // by its bytes without making a string.
 
-import { tokenCharacter } from '../../http1/characters.ts';
+import { tokenCharacter } from '#lib/http/characters.ts';
 
 export const NAME_OTHER = 0;
 /** Pseudo-header fields are the numbers up to NAME_PSEUDO_LAST. */

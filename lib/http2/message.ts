@@ -2,8 +2,8 @@
 // Whether a decoded header list is a message (RFC 9113 8): pseudo-header fields, connection-specific fields, lengths.
 // Names and values were checked when the fields were made (`hpack/field.ts`); this reads what the list gathered.
 
-import { METHOD_CONNECT, METHOD_HEAD, METHOD_OPTIONS } from '../http1/head.ts';
-import { TARGET_BYTES_MAX } from '../http1/limits.ts';
+import { METHOD_CONNECT, METHOD_HEAD, METHOD_OPTIONS } from '#lib/http/methods.ts';
+import { TARGET_BYTES_MAX } from '#lib/http/limits.ts';
 import {
   FLAG_HOST_TWICE,
   FLAG_LENGTH_TWICE,

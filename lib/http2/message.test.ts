@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { METHOD_CONNECT, METHOD_GET, METHOD_HEAD } from '../http1/head.ts';
-import { TARGET_BYTES_MAX } from '../http1/limits.ts';
+import { METHOD_CONNECT, METHOD_GET, METHOD_HEAD } from '#lib/http/methods.ts';
+import { TARGET_BYTES_MAX } from '#lib/http/limits.ts';
 import { defineField } from './hpack/field.ts';
 import { HeaderList } from './hpack/header-list.ts';
 import { LIST_FIELDS_MAX } from './limits.ts';

@@ -3,7 +3,7 @@
 // What `message.ts` needs to judge it is gathered while it fills. One object per worker and use: it holds until the
 // next block is decoded into it.
 
-import { METHOD_OTHER } from '../../http1/head.ts';
+import { METHOD_OTHER } from '#lib/http/methods.ts';
 import { LIST_BYTES_MAX, LIST_FIELDS_MAX } from '../limits.ts';
 import { type Field, staticFields } from './field.ts';
 import {
@@ -59,7 +59,7 @@ export class HeaderList {
     this.#bytesMax = bytesMax;
   }
 
-  /** A code of `http1/head.ts`. */
+  /** A code of `http/methods.ts`. */
   get method(): number {
     return this.methodField === null ? METHOD_OTHER : this.methodField.number;
   }

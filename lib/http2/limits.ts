@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Limits of the HTTP/2 codec. What HTTP/1 takes must fit, since it travels over HTTP/2 between agents.
 
-import { HEAD_BYTES_MAX, HEAD_FIELDS_MAX } from '../http1/limits.ts';
+import { HEAD_BYTES_MAX, HEAD_FIELDS_MAX } from '#lib/http/limits.ts';
 
 /** Fields of one header list besides the pseudo-header fields; one more for `l5d-orig-proto`. */
 export const LIST_FIELDS_MAX = HEAD_FIELDS_MAX + 1;
