@@ -8,15 +8,21 @@ import { join } from 'node:path';
 import { errnoName, errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { type AnyResource, keyOf, keyText } from '#lib/registry/model.ts';
-import { type Manifest, parseManifests } from './manifests.ts';
+import { parseManifests } from './manifests.ts';
 
 /** A file that was written less than this ago may still be in the middle of being written. */
 const FRESH_MS = 100;
 const FILES_MAX = 50_000;
 
+/** Of a manifest. The text as written would be more than all that is made of it. */
+interface KnownObject {
+  readonly resource: AnyResource;
+  readonly source: string;
+}
+
 interface KnownFile {
   readonly signature: string;
-  readonly manifests: readonly Manifest[];
+  readonly manifests: readonly KnownObject[];
   readonly problems: readonly string[];
 }
 
@@ -86,9 +92,11 @@ export class FolderScan {
       if (fresh) this.#again = true;
       if (known?.signature === signature && !fresh) return known;
       text = await readFile(path, 'utf8');
-      const { manifests, problems, warnings } = parseManifests(text, name, {
+      const found = parseManifests(text, name, {
         cluster: this.#options.cluster,
       });
+      const { problems, warnings } = found;
+      const manifests = found.manifests.map(({ resource, source }) => ({ resource, source }));
       if (known === undefined)
         for (const warning of warnings) this.#options.log.info({ warning }, 'manifests');
       if (problems.length > 0) return { signature, manifests: known?.manifests ?? [], problems };
@@ -138,7 +146,7 @@ export class FolderScan {
   }
 }
 
-function lacksSome(before: readonly Manifest[], now: readonly Manifest[]): boolean {
+function lacksSome(before: readonly KnownObject[], now: readonly KnownObject[]): boolean {
   const keys = new Set(now.map(({ resource }) => `${resource.kind}/${keyText(keyOf(resource))}`));
   return before.some(({ resource }) => !keys.has(`${resource.kind}/${keyText(keyOf(resource))}`));
 }

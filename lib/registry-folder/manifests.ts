@@ -6,6 +6,7 @@ import { parseAllDocuments } from 'yaml';
 import { MeshError, errorMessage } from '#lib/core/errors.ts';
 import type { AnyResource } from '#lib/registry/model.ts';
 import { apiVersions, kindOf, parseResource } from '#lib/registry/resource-schema.ts';
+import { flattenStrings } from './flat-strings.ts';
 import { unknownFields } from './known-fields.ts';
 
 export interface Manifest {
@@ -84,6 +85,7 @@ class Reader implements Manifests {
         this.problems.push(`${where}: not usable YAML: ${errorMessage(error)}; write aliases out`);
         continue;
       }
+      flattenStrings(raw);
       if (raw !== null && raw !== undefined) this.#object(raw, where);
     }
   }
