@@ -67,6 +67,20 @@ const topicText = (topic: Topic): string => {
   }
 };
 
+/** The same in the same order. */
+export const sameTopics = (some: readonly Topic[], others: readonly Topic[]): boolean =>
+  some === others ||
+  (some.length === others.length &&
+    some.every((topic, at) => {
+      const other = others[at];
+      return other !== undefined && topicText(topic) === topicText(other);
+    }));
+
+export interface Subscriber {
+  /** A topic has changed. */
+  refresh(): void;
+}
+
 export interface ClusterIndex {
   synced(): Promise<void>;
   readonly isSynced: boolean;
@@ -97,7 +111,8 @@ export interface ClusterIndex {
   /** The zones whose clients shall use an endpoint, by its address; without an entry nothing is said of it. */
   zoneHints(service: Service): ReadonlyMap<string, readonly string[]>;
   slices(service: Service): Iterable<EndpointSlice>;
-  subscribe(topics: readonly Topic[], changed: () => void): Watch;
+  subscribe(topics: readonly Topic[], subscriber: Subscriber): void;
+  unsubscribe(topics: readonly Topic[], subscriber: Subscriber): void;
   /** Every pod that is there or changes, in any way that concerns the mesh. One listener. */
   onPod(listener: PodListener): void;
   close(): void;
@@ -136,7 +151,7 @@ class Index implements ClusterIndex {
   readonly #backends = new Map<string, readonly MeshPod[]>();
   /** By the service's keyText. */
   readonly #slices = new Groups<EndpointSlice>();
-  readonly #subscribers = new Groups<() => void>();
+  readonly #subscribers = new Groups<Subscriber>();
   readonly #dirty = new Set<string>();
   #podListener: PodListener | undefined;
 
@@ -303,16 +318,12 @@ class Index implements ClusterIndex {
     return hints;
   }
 
-  subscribe(topics: readonly Topic[], changed: () => void): Watch {
-    // A function of its own: the same callback may subscribe twice.
-    const call = (): void => changed();
-    const keys = topics.map(topicText);
-    for (const key of keys) this.#subscribers.add(key, call);
-    return {
-      close: () => {
-        for (const key of keys) this.#subscribers.delete(key, call);
-      },
-    };
+  subscribe(topics: readonly Topic[], subscriber: Subscriber): void {
+    for (const topic of topics) this.#subscribers.add(topicText(topic), subscriber);
+  }
+
+  unsubscribe(topics: readonly Topic[], subscriber: Subscriber): void {
+    for (const topic of topics) this.#subscribers.delete(topicText(topic), subscriber);
   }
 
   onPod(listener: PodListener): void {
@@ -443,10 +454,10 @@ class Index implements ClusterIndex {
   }
 
   #flush(): void {
-    const called = new Set<() => void>();
-    for (const topic of this.#dirty) for (const call of this.#subscribers.of(topic)) called.add(call);
+    const called = new Set<Subscriber>();
+    for (const topic of this.#dirty) for (const one of this.#subscribers.of(topic)) called.add(one);
     this.#dirty.clear();
-    for (const call of called) call();
+    for (const subscriber of called) subscriber.refresh();
   }
 }
 

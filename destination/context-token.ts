@@ -3,6 +3,7 @@
 // the client dialled as an addition of ours. What cannot be read counts as nothing, as with Linkerd.
 
 import * as v from 'valibot';
+import { Interned } from './interned.ts';
 
 const shape = v.object({
   ns: v.optional(v.string(), ''),
@@ -16,7 +17,12 @@ export type ContextToken = v.InferOutput<typeof shape>;
 
 const nothing: ContextToken = { ns: '', nodeName: '', pod: '', external_workload: '', ipFamily: '' };
 
-export function parseContextToken(text: string): ContextToken {
+/** Tens of thousands of lookups name the same few thousand. */
+const tokens = new Interned(readContextToken);
+
+export const parseContextToken = (text: string): ContextToken => tokens.of(text);
+
+function readContextToken(text: string): ContextToken {
   if (text === '') return nothing;
   if (text.startsWith('ns:')) return { ...nothing, ns: text.slice(3) };
   try {

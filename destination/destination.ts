@@ -6,7 +6,7 @@ import type { Registry as MetricRegistry } from 'prom-client';
 import { serveAdminPort } from '#lib/admin-port/admin-port.ts';
 import type { Clock, Random } from '#lib/core/clock.ts';
 import type { Log } from '#lib/core/log.ts';
-import { callerIdentity, type GrpcServer, serveGrpc } from '#lib/grpc/server.ts';
+import { type GrpcServer, serveGrpc } from '#lib/grpc/server.ts';
 import { createCertificates } from '#lib/identity-client/certificates.ts';
 import { DestinationService } from '#lib/proto/gen/linkerd/destination.ts';
 import { InboundServerPoliciesService } from '#lib/proto/gen/linkerd/inbound.ts';
@@ -64,10 +64,7 @@ export async function startDestination(options: DestinationOptions): Promise<Run
     cluster: config.cluster,
     agentServiceAccount: config.agentServiceAccount,
     version: options.version,
-    callerOf(call) {
-      const identity = callerIdentity(call);
-      return identity === undefined ? undefined : { identity, connection: call.getPeer() };
-    },
+    callerOf: ({ identity, peer }) => (identity === undefined ? undefined : { identity, connection: peer }),
   });
   const taints =
     options.removeTaint === undefined
@@ -108,6 +105,7 @@ export async function startDestination(options: DestinationOptions): Promise<Run
       clientCertificate: 'required',
       log,
       streamsPerConnectionMax: STREAMS_PER_CONNECTION_MAX,
+      onLimit: metrics.limitReached,
       // The same on both ports: names of headless services lead proxies to either.
       register(grpc) {
         grpc.addService(DestinationService, services.destination);

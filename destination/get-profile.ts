@@ -2,58 +2,78 @@
 // Destination.GetProfile: what stands behind an address or a name. A ClusterIP or a service's name gives the
 // service's profile, a pod's address the endpoint, any other address a bare endpoint: "nothing known".
 
-import type { ServerWritableStream } from '@grpc/grpc-js';
 import { portsContain } from '#lib/core/addresses.ts';
+import type { EncodedMessage, ServerStream } from '#lib/grpc/call.ts';
 import { DestinationProfile, type GetDestination } from '#lib/proto/gen/linkerd/destination.ts';
 import type { Metadata } from '#lib/proto/gen/linkerd/meta.ts';
 import { type ExternalWorkload, keyOf, type ResourceKey, type Service } from '#lib/registry/model.ts';
 import { hostPortsOf } from '#lib/registry/workload-config.ts';
 import { bareAddress, type EndpointAddress, externalAddress, podAddress } from './addresses.ts';
-import { type Authority, parseAuthority } from './authority.ts';
-import type { Topic } from './cluster-index.ts';
+import type { Authority } from './authority.ts';
+import type { ClusterIndex, Topic } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
-import { type LookupContext, requireService } from './get.ts';
+import { type LookupContext, type LookupTarget, requireService } from './get.ts';
 import { opaquePortsOf } from './external-workloads.ts';
 import type { MeshPod } from './mesh-pod.ts';
 import { defaultBudget, findProfile } from './service-profile.ts';
 import { hasPort, serviceProtocol } from './service-protocol.ts';
 import { familyOf } from './slice-endpoints.ts';
 import { CallError, status } from './status.ts';
-import { StreamState } from './stream-state.ts';
+import { sharedMessage } from './shared-message.ts';
+import { StreamState, type StreamStateOptions } from './stream-state.ts';
 
 export function serveGetProfile(
   context: LookupContext,
-  call: ServerWritableStream<GetDestination, DestinationProfile>,
+  request: GetDestination,
+  call: ServerStream<DestinationProfile>,
   token: ContextToken,
 ): void {
-  const { index, settings, cluster } = context;
-  let authority: Authority;
-  try {
-    authority = parseAuthority(call.request.path, settings.clusterDomain);
-  } catch (error) {
-    throw new CallError(status.INVALID_ARGUMENT, `Invalid authority: ${(error as Error).message}`);
+  new ServedProfile(context, call, context.targets.of(request.path), token).begin();
+}
+
+/** One stream. What it refers to is others', too, but for the state that it keeps itself. */
+class ServedProfile implements StreamStateOptions<DestinationProfile> {
+  readonly stream: ServerStream<DestinationProfile>;
+  readonly #context: LookupContext;
+  readonly #target: LookupTarget;
+  readonly #token: ContextToken;
+  readonly #state: StreamState<DestinationProfile>;
+  #sent: EncodedMessage | undefined;
+
+  constructor(
+    context: LookupContext,
+    stream: ServerStream<DestinationProfile>,
+    target: LookupTarget,
+    token: ContextToken,
+  ) {
+    this.stream = stream;
+    this.#context = context;
+    this.#target = target;
+    this.#token = token;
+    this.#state = new StreamState(this);
   }
-  const lookup =
-    authority.kind === 'ip' ? ofIp(context, authority, token) : ofName(context, authority, token);
-  let sent: string | undefined;
-  const state = new StreamState<DestinationProfile>({
-    index,
-    stream: call,
-    difference: () => {
-      const { profile, topics } = lookup();
-      state.follow(topics);
-      const encoded = Buffer.from(DestinationProfile.encode(profile).finish()).toString('base64');
-      if (encoded === sent) return [];
-      sent = encoded;
-      return [profile];
-    },
-  });
-  state.follow(
-    authority.kind === 'ip'
-      ? [{ kind: 'ip', cluster, ip: authority.ip }]
-      : [{ kind: 'service', key: { cluster, namespace: authority.namespace, name: authority.name } }],
-  );
-  state.refresh();
+
+  get index(): ClusterIndex {
+    return this.#context.index;
+  }
+
+  begin(): void {
+    this.#state.follow(this.#target.topics);
+    this.#state.refresh();
+  }
+
+  difference(): readonly EncodedMessage[] {
+    const { authority, topics } = this.#target;
+    const found =
+      authority.kind === 'ip'
+        ? ofIp(this.#context, authority, topics, this.#token)
+        : ofName(this.#context, authority, topics, this.#token);
+    this.#state.follow(found.topics);
+    const now = sharedMessage(DestinationProfile.encode(found.profile).finish());
+    if (this.#sent !== undefined && (now === this.#sent || now.equals(this.#sent))) return [];
+    this.#sent = now;
+    return [now];
+  }
 }
 
 interface Found {
@@ -62,31 +82,33 @@ interface Found {
   readonly topics: readonly Topic[];
 }
 
-function ofIp(context: LookupContext, address: EndpointAddress, token: ContextToken): () => Found {
+function ofIp(
+  context: LookupContext,
+  address: EndpointAddress,
+  topics: readonly Topic[],
+  token: ContextToken,
+): Found {
   const { index, cluster } = context;
-  const topic: Topic = { kind: 'ip', cluster, ip: address.ip };
-  return () => {
-    const service = onlyOne(index.servicesOfIp(cluster, address.ip), `services with ${address.ip}`);
-    if (service !== undefined && service.spec.type !== 'ExternalName') {
-      return {
-        profile: serviceProfile(context, service, address.port, token),
-        topics: [topic, { kind: 'service', key: keyOf(service) }],
-      };
+  const service = onlyOne(index.servicesOfIp(cluster, address.ip), `services with ${address.ip}`);
+  if (service !== undefined && service.spec.type !== 'ExternalName') {
+    return {
+      profile: serviceProfile(context, service, address.port, token),
+      topics: [...topics, { kind: 'service', key: keyOf(service) }],
+    };
+  }
+  const pod = onlyOne(index.podsOfIp(cluster, address.ip), `pods with ${address.ip}`);
+  if (pod !== undefined) return { profile: endpointProfile(context, pod, address, token), topics };
+  const { ip, port } = address;
+  const behind = onlyOne(index.podsOfHostPort(cluster, ip, port), `pods behind ${ip}:${port}`);
+  if (behind === undefined) {
+    const external = index.externalWorkloadsAt(cluster, ip, port);
+    const workload = onlyOne(external, `external workloads at ${ip}:${port}`);
+    if (workload !== undefined) {
+      return { profile: externalProfile(context, workload, address, token), topics };
     }
-    const pod = onlyOne(index.podsOfIp(cluster, address.ip), `pods with ${address.ip}`);
-    if (pod !== undefined) return { profile: endpointProfile(context, pod, address, token), topics: [topic] };
-    const { ip, port } = address;
-    const behind = onlyOne(index.podsOfHostPort(cluster, ip, port), `pods behind ${ip}:${port}`);
-    if (behind === undefined) {
-      const external = index.externalWorkloadsAt(cluster, ip, port);
-      const workload = onlyOne(external, `external workloads at ${ip}:${port}`);
-      if (workload !== undefined) {
-        return { profile: externalProfile(context, workload, address, token), topics: [topic] };
-      }
-    }
-    const at = behind === undefined ? address : behindHostPort(behind, address);
-    return { profile: endpointProfile(context, behind, at, token), topics: [topic] };
-  };
+  }
+  const at = behind === undefined ? address : behindHostPort(behind, address);
+  return { profile: endpointProfile(context, behind, at, token), topics };
 }
 
 /** Who has a clue that is no clue is told nothing. */
@@ -105,31 +127,29 @@ function behindHostPort({ pod }: MeshPod, { ip, port }: EndpointAddress): Endpoi
 function ofName(
   context: LookupContext,
   authority: Authority & { kind: 'service' },
+  topics: readonly Topic[],
   token: ContextToken,
-): () => Found {
+): Found {
   const { index, cluster } = context;
   const key: ResourceKey = { cluster, namespace: authority.namespace, name: authority.name };
-  const topics: Topic[] = [{ kind: 'service', key }];
-  return () => {
-    if (index.service(key) === undefined) {
-      // Not NOT_FOUND, as with Linkerd.
-      throw new CallError(status.UNKNOWN, `service "${key.namespace}/${key.name}" not found`);
-    }
-    const service = requireService(index, key);
-    if (authority.instance === '')
-      return { profile: serviceProfile(context, service, authority.port, token), topics };
-    const pod = index
-      .backends(service)
-      .find(({ pod }) => pod.spec.hostname === authority.instance && pod.spec.subdomain === authority.name);
-    const ip = pod?.pod.status.podIPs[0];
-    if (ip === undefined) {
-      throw new CallError(
-        status.NOT_FOUND,
-        `${authority.instance} is no pod of service ${key.namespace}/${key.name}`,
-      );
-    }
-    return { profile: endpointProfile(context, pod, { ip, port: authority.port }, token), topics };
-  };
+  if (index.service(key) === undefined) {
+    // Not NOT_FOUND, as with Linkerd.
+    throw new CallError(status.UNKNOWN, `service "${key.namespace}/${key.name}" not found`);
+  }
+  const service = requireService(index, key);
+  if (authority.instance === '')
+    return { profile: serviceProfile(context, service, authority.port, token), topics };
+  const pod = index
+    .backends(service)
+    .find(({ pod }) => pod.spec.hostname === authority.instance && pod.spec.subdomain === authority.name);
+  const ip = pod?.pod.status.podIPs[0];
+  if (ip === undefined) {
+    throw new CallError(
+      status.NOT_FOUND,
+      `${authority.instance} is no pod of service ${key.namespace}/${key.name}`,
+    );
+  }
+  return { profile: endpointProfile(context, pod, { ip, port: authority.port }, token), topics };
 }
 
 const empty: DestinationProfile = {

@@ -2,9 +2,10 @@
 // Destination.Get: the endpoints of a service's port, first all of them, then what changed. As Linkerd's
 // destination: no message for a service without endpoints, NOT_FOUND for one that does not exist.
 
-import { Metadata, type ServerWritableStream } from '@grpc/grpc-js';
+import { errorMessage } from '#lib/core/errors.ts';
+import { type EncodedMessage, encodeMessage, type ServerStream } from '#lib/grpc/call.ts';
 import { CLIENT_POLICY_HEADER, encodeClientPolicy } from '#lib/proto/client-policy.ts';
-import type { GetDestination, Update, WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
+import { type GetDestination, Update, type WeightedAddr } from '#lib/proto/gen/linkerd/destination.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
 import { type ExternalWorkload, keyOf, type ResourceKey, type Service } from '#lib/registry/model.ts';
 import { addressText, type EndpointAddress, externalAddress, podAddress, sliceAddress } from './addresses.ts';
@@ -13,12 +14,13 @@ import type { ClusterIndex, Topic } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
 import { clientPolicy } from './client-policy.ts';
 import { portNamesOf } from './external-workloads.ts';
+import { Interned } from './interned.ts';
 import type { MeshPod } from './mesh-pod.ts';
 import { refuseRemote, setLabels } from './mirrors.ts';
 import { familyOf, hasSelector, sliceEndpoints } from './slice-endpoints.ts';
 import { serviceRoutes } from './service-routes.ts';
 import { CallError, status } from './status.ts';
-import { StreamState } from './stream-state.ts';
+import { StreamState, type StreamStateOptions } from './stream-state.ts';
 
 /** How many endpoints there are at first: an addition of ours that other clients do not read. */
 const INITIAL_ENDPOINTS_HEADER = 'nodemesh-initial-endpoints';
@@ -29,78 +31,176 @@ type Endpoints = ReadonlyMap<string, WeightedAddr>;
 /** Of one state of a service, by who asks: thousands of streams hold the same. */
 const podEndpoints = new WeakMap<readonly MeshPod[], Map<string, Endpoints>>();
 
+/** What is sent to bring a client from one state to the next; made once for all that are there. */
+interface Step {
+  readonly before: Endpoints;
+  readonly messages: readonly EncodedMessage[];
+}
+/** By the state that they lead to. */
+const steps = new WeakMap<Endpoints, Step>();
+const firstSteps = new WeakMap<Endpoints, Step>();
+
+const noEndpoints: Endpoints = new Map();
+
 export interface LookupContext {
   readonly index: ClusterIndex;
   readonly settings: MeshSettings;
   readonly cluster: string;
+  /** By the path of a request. Throws a CallError if it is none. */
+  readonly targets: Interned<LookupTarget>;
 }
+
+/** What a path names, and what answers for it may change with. */
+export interface LookupTarget {
+  readonly authority: Authority;
+  readonly topics: readonly Topic[];
+}
+
+export const createLookupTargets = (clusterDomain: string, cluster: string): Interned<LookupTarget> =>
+  new Interned((path) => {
+    let authority: Authority;
+    try {
+      authority = parseAuthority(path, clusterDomain);
+    } catch (error) {
+      throw new CallError(status.INVALID_ARGUMENT, `Invalid authority: ${errorMessage(error)}`);
+    }
+    const topic: Topic =
+      authority.kind === 'ip'
+        ? { kind: 'ip', cluster, ip: authority.ip }
+        : { kind: 'service', key: { cluster, namespace: authority.namespace, name: authority.name } };
+    return { authority, topics: [topic] };
+  });
 
 export function serveGet(
   context: LookupContext,
-  call: ServerWritableStream<GetDestination, Update>,
+  request: GetDestination,
+  call: ServerStream<Update>,
   token: ContextToken,
 ): void {
-  const authority = serviceAuthority(call.request.path, context.settings.clusterDomain);
-  const key: ResourceKey = { cluster: context.cluster, namespace: authority.namespace, name: authority.name };
-  let sent: Endpoints = new Map();
+  const { authority, topics } = context.targets.of(request.path);
+  if (authority.kind === 'ip') {
+    throw new CallError(status.INVALID_ARGUMENT, `IP queries not supported by Get API: host=${authority.ip}`);
+  }
+  new ServedGet(context, call, authority, topics, token).begin();
+}
 
-  const find = (): Service => {
-    const service = requireService(context.index, key);
+/** One stream. What it refers to is others', too, but for the state that it keeps itself. */
+class ServedGet implements StreamStateOptions<Update> {
+  readonly stream: ServerStream<Update>;
+  readonly #context: LookupContext;
+  readonly #authority: ServiceAuthority;
+  /** Of the service alone. */
+  readonly #topics: readonly Topic[];
+  readonly #token: ContextToken;
+  readonly #state: StreamState<Update>;
+  readonly #policy: string;
+  #sent = noEndpoints;
+
+  constructor(
+    context: LookupContext,
+    stream: ServerStream<Update>,
+    authority: ServiceAuthority,
+    topics: readonly Topic[],
+    token: ContextToken,
+  ) {
+    this.stream = stream;
+    this.#context = context;
+    this.#authority = authority;
+    this.#topics = topics;
+    this.#token = token;
+    this.#policy = policyTexts.of(policyText(context, this.#find(), authority, token));
+    this.#state = new StreamState(this);
+  }
+
+  get index(): ClusterIndex {
+    return this.#context.index;
+  }
+
+  begin(): void {
+    // Headers at once: with no endpoints there is no message, and a client that comes back must not wait for one.
+    const initial = endpointsOf(this.#context, this.#find(), this.#authority, this.#token).size;
+    this.stream.sendMetadata({
+      [INITIAL_ENDPOINTS_HEADER]: String(initial),
+      ...(this.#policy === '' ? {} : { [CLIENT_POLICY_HEADER]: this.#policy }),
+    });
+    this.#state.follow(this.#topics);
+    this.#state.refresh();
+  }
+
+  #find(): Service {
+    const { namespace, name } = this.#authority;
+    const service = requireService(this.index, { cluster: this.#context.cluster, namespace, name });
     refuseRemote(service);
     return service;
-  };
+  }
 
-  const difference = (): Update[] => {
-    const service = find();
-    if (policyText(context, service, authority, token) !== policy) {
+  difference(): readonly EncodedMessage[] {
+    const service = this.#find();
+    if (policyText(this.#context, service, this.#authority, this.#token) !== this.#policy) {
       throw new CallError(
         status.UNAVAILABLE,
         'the service asks something else of its clients now: ask again',
       );
     }
-    state.follow(topicsOf(context, service));
-    const before = sent;
-    sent = endpointsOf(context, service, authority, token);
-    if (sent === before) return [];
-    const now = sent;
-    const removed = [...before].filter(([name]) => !now.has(name));
-    const added = [...now].flatMap(([name, address]) => {
-      const known = before.get(name);
-      if (known === address) return [];
-      return known === undefined || addressText(known) !== addressText(address) ? [address] : [];
-    });
-    const updates: Update[] = [];
-    if (added.length > 0) {
-      const metricLabels = setLabels(service, context.settings);
-      updates.push({ update: { $case: 'add', add: { addrs: added, metricLabels } } });
-    }
-    if (removed.length > 0) {
-      const addrs = removed.flatMap(([, { addr }]) => (addr === undefined ? [] : [addr]));
-      updates.push({ update: { $case: 'remove', remove: { addrs } } });
-    }
-    return updates;
-  };
+    this.#state.follow(hasSelector(service) ? this.#topics : slicesTopics(this.#context, service));
+    const before = this.#sent;
+    this.#sent = endpointsOf(this.#context, service, this.#authority, this.#token);
+    if (this.#sent === before) return nothingNew;
+    return stepBetween(before, this.#sent, () => setLabels(service, this.#context.settings));
+  }
+}
 
-  // Headers at once: with no endpoints there is no message, and a client that comes back must not wait for one.
-  const initial = endpointsOf(context, find(), authority, token).size;
-  const headers = new Metadata();
-  headers.set(INITIAL_ENDPOINTS_HEADER, String(initial));
-  const policy = policyText(context, find(), authority, token);
-  if (policy !== '') headers.set(CLIENT_POLICY_HEADER, policy);
-  call.sendMetadata(headers);
-  const state = new StreamState({ index: context.index, stream: call, difference });
-  state.follow([{ kind: 'service', key }]);
-  state.refresh();
+const nothingNew: readonly EncodedMessage[] = [];
+/** The same text is one string. */
+const policyTexts = new Interned((text) => text);
+
+function stepBetween(
+  before: Endpoints,
+  now: Endpoints,
+  labels: () => Record<string, string>,
+): readonly EncodedMessage[] {
+  const known = (before === noEndpoints ? firstSteps : steps).get(now);
+  if (known?.before === before) return known.messages;
+  const messages = differenceBetween(before, now, labels).map((update) =>
+    encodeMessage(Update.encode(update).finish(), true),
+  );
+  if (before === noEndpoints) {
+    firstSteps.set(now, { before, messages });
+  } else {
+    steps.set(now, { before, messages });
+    // A state shall not keep all that were before it.
+    steps.delete(before);
+  }
+  return messages;
+}
+
+function differenceBetween(
+  before: Endpoints,
+  now: Endpoints,
+  labels: () => Record<string, string>,
+): Update[] {
+  const removed = [...before].filter(([name]) => !now.has(name));
+  const added = [...now].flatMap(([name, address]) => {
+    const known = before.get(name);
+    if (known === address) return [];
+    return known === undefined || addressText(known) !== addressText(address) ? [address] : [];
+  });
+  const updates: Update[] = [];
+  if (added.length > 0)
+    updates.push({ update: { $case: 'add', add: { addrs: added, metricLabels: labels() } } });
+  if (removed.length > 0) {
+    const addrs = removed.flatMap(([, { addr }]) => (addr === undefined ? [] : [addr]));
+    updates.push({ update: { $case: 'remove', remove: { addrs } } });
+  }
+  return updates;
 }
 
 /** Addresses that stand in slices may be those of pods, which the service itself does not select. */
-function topicsOf({ index, cluster }: LookupContext, service: Service): Topic[] {
-  const own: Topic = { kind: 'service', key: keyOf(service) };
-  if (hasSelector(service)) return [own];
+function slicesTopics({ index, cluster }: LookupContext, service: Service): Topic[] {
   const ips = [...index.slices(service)].flatMap(({ endpoints }) =>
     endpoints.flatMap((one) => one.addresses),
   );
-  return [own, ...ips.map((ip): Topic => ({ kind: 'ip', cluster, ip }))];
+  return [{ kind: 'service', key: keyOf(service) }, ...ips.map((ip): Topic => ({ kind: 'ip', cluster, ip }))];
 }
 
 function policyText(
@@ -115,19 +215,6 @@ function policyText(
 }
 
 type ServiceAuthority = Authority & { kind: 'service' };
-
-function serviceAuthority(path: string, clusterDomain: string): ServiceAuthority {
-  let authority: Authority;
-  try {
-    authority = parseAuthority(path, clusterDomain);
-  } catch (error) {
-    throw new CallError(status.INVALID_ARGUMENT, `Invalid authority: ${(error as Error).message}`);
-  }
-  if (authority.kind === 'ip') {
-    throw new CallError(status.INVALID_ARGUMENT, `IP queries not supported by Get API: host=${authority.ip}`);
-  }
-  return authority;
-}
 
 export function requireService(index: ClusterIndex, key: ResourceKey): Service {
   const service = index.service(key);

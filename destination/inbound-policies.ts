@@ -2,7 +2,7 @@
 // InboundServerPolicies: what a port of a workload lets in, for proxies that ask for it themselves. Agents are told the same
 // with their workloads, in the node stream. Single ports will have servers of policy resources.
 
-import type { ServerWritableStream } from '@grpc/grpc-js';
+import type { EncodedMessage, ServerStream } from '#lib/grpc/call.ts';
 import { type PortSpec, Server } from '#lib/proto/gen/linkerd/inbound.ts';
 import { probesOf } from '#lib/registry/inbound-policy.ts';
 import { serverWithRoutes } from '#lib/registry/inbound-routes.ts';
@@ -14,6 +14,7 @@ import { externalServers } from './external-workloads.ts';
 import type { LookupContext } from './get.ts';
 import type { MeshPod } from './mesh-pod.ts';
 import { CallError, status } from './status.ts';
+import { sharedMessage } from './shared-message.ts';
 import { StreamState } from './stream-state.ts';
 
 /** Throws a CallError unless the workload is in the mesh and the caller is that workload. */
@@ -86,27 +87,28 @@ const isServed = ({ sidecar, eligibility }: MeshPod): boolean => sidecar !== und
 
 export function serveWatchPort(
   context: LookupContext,
-  call: ServerWritableStream<PortSpec, Server>,
+  request: PortSpec,
+  call: ServerStream<Server>,
   token: ContextToken,
   caller: Caller,
 ): void {
-  let sent = '';
+  let sent: EncodedMessage | undefined;
   const state = new StreamState<Server>({
     index: context.index,
     stream: call,
     difference: () => {
       const found = find(context, token);
-      if (found === undefined && sent !== '') {
+      if (found === undefined && sent !== undefined) {
         // The workload is gone: nothing more will be said.
         call.end();
         return [];
       }
-      const server = serverOf(found, context, call.request, token, caller);
+      const server = serverOf(found, context, request, token, caller);
       state.follow(found?.topics ?? []);
-      const encoded = Buffer.from(Server.encode(server).finish()).toString('base64');
-      if (encoded === sent) return [];
-      sent = encoded;
-      return [server];
+      const now = sharedMessage(Server.encode(server).finish());
+      if (sent !== undefined && now.equals(sent)) return [];
+      sent = now;
+      return [now];
     },
   });
   state.refresh();

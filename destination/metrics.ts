@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // What destination counts.
 
+import type { CallListener, ServerCall } from '#lib/grpc/call.ts';
+import { countLimits } from '#lib/grpc/limit-metrics.ts';
+import type { GrpcLimit } from '#lib/grpc/server-connection.ts';
 import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client';
 
 export interface DestinationMetrics {
-  /** Returns what to call when the stream has ended. */
-  streamOpened(method: string): () => void;
+  /** Counts the stream until it ends. */
+  streamOpened(method: string, stream: Pick<ServerCall, 'listen'>): void;
   streamRefused(method: string, code: string | undefined): void;
   reportTaken(outcome: string): void;
+  /** A client of the gRPC server has come to a limit. */
+  readonly limitReached: (limit: GrpcLimit) => void;
   readonly contentType: string;
   text(): Promise<string>;
 }
@@ -33,12 +38,17 @@ export function createDestinationMetrics(register = new Registry()): Destination
     labelNames: ['outcome'],
     registers,
   });
+  /** By method: thousands of streams have the same. */
+  const listeners = new Map<string, CallListener>();
   return {
-    streamOpened(method) {
+    streamOpened(method, stream) {
       streams.inc({ method });
-      return () => streams.dec({ method });
+      const known = listeners.get(method) ?? { ended: () => streams.dec({ method }) };
+      listeners.set(method, known);
+      stream.listen(known);
     },
     streamRefused: (method, code) => refused.inc({ method, code: code ?? 'UNKNOWN' }),
+    limitReached: countLimits(register),
     reportTaken: (outcome) => reports.inc({ outcome }),
     contentType: register.contentType,
     text: () => register.metrics(),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One node's stream after its Hello was accepted: a snapshot, its end, then every change; reports the other way.
 
-import type { ServerDuplexStream } from '@grpc/grpc-js';
 import type { Log } from '#lib/core/log.ts';
+import type { DuplexCall } from '#lib/grpc/call.ts';
 import {
   type EnrolmentReport,
   EnrolmentState,
@@ -21,7 +21,7 @@ import { StreamState } from './stream-state.ts';
 import { workloadMessage } from './workload-message.ts';
 
 export interface NodeStreamOptions {
-  readonly call: ServerDuplexStream<FromNode, ToNode>;
+  readonly call: DuplexCall<FromNode, ToNode>;
   readonly hello: Hello;
   readonly agent: AgentPod;
   readonly index: ClusterIndex;

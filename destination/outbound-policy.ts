@@ -2,7 +2,7 @@
 // OutboundPolicies: the routes of a service's port as a client's namespace sees them, sent whole, and again whenever
 // they, their services or their backends change. A service without routes has the default one.
 
-import type { ServerWritableStream } from '@grpc/grpc-js';
+import type { EncodedMessage, ServerStream } from '#lib/grpc/call.ts';
 import { OutboundPolicy, type ProxyProtocol, type TrafficSpec } from '#lib/proto/gen/linkerd/outbound.ts';
 import type { Metadata } from '#lib/proto/gen/linkerd/meta.ts';
 import type { AnyRoute, ResourceKey } from '#lib/registry/model.ts';
@@ -23,26 +23,28 @@ import {
 } from './route-message.ts';
 import { hasPort, serviceProtocol } from './service-protocol.ts';
 import { serviceRoutes } from './service-routes.ts';
+import { sharedMessage } from './shared-message.ts';
 import { StreamState } from './stream-state.ts';
 
 export function serveWatch(
   context: LookupContext,
-  call: ServerWritableStream<TrafficSpec, OutboundPolicy>,
+  request: TrafficSpec,
+  call: ServerStream<OutboundPolicy>,
   token: ContextToken,
   asker: Asker,
 ): void {
-  const lookup = policyLookup(context, call.request, token, asker);
-  let sent = '';
+  const lookup = policyLookup(context, request, token, asker);
+  let sent: EncodedMessage | undefined;
   const state = new StreamState<OutboundPolicy>({
     index: context.index,
     stream: call,
     difference: () => {
       const { policy, topics } = lookup();
       state.follow(topics);
-      const encoded = Buffer.from(OutboundPolicy.encode(policy).finish()).toString('base64');
-      if (encoded === sent) return [];
-      sent = encoded;
-      return [policy];
+      const now = sharedMessage(OutboundPolicy.encode(policy).finish());
+      if (sent !== undefined && now.equals(sent)) return [];
+      sent = now;
+      return [now];
     },
   });
   state.refresh();

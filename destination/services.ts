@@ -2,20 +2,22 @@
 // The handlers of Destination and NodeService for any gRPC server: who calls is a parameter, so that TLS is none
 // of their business.
 
-import type {
-  handleBidiStreamingCall,
-  handleUnaryCall,
-  ServerDuplexStream,
-  ServerWritableStream,
-} from '@grpc/grpc-js';
 import type { Clock } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
-import type { AuthenticatedCall } from '#lib/grpc/server.ts';
-import type { DestinationServer, GetDestination } from '#lib/proto/gen/linkerd/destination.ts';
-import type { InboundServerPoliciesServer, PortSpec } from '#lib/proto/gen/linkerd/inbound.ts';
-import type { OutboundPoliciesServer, TrafficSpec } from '#lib/proto/gen/linkerd/outbound.ts';
-import type { FromNode, NodeServiceServer, ToNode } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
+import type {
+  DuplexCall,
+  DuplexHandler,
+  Handlers,
+  ServerCall,
+  ServerStream,
+  StreamHandler,
+  UnaryHandler,
+} from '#lib/grpc/call.ts';
+import type { DestinationService, GetDestination } from '#lib/proto/gen/linkerd/destination.ts';
+import type { InboundServerPoliciesService, PortSpec } from '#lib/proto/gen/linkerd/inbound.ts';
+import type { OutboundPoliciesService, TrafficSpec } from '#lib/proto/gen/linkerd/outbound.ts';
+import type { FromNode, NodeServiceService, ToNode } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
 import type { AnyRoute } from '#lib/registry/model.ts';
 import type { Leadership } from '#lib/registry/leadership.ts';
@@ -25,7 +27,7 @@ import { type Caller, Callers } from './callers.ts';
 import { type ClusterIndex, createClusterIndex, routeKinds } from './cluster-index.ts';
 import { type ContextToken, parseContextToken, parseWorkload } from './context-token.ts';
 import { EnrolmentReports } from './enrolment-reports.ts';
-import { type LookupContext, serveGet } from './get.ts';
+import { createLookupTargets, type LookupContext, serveGet } from './get.ts';
 import { serveGetProfile } from './get-profile.ts';
 import type { DestinationMetrics } from './metrics.ts';
 import { authenticateNode } from './node-authentication.ts';
@@ -35,9 +37,6 @@ import { outboundPolicy, serveWatch } from './outbound-policy.ts';
 import { createPodEvents } from './pod-events.ts';
 import { type Asker, routeProblem } from './route-message.ts';
 import { CallError, status } from './status.ts';
-import { onceEnded, type OutStream } from './stream-state.ts';
-
-export type IncomingCall = AuthenticatedCall & { getPeer(): string };
 
 export interface DestinationServicesOptions {
   readonly registry: Registry;
@@ -48,7 +47,7 @@ export interface DestinationServicesOptions {
   readonly agentServiceAccount: string;
   readonly version: string;
   /** The identity and connection of a call's client; undefined if it has no identity. */
-  readonly callerOf: (call: IncomingCall) => Caller | undefined;
+  readonly callerOf: (call: ServerCall) => Caller | undefined;
   readonly metrics: DestinationMetrics;
   readonly clock: Clock;
   readonly log: Log;
@@ -56,10 +55,10 @@ export interface DestinationServicesOptions {
 
 export interface DestinationServices {
   readonly index: ClusterIndex;
-  readonly destination: DestinationServer;
-  readonly outboundPolicies: OutboundPoliciesServer;
-  readonly inboundPolicies: InboundServerPoliciesServer;
-  readonly node: NodeServiceServer;
+  readonly destination: Handlers<typeof DestinationService>;
+  readonly outboundPolicies: Handlers<typeof OutboundPoliciesService>;
+  readonly inboundPolicies: Handlers<typeof InboundServerPoliciesService>;
+  readonly node: Handlers<typeof NodeServiceService>;
   close(): void;
 }
 
@@ -85,15 +84,16 @@ export function createDestinationServices(options: DestinationServicesOptions): 
   const index = createClusterIndex({ registry, settings });
   const callers = new Callers({ ...options, index });
   const reports = new EnrolmentReports({ registry, log });
-  const context: LookupContext = { index, settings, cluster };
+  const targets = createLookupTargets(settings.clusterDomain, cluster);
+  const context: LookupContext = { index, settings, cluster, targets };
   const events = createPodEvents({ registry, leadership: options.leadership, log });
   const routes = routeWatches(registry, log);
   index.onPod({ changed: (meshPod) => events.tell(meshPod), removed: (uid) => events.forget(uid) });
 
-  const requireCaller = (call: IncomingCall): Caller => {
+  const requireCaller = (call: ServerCall): Caller => {
     const caller = options.callerOf(call);
     if (caller === undefined) {
-      throw new CallError(status.UNAUTHENTICATED, `${call.getPeer()} showed no certificate with an identity`);
+      throw new CallError(status.UNAUTHENTICATED, `${call.peer} showed no certificate with an identity`);
     }
     return caller;
   };
@@ -101,12 +101,12 @@ export function createDestinationServices(options: DestinationServicesOptions): 
   const askerOf = ({ identity }: Caller): Asker => (identity === callers.agentIdentity ? 'agent' : 'proxy');
 
   /** What a call is answered with that went wrong; logged and counted. */
-  const refusal = (name: string, call: IncomingCall, error: unknown): CallError => {
+  const refusal = (name: string, call: ServerCall, error: unknown): CallError => {
     const known = error instanceof CallError ? error : new CallError(status.INTERNAL, errorMessage(error));
     const level =
       known.code === status.NOT_FOUND || known.code === status.INVALID_ARGUMENT ? 'debug' : 'warn';
     log[level](
-      { call: name, peer: call.getPeer(), code: status[known.code], reason: known.details },
+      { call: name, peer: call.peer, code: status[known.code], reason: known.details },
       'call refused',
     );
     metrics.streamRefused(name, status[known.code]);
@@ -114,11 +114,9 @@ export function createDestinationServices(options: DestinationServicesOptions): 
   };
 
   /** Runs an async handler; what it throws ends the call with its status. */
-  const guard = (name: string, call: IncomingCall & OutStream<never>, run: () => Promise<void>): void => {
-    onceEnded(call, metrics.streamOpened(name));
-    run().catch((error: unknown) => {
-      call.emit('error', refusal(name, call, error));
-    });
+  const guard = (name: string, call: ServerStream<never>, run: () => Promise<void>): void => {
+    metrics.streamOpened(name, call);
+    run().catch((error: unknown) => call.fail(refusal(name, call, error)));
   };
 
   const lookup =
@@ -127,18 +125,19 @@ export function createDestinationServices(options: DestinationServicesOptions): 
       tokenOf: (request: Question) => ContextToken,
       serve: (
         context: LookupContext,
-        call: ServerWritableStream<Question, Answer>,
+        request: Question,
+        call: ServerStream<Answer>,
         token: ContextToken,
         caller: Caller,
       ) => void,
-    ) =>
-    (call: ServerWritableStream<Question, Answer>): void => {
+    ): StreamHandler<Question, Answer> =>
+    (request, call) => {
       guard(name, call, async () => {
         await index.synced();
-        const token = tokenOf(call.request);
+        const token = tokenOf(request);
         const caller = requireCaller(call);
         await callers.authorize(caller, token);
-        if (!call.cancelled) serve(context, call, token, caller);
+        if (!call.ended) serve(context, request, call, token, caller);
       });
     };
 
@@ -148,29 +147,27 @@ export function createDestinationServices(options: DestinationServicesOptions): 
       name: string,
       tokenOf: (request: Question) => ContextToken,
       answer: (context: LookupContext, request: Question, token: ContextToken, caller: Caller) => Answer,
-    ): handleUnaryCall<Question, Answer> =>
-    (call, done) => {
-      const run = async (): Promise<Answer> => {
+    ): UnaryHandler<Question, Answer> =>
+    async (request, call) => {
+      try {
         await index.synced();
-        const token = tokenOf(call.request);
+        const token = tokenOf(request);
         const caller = requireCaller(call);
         await callers.authorize(caller, token);
-        return answer(context, call.request, token, caller);
-      };
-      run().then(
-        (value) => done(null, value),
-        (error: unknown) => done(refusal(name, call, error)),
-      );
+        return answer(context, request, token, caller);
+      } catch (error) {
+        throw refusal(name, call, error);
+      }
     };
 
-  const connect: handleBidiStreamingCall<FromNode, ToNode> = (call) => {
+  const connect: DuplexHandler<FromNode, ToNode> = (call) => {
     guard('Connect', call, async () => {
       await index.synced();
       await serveNode(call);
     });
   };
 
-  async function serveNode(call: ServerDuplexStream<FromNode, ToNode>): Promise<void> {
+  async function serveNode(call: DuplexCall<FromNode, ToNode>): Promise<void> {
     const caller = requireCaller(call);
     const first = await firstMessage(call, options.clock);
     if (first?.message?.$case !== 'hello') {
@@ -187,10 +184,13 @@ export function createDestinationServices(options: DestinationServicesOptions): 
       peer: connection,
     };
     log.info(fields, 'node stream begins');
-    onceEnded(call, () => {
-      unbind();
-      log.info(fields, 'node stream ends');
+    call.listen({
+      ended() {
+        unbind();
+        log.info(fields, 'node stream ends');
+      },
     });
+    if (call.ended) return;
     const served = new ServedNode({
       ...options,
       call,
@@ -200,9 +200,7 @@ export function createDestinationServices(options: DestinationServicesOptions): 
       reports,
       onReport: (outcome) => metrics.reportTaken(outcome),
     });
-    call.on('data', (message: FromNode) => served.take(message));
-    call.on('end', () => call.end());
-    call.resume();
+    call.receive({ message: (message) => served.take(message), finished: () => call.end() });
   }
 
   return {
@@ -215,8 +213,8 @@ export function createDestinationServices(options: DestinationServicesOptions): 
       get: ask('GetPolicy', sourceOf, (own, request, token, caller) =>
         outboundPolicy(own, request, token, askerOf(caller)),
       ),
-      watch: lookup('Watch', sourceOf, (own, call, token, caller) =>
-        serveWatch(own, call, token, askerOf(caller)),
+      watch: lookup('Watch', sourceOf, (own, request, call, token, caller) =>
+        serveWatch(own, request, call, token, askerOf(caller)),
       ),
     },
     inboundPolicies: {
@@ -248,11 +246,8 @@ function routeWatches(registry: Registry, log: Log): Watch[] {
   );
 }
 
-/** Pauses the stream after it, so that nothing is lost until the next listener. */
-function firstMessage(
-  call: ServerDuplexStream<FromNode, ToNode>,
-  clock: Clock,
-): Promise<FromNode | undefined> {
+/** Those after it wait until somebody receives them. */
+function firstMessage(call: DuplexCall<FromNode, ToNode>, clock: Clock): Promise<FromNode | undefined> {
   return new Promise((resolve, reject) => {
     const timer = clock.after(HELLO_TIMEOUT_MS, () =>
       reject(new CallError(status.DEADLINE_EXCEEDED, `no Hello within ${HELLO_TIMEOUT_MS} ms`)),
@@ -261,12 +256,13 @@ function firstMessage(
       timer.cancel();
       resolve(message);
     };
-    call.once('data', (message: FromNode) => {
-      call.pause();
-      settle(message);
+    call.receive({
+      message(message) {
+        call.receive(undefined);
+        settle(message);
+      },
+      finished: () => settle(undefined),
     });
-    call.once('end', () => settle(undefined));
-    call.once('error', () => settle(undefined));
-    call.once('cancelled', () => settle(undefined));
+    call.listen({ ended: () => settle(undefined) });
   });
 }

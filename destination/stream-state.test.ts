@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import { EventEmitter } from 'node:events';
 import { describe, it } from 'node:test';
-import type { Watch } from '#lib/registry/registry.ts';
-import type { ClusterIndex } from './cluster-index.ts';
+import type { CallListener, OutStream } from '#lib/grpc/call.ts';
+import type { ClusterIndex, Subscriber } from './cluster-index.ts';
 import { StreamState } from './stream-state.ts';
 
 /** A stream whose client reads when told to. */
-class SlowStream extends EventEmitter {
+class SlowStream implements OutStream<number> {
   readonly written: number[] = [];
+  readonly failures: unknown[] = [];
   full = false;
+  ended = false;
+  listener: CallListener | undefined;
+
+  listen(listener: CallListener): void {
+    this.listener = listener;
+  }
 
   write(message: number): boolean {
     this.written.push(message);
@@ -17,16 +23,25 @@ class SlowStream extends EventEmitter {
   }
 
   end(): void {
-    this.emit('close');
+    this.ended = true;
+    this.listener?.ended?.();
+  }
+
+  fail(error: unknown): void {
+    this.failures.push(error);
+    this.end();
   }
 }
 
 class Subscriptions {
-  readonly open = new Set<() => void>();
+  readonly open = new Set<Subscriber>();
 
-  subscribe(_: unknown, changed: () => void): Watch {
-    this.open.add(changed);
-    return { close: () => void this.open.delete(changed) };
+  subscribe(topics: readonly unknown[], subscriber: Subscriber): void {
+    if (topics.length > 0) this.open.add(subscriber);
+  }
+
+  unsubscribe(topics: readonly unknown[], subscriber: Subscriber): void {
+    if (topics.length > 0) this.open.delete(subscriber);
   }
 }
 
@@ -52,33 +67,29 @@ describe('stream state', () => {
     for (value = 1; value < 1000; value++) state.refresh();
     assert.equal(computed, 1);
     stream.full = false;
-    stream.emit('drain');
+    stream.listener?.drained?.();
     assert.deepEqual(stream.written, [0, 1000]);
-    stream.emit('drain');
+    stream.listener?.drained?.();
     assert.deepEqual(stream.written, [0, 1000]);
   });
 
-  it('lets go of the index however the stream ends', () => {
-    for (const event of ['cancelled', 'close', 'error']) {
-      const { stream, subscriptions, state } = make(() => [1]);
-      assert.equal(subscriptions.open.size, 1);
-      stream.emit(event, new Error('gone'));
-      assert.equal(subscriptions.open.size, 0);
-      state.follow([{ kind: 'ip', cluster: 'local', ip: '10.0.0.1' }]);
-      assert.equal(subscriptions.open.size, 0);
-      state.refresh();
-      assert.deepEqual(stream.written, []);
-    }
+  it('lets go of the index when the stream ends', () => {
+    const { stream, subscriptions, state } = make(() => [1]);
+    assert.equal(subscriptions.open.size, 1);
+    stream.end();
+    assert.equal(subscriptions.open.size, 0);
+    state.follow([{ kind: 'ip', cluster: 'local', ip: '10.0.0.1' }]);
+    assert.equal(subscriptions.open.size, 0);
+    state.refresh();
+    assert.deepEqual(stream.written, []);
   });
 
   it('an error of the lookup ends the stream with it', () => {
     const { stream, subscriptions, state } = make(() => {
       throw new Error('no such service');
     });
-    const told: unknown[] = [];
-    stream.on('error', (error) => told.push(error));
     state.refresh();
-    assert.match(String(told[0]), /no such service/);
+    assert.match(String(stream.failures[0]), /no such service/);
     assert.equal(subscriptions.open.size, 0);
   });
 });

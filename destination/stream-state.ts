@@ -1,56 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 // One server stream as a function of the index: on every change the wanted state is computed anew and the
 // difference to what was sent goes out. A client that does not read costs no memory: nothing is computed for it
-// until it does.
+// until it does. There are tens of thousands of them, so that each is a few words: no closures, no lists of its own.
 
-import type { Watch } from '#lib/registry/registry.ts';
-import type { ClusterIndex, Topic } from './cluster-index.ts';
-
-/** What is used of grpc-js's server streams. */
-export interface OutStream<T> {
-  write(message: T): boolean;
-  end(): void;
-  /** grpc-js answers an emitted error with its status. */
-  emit(event: 'error', error: Error): boolean;
-  on(event: 'cancelled' | 'close' | 'error' | 'drain', listener: () => void): unknown;
-}
+import type { CallListener, EncodedMessage, OutStream } from '#lib/grpc/call.ts';
+import { type ClusterIndex, sameTopics, type Subscriber, type Topic } from './cluster-index.ts';
 
 export interface StreamStateOptions<T> {
   readonly index: ClusterIndex;
   readonly stream: OutStream<T>;
   /** Messages that bring the client from what it was sent last to what holds now. Throws to end the stream. */
-  readonly difference: () => readonly T[];
+  difference(): readonly (T | EncodedMessage)[];
 }
 
-export class StreamState<T> {
+const nothing: readonly Topic[] = [];
+
+export class StreamState<T> implements CallListener, Subscriber {
   readonly #options: StreamStateOptions<T>;
-  #watch: Watch | undefined;
-  #topics = '';
+  #topics = nothing;
   #blocked = false;
   #stale = false;
   #ended = false;
 
   constructor(options: StreamStateOptions<T>) {
     this.#options = options;
-    const { stream } = options;
-    onceEnded(stream, () => this.#end());
-    stream.on('drain', () => {
-      this.#blocked = false;
-      if (this.#stale) this.refresh();
-    });
-  }
-
-  get ended(): boolean {
-    return this.#ended;
+    options.stream.listen(this);
   }
 
   /** Listens to other topics; what was sent stays. */
   follow(topics: readonly Topic[]): void {
-    const text = JSON.stringify(topics);
-    if (this.#ended || text === this.#topics) return;
-    this.#topics = text;
-    this.#watch?.close();
-    this.#watch = this.#options.index.subscribe(topics, () => this.refresh());
+    if (this.#ended || sameTopics(topics, this.#topics)) return;
+    this.#options.index.unsubscribe(this.#topics, this);
+    this.#topics = topics;
+    this.#options.index.subscribe(topics, this);
   }
 
   refresh(): void {
@@ -62,31 +44,23 @@ export class StreamState<T> {
         if (!this.#options.stream.write(message)) this.#blocked = true;
       }
     } catch (error) {
-      this.fail(error instanceof Error ? error : new Error(String(error)));
+      this.fail(error);
     }
   }
 
-  fail(error: Error): void {
-    if (this.#ended) return;
-    this.#end();
-    this.#options.stream.emit('error', error);
+  /** Its client reads again. */
+  drained(): void {
+    this.#blocked = false;
+    if (this.#stale) this.refresh();
   }
 
-  #end(): void {
+  fail(error: unknown): void {
+    if (!this.#ended) this.#options.stream.fail(error);
+  }
+
+  ended(): void {
     this.#ended = true;
-    this.#watch?.close();
+    this.#options.index.unsubscribe(this.#topics, this);
+    this.#topics = nothing;
   }
-}
-
-/** Calls `ended` once, however the stream ends: by its client, by an error, or with its connection. */
-export function onceEnded(stream: Pick<OutStream<never>, 'on'>, ended: () => void): void {
-  let called = false;
-  const end = (): void => {
-    if (called) return;
-    called = true;
-    ended();
-  };
-  stream.on('cancelled', end);
-  stream.on('close', end);
-  stream.on('error', end);
 }

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { systemClock } from '#lib/core/clock.ts';
 import { recordingLog } from '#lib/core/log.ts';
 import { createMeshChannel, type MeshChannel } from '#lib/grpc/client.ts';
-import { callerIdentity, type GrpcServer, serveGrpc } from '#lib/grpc/server.ts';
+import { type GrpcServer, serveGrpc } from '#lib/grpc/server.ts';
 import { DestinationService } from '#lib/proto/gen/linkerd/destination.ts';
 import { InboundServerPoliciesService } from '#lib/proto/gen/linkerd/inbound.ts';
 import { OutboundPoliciesService } from '#lib/proto/gen/linkerd/outbound.ts';
@@ -143,10 +143,7 @@ export class TestCluster {
       cluster: 'local',
       agentServiceAccount: 'nodemesh-agent',
       version: '0.0.0-test',
-      callerOf(call) {
-        const identity = callerIdentity(call);
-        return identity === undefined ? undefined : { identity, connection: call.getPeer() };
-      },
+      callerOf: ({ identity, peer }) => (identity === undefined ? undefined : { identity, connection: peer }),
       metrics: this.metrics,
       clock: systemClock,
       log,

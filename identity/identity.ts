@@ -105,6 +105,7 @@ export async function startIdentity(options: IdentityOptions): Promise<RunningId
     clientCertificate: 'optional',
     log,
     messageBytesMax: 64 * 1024,
+    onLimit: metrics.limitReached,
     register: (grpc) => grpc.addService(IdentityService, service),
   });
   own.onChange(() => server.setMaterial({ certificate: own.current, anchorsPem: files.anchorsPem }));

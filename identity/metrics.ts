@@ -3,11 +3,15 @@
 
 import { Counter, Gauge, type Registry } from 'prom-client';
 import type { Clock } from '#lib/core/clock.ts';
+import { countLimits } from '#lib/grpc/limit-metrics.ts';
+import type { GrpcLimit } from '#lib/grpc/server-connection.ts';
 import type { CertificateIssuer } from '#lib/x509-authority/issuer.ts';
 import { type CertifyRule, certifyRules } from './rules.ts';
 
 export interface IdentityMetrics {
   count(result: 'issued' | CertifyRule): void;
+  /** A client of the gRPC server has come to a limit. */
+  readonly limitReached: (limit: GrpcLimit) => void;
 }
 
 export function createIdentityMetrics(
@@ -29,5 +33,5 @@ export function createIdentityMetrics(
     registers: [registry],
     collect: () => ttl.set(Math.round((issuer().notAfterMs - clock.wallMs()) / 1000)),
   });
-  return { count: (result) => certified.inc({ result }) };
+  return { count: (result) => certified.inc({ result }), limitReached: countLimits(registry) };
 }

@@ -2,12 +2,13 @@
 // Certify (io.linkerd.proxy.identity.Identity): from a request to a certificate or the rule that is against it.
 // The rules are in rules.ts; this is their order, the certificate's times and the gRPC surface.
 
-import { Metadata, type sendUnaryData, type ServerUnaryCall } from '@grpc/grpc-js';
 import type { Clock } from '#lib/core/clock.ts';
 import { errorMessage } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
+import type { Handlers } from '#lib/grpc/call.ts';
+import { CallError } from '#lib/grpc/status.ts';
 import type { ReviewLimits } from '#lib/registry/cached-reviews.ts';
-import type { CertifyRequest, CertifyResponse, IdentityServer } from '#lib/proto/gen/linkerd/identity.ts';
+import type { CertifyRequest, CertifyResponse, IdentityService } from '#lib/proto/gen/linkerd/identity.ts';
 import { certifyAudiences, decide, type DecisionContext } from './decide.ts';
 import type { CertificateIssuer, IssuedLeaf } from '#lib/x509-authority/issuer.ts';
 import { checkCertificateRequest, checkFields } from './request.ts';
@@ -96,38 +97,32 @@ const timestamp = (ms: number): NonNullable<CertifyResponse['validUntil']> => ({
 });
 
 /** The gRPC service over `createCertify`; counts and logs what is refused. */
-export function createIdentityService(options: CertifyOptions): IdentityServer {
+export function createIdentityService(options: CertifyOptions): Handlers<typeof IdentityService> {
   const certify = createCertify(options);
   const { log } = options;
-  const answer = async (
-    call: ServerUnaryCall<CertifyRequest, CertifyResponse>,
-    callback: sendUnaryData<CertifyResponse>,
-  ): Promise<void> => {
-    try {
-      const response = await certify(call.request);
-      options.onResult('issued');
-      callback(null, response);
-    } catch (error) {
-      const refusal =
-        error instanceof Refusal ? error : new Refusal('issuing-failed', 'an internal error, see the log');
-      if (refusal !== error) log.error({ error: errorMessage(error) }, 'certify failed');
-      options.onResult(refusal.rule);
-      const fields = {
-        identity: call.request.identity.slice(0, 253),
-        rule: refusal.rule,
-        reason: refusal.message,
-        client: call.getPeer(),
-      };
-      if (refusal.retry) log.info(fields, 'no certificate yet');
-      else log.warn(fields, 'certificate refused');
-      const metadata = new Metadata();
-      metadata.set(RULE_METADATA, refusal.rule);
-      callback({ code: refusal.code, details: `${refusal.rule}: ${refusal.message}`, metadata });
-    }
-  };
   return {
-    certify: (call, callback) => {
-      void answer(call, callback);
+    async certify(request, call) {
+      try {
+        const response = await certify(request);
+        options.onResult('issued');
+        return response;
+      } catch (error) {
+        const refusal =
+          error instanceof Refusal ? error : new Refusal('issuing-failed', 'an internal error, see the log');
+        if (refusal !== error) log.error({ error: errorMessage(error) }, 'certify failed');
+        options.onResult(refusal.rule);
+        const fields = {
+          identity: request.identity.slice(0, 253),
+          rule: refusal.rule,
+          reason: refusal.message,
+          client: call.peer,
+        };
+        if (refusal.retry) log.info(fields, 'no certificate yet');
+        else log.warn(fields, 'certificate refused');
+        throw new CallError(refusal.code, `${refusal.rule}: ${refusal.message}`, {
+          [RULE_METADATA]: refusal.rule,
+        });
+      }
     },
   };
 }

@@ -4,7 +4,7 @@
 import { Registry as MetricRegistry } from 'prom-client';
 import { systemClock } from '#lib/core/clock.ts';
 import { createLog } from '#lib/log/pino.ts';
-import { callerIdentity, serveGrpc } from '#lib/grpc/server.ts';
+import { serveGrpc } from '#lib/grpc/server.ts';
 import { DestinationService } from '#lib/proto/gen/linkerd/destination.ts';
 import { NodeServiceService } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
 import { createCachedReviews } from '#lib/registry/cached-reviews.ts';
@@ -77,10 +77,7 @@ const services = createDestinationServices({
   cluster: CLUSTER,
   agentServiceAccount: 'nodemesh-agent',
   version: 'bench',
-  callerOf(call) {
-    const identity = callerIdentity(call);
-    return identity === undefined ? undefined : { identity, connection: call.getPeer() };
-  },
+  callerOf: ({ identity, peer }) => (identity === undefined ? undefined : { identity, connection: peer }),
 });
 const beganMs = performance.now();
 await services.index.synced();

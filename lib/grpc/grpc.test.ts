@@ -8,13 +8,14 @@ import { afterEach, before, describe, it } from 'node:test';
 import { connect as connectTls } from 'node:tls';
 import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { silentLog } from '#lib/core/log.ts';
-import { IdentityClient, type IdentityServer, IdentityService } from '#lib/proto/gen/linkerd/identity.ts';
+import { IdentityClient, IdentityService } from '#lib/proto/gen/linkerd/identity.ts';
 import { AF_INET, bind, checked, close, listen, SOCK_STREAM, socket } from '#lib/net/native.ts';
 import { SOCKET_ADDRESS_BYTES, writeSocketAddress } from '#lib/net/socket-address.ts';
 import type { KeyAndChain, MeshMaterial } from '#lib/tls/mesh-context.ts';
 import { makeTestAuthority, type TestAuthority } from '#lib/x509-authority/test-authority.ts';
+import type { Handlers } from './call.ts';
 import { createMeshChannel } from './client.ts';
-import { callerIdentity, type GrpcServer, type GrpcServerOptions, serveGrpc } from './server.ts';
+import { type GrpcServer, type GrpcServerOptions, serveGrpc } from './server.ts';
 
 const serverName = 'linkerd-identity.linkerd.serviceaccount.identity.linkerd.cluster.local';
 const identities = ['web', 'cart'].map(
@@ -43,13 +44,12 @@ describe('gRPC over mesh TLS', () => {
   });
 
   /** Answers each call with the identity that the handler learned, in `leafCertificate`. */
-  const echo: IdentityServer = {
-    certify: (call, callback) =>
-      callback(null, {
-        leafCertificate: Buffer.from(callerIdentity(call) ?? 'anonymous'),
-        intermediateCertificates: [],
-        validUntil: undefined,
-      }),
+  const echo: Handlers<typeof IdentityService> = {
+    certify: (_, { identity }) => ({
+      leafCertificate: Buffer.from(identity ?? 'anonymous'),
+      intermediateCertificates: [],
+      validUntil: undefined,
+    }),
   };
 
   async function serve(options: Partial<GrpcServerOptions> = {}): Promise<GrpcServer> {
@@ -207,7 +207,13 @@ describe('gRPC over mesh TLS', () => {
     let begun: (() => void) | undefined;
     const waiting = new Promise<void>((resolve) => (begun = resolve));
     const server = await serve({
-      register: (grpc) => grpc.addService(IdentityService, { certify: () => begun?.() }),
+      register: (grpc) =>
+        grpc.addService(IdentityService, {
+          certify() {
+            begun?.();
+            return new Promise(() => undefined);
+          },
+        }),
     });
     const pending = assert.rejects(ask(client(server.address.port, as(undefined))));
     await waiting;

@@ -9,12 +9,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, before, beforeEach, describe, it } from 'node:test';
 import 'reflect-metadata';
-import { Metadata, status } from '@grpc/grpc-js';
+import { status } from '@grpc/grpc-js';
 import { Pkcs10CertificateRequest } from '@peculiar/x509';
 import { seededRandom, VirtualClock } from '#lib/core/clock.ts';
 import { PatientClock } from '#lib/core/patient-clock.ts';
 import { type LogLine, recordingLog } from '#lib/core/log.ts';
 import { type GrpcServer, serveGrpc } from '#lib/grpc/server.ts';
+import { CallError } from '#lib/grpc/status.ts';
 import {
   type CertifyRequest,
   type CertifyResponse,
@@ -106,20 +107,15 @@ describe('certificates', () => {
       log: recordingLog([]),
       register: (grpc) =>
         grpc.addService(IdentityService, {
-          certify(
-            call: { request: CertifyRequest },
-            callback: (error: object | null, response?: CertifyResponse) => void,
-          ) {
-            requests.push(call.request);
-            answer(call.request).then(
-              (response) => callback(null, response),
-              (error: unknown) => {
-                const refusal = error instanceof Refused ? error : new Refused(status.UNKNOWN, String(error));
-                const metadata = new Metadata();
-                metadata.set('nodemesh-rule', refusal.rule);
-                callback({ code: refusal.code, details: `${refusal.rule}: on purpose`, metadata });
-              },
-            );
+          async certify(request) {
+            requests.push(request);
+            try {
+              return await answer(request);
+            } catch (error) {
+              const refusal = error instanceof Refused ? error : new Refused(status.UNKNOWN, String(error));
+              const metadata = { 'nodemesh-rule': refusal.rule };
+              throw new CallError(refusal.code, `${refusal.rule}: on purpose`, metadata);
+            }
           },
         }),
     });

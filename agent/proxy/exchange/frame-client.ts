@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import type { Socket } from 'node:net';
-import { FLAG_ACK, FRAME_GOAWAY, FRAME_PING, FRAME_RST_STREAM, FRAME_SETTINGS } from '../http2/codes.ts';
+import { FLAG_ACK, FRAME_GOAWAY, FRAME_PING, FRAME_RST_STREAM, FRAME_SETTINGS } from '#lib/http2/codes.ts';
 
 export interface Frame {
   readonly type: number;

@@ -18,8 +18,8 @@ import {
   FRAME_PING,
   FRAME_SETTINGS,
   WINDOW_MAX,
-} from '../http2/codes.ts';
-import { connectionPreface } from '../http2/frames.ts';
+} from '#lib/http2/codes.ts';
+import { connectionPreface } from '#lib/http2/frames.ts';
 import { type Frame, FrameClient, frame, POST } from './frame-client.ts';
 import { HEED_MS, LAST_MS, STAY_MS } from './http2-server.ts';
 import { fixedTarget, LoopbackEndpoint, listenLoopback, RecordedMetrics } from './loopback.ts';

@@ -39,6 +39,7 @@ let likes = 0;
 
 export class Encoder {
   readonly #fields: Field[];
+  /** What came as bytes is compared by them; `noBytes`: by the field's text. */
   readonly #values: Uint8Array[];
   readonly #mask: number;
   #newest = 0;
@@ -134,7 +135,7 @@ export class Encoder {
     if (!this.#enters(hash, field.bytes))
       return writeText(out, this.#writeName(out, at, 0, 0x0f, info), value);
     const next = writeText(out, this.#writeName(out, at, 0x40, 0x3f, info), value);
-    this.#insert(hash, field, Buffer.from(value, 'latin1'));
+    this.#insert(hash, field, noBytes);
     return next;
   }
 
@@ -162,8 +163,12 @@ export class Encoder {
       if (this.#hashes[slot] !== hash) continue;
       const entry = (this.#fields[slot] as Field).info;
       if (entry !== info && entry.text !== info.text) continue;
-      if (sameBytes(this.#values[slot] as Uint8Array, buffer, start, end))
-        return this.#writeIndex(out, at, slot);
+      const bytes = this.#values[slot] as Uint8Array;
+      const same =
+        bytes === noBytes
+          ? sameText((this.#fields[slot] as Field).value, buffer, start, end)
+          : sameBytes(bytes, buffer, start, end);
+      if (same) return this.#writeIndex(out, at, slot);
     }
     if (!this.#enters(hash, info.bytes.length + length + FIELD_OVERHEAD_BYTES))
       return copyBytes(out, this.#writeName(out, at, 0, 0x0f, info), buffer, start, end);
