@@ -13,7 +13,7 @@ import type {
   WorkerPod,
   WorkerStart,
 } from '../proxy/model.ts';
-import { createProxyWorkers, type ProxyWorkers, type WorkerPort } from './proxy-workers.ts';
+import { createProxyWorkers, type ProxyWorkers, type ThreadUsage, type WorkerPort } from './proxy-workers.ts';
 
 class FakeWorker extends EventEmitter {
   readonly sent: ToWorker[] = [];
@@ -84,6 +84,7 @@ describe('proxy workers', () => {
   let swept: number;
   let refused: string[];
   let wedged: number[];
+  let usages: Map<number, ThreadUsage>;
   let batches: { pieces: readonly string[]; done: () => void }[];
   let open: Map<number, number>;
   let discoveries: Map<string, { deliver: (destination: Destination) => void; closed: boolean }>;
@@ -101,6 +102,7 @@ describe('proxy workers', () => {
     swept = 0;
     refused = [];
     wedged = [];
+    usages = new Map();
     batches = [];
     open = new Map();
     discoveries = new Map();
@@ -138,6 +140,7 @@ describe('proxy workers', () => {
       metricDefined: () => undefined,
       podMetrics: (uid) => Promise.resolve(`metrics of ${uid}`),
       applicationRefused: (uid) => refused.push(uid),
+      usageOf: (thread) => usages.get(thread),
       wedged: (index) => wedged.push(index),
       clock,
       log: silentLog,
@@ -288,6 +291,39 @@ describe('proxy workers', () => {
     }
     assert.equal(workers.replaced.silent, 0);
     assert.ok(!worker(0).terminated && !worker(1).terminated);
+  });
+
+  it('a worker that waits for a processor is silent only for as long as it was given one', () => {
+    for (const index of [0, 1]) worker(index).say({ type: 'ready' });
+    new Int32Array(worker(1).start.beats)[1] = 17;
+    const pass = (steps: number, usedMs: number, runnable: boolean): void => {
+      for (let step = 0; step < steps; step++) {
+        usages.set(17, { usedMs: (usages.get(17)?.usedMs ?? 0) + usedMs, runnable });
+        worker(0).beat();
+        clock.advance(500);
+      }
+    };
+    // The grace time of its start, and what it may be silent.
+    for (let step = 0; step < 24; step++) {
+      worker(1).beat();
+      pass(1, 50, true);
+    }
+    pass(30, 50, true);
+    assert.equal(worker(1).terminated, false, '1.5 s of a processor in 15 s');
+    pass(12, 50, true);
+    assert.equal(worker(1).terminated, true, '2.1 s');
+  });
+
+  it('a worker that sleeps without a beat is silent all that time', () => {
+    for (const index of [0, 1]) worker(index).say({ type: 'ready' });
+    new Int32Array(worker(1).start.beats)[1] = 17;
+    usages.set(17, { usedMs: 0, runnable: false });
+    for (let step = 0; step < 30 && !worker(1).terminated; step++) {
+      worker(0).beat();
+      if (step < 22) worker(1).beat();
+      clock.advance(500);
+    }
+    assert.equal(worker(1).terminated, true);
   });
 
   it('lends the slots of a silent worker at once, and gives the process up when its thread does not end', () => {

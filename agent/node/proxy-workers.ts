@@ -23,7 +23,10 @@ import type {
   WorkerStart,
 } from '../proxy/model.ts';
 
-/** A worker whose beat does not move for this long is ended and replaced. */
+/**
+ * A worker whose beat does not move for this long is ended and replaced. Of a thread that could run only what it was
+ * given of a processor counts: where those are short it is slow, and to end it would break off all that it holds.
+ */
 const SILENT_MS = 2_000;
 const WATCH_INTERVAL_MS = 500;
 /** What more passes between two looks is this thread's own delay, as when the whole machine is paused: nobody's silence. */
@@ -36,6 +39,11 @@ const RESTART_DELAY_MS = 100;
 const REFUSED_LOOK_MS = 1_000;
 /** A thread whose end takes longer (something native does not return) keeps what it has: only the process can end. */
 const WEDGED_MS = 10_000;
+
+export interface ThreadUsage {
+  readonly usedMs: number;
+  readonly runnable: boolean;
+}
 
 export type WorkerPort = Pick<Worker, 'postMessage' | 'on' | 'terminate'>;
 
@@ -65,6 +73,8 @@ export interface ProxyWorkersOptions {
   readonly accessLog: (pieces: readonly string[], done: () => void) => void;
   /** A pod's application refused; at most once a second for each. */
   readonly applicationRefused: (uid: string) => void;
+  /** What a thread has used of the processors, and whether it would use one now; undefined: nobody knows. */
+  readonly usageOf: (threadId: number) => ThreadUsage | undefined;
   /** A worker can neither serve nor be ended: the process must be left, the next agent adopts the listeners. */
   readonly wedged: (workerIndex: number) => void;
   readonly clock: Clock;
@@ -125,6 +135,8 @@ interface WorkerState {
   beats: Int32Array;
   descriptors: SharedArrayBuffer;
   lastBeat: number;
+  /** Of the processors, by the last look. */
+  usedMs: number;
   /** Since its last beat, as far as this thread was there to see one. */
   silentMs: number;
   readonly wants: Set<string>;
@@ -342,13 +354,14 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
   };
 
   const start = (index: number): void => {
-    const beats = new SharedArrayBuffer(4);
+    const beats = new SharedArrayBuffer(8);
     const descriptors = options.descriptors.make();
     const worker: WorkerState = {
       index,
       beats: new Int32Array(beats),
       descriptors,
       lastBeat: 0,
+      usedMs: 0,
       silentMs: -START_GRACE_MS,
       wants: new Set(),
       handed: [],
@@ -378,6 +391,15 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     for (const state of pods.values()) sendPod(worker, state, state.listeners);
     for (const [id, { uid, wish }] of taps) send(worker, { type: 'tap', ticket: id, uid, wish });
     if (drainGraceMs !== undefined) send(worker, { type: 'drain', graceMs: drainGraceMs });
+  };
+
+  /** How much of the time that has passed the worker could have used. */
+  const givenMs = (worker: WorkerState, passedMs: number): number => {
+    const usage = options.usageOf(Atomics.load(worker.beats, 1));
+    if (usage === undefined) return passedMs;
+    const ms = usage.usedMs - worker.usedMs;
+    worker.usedMs = usage.usedMs;
+    return usage.runnable ? Math.min(ms, passedMs) : passedMs;
   };
 
   const onExit = (worker: WorkerState): void => {
@@ -416,9 +438,10 @@ export function createProxyWorkers(options: ProxyWorkersOptions): ProxyWorkers {
     lookedAtMs = clock.nowMs();
     for (const worker of workers) {
       if (worker.ended) continue;
-      if (worker.condemnedMs !== undefined) worker.condemnedMs += passedMs;
+      const ms = givenMs(worker, passedMs);
+      if (worker.condemnedMs !== undefined) worker.condemnedMs += ms;
       const beat = Atomics.load(worker.beats, 0);
-      worker.silentMs += passedMs;
+      worker.silentMs += ms;
       if (beat !== worker.lastBeat) {
         worker.lastBeat = beat;
         worker.silentMs = 0;

@@ -341,7 +341,7 @@ export interface WorkerStart {
   readonly kernel: unknown;
   /** Long connections of each worker (Int32Array); a worker without it keeps what it accepts. */
   readonly loads?: SharedArrayBuffer;
-  /** One beat counter per worker (Int32Array); a silent worker is replaced. */
+  /** Of each worker (Int32Array) a counter of beats, and the kernel's number of the thread; a silent worker is replaced. */
   readonly beats: SharedArrayBuffer;
   /** Descriptors opened through FFI, swept when the worker dies (lib/net/descriptor-table.ts). */
   readonly descriptors: SharedArrayBuffer;

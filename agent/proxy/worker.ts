@@ -10,7 +10,7 @@ import { systemClock } from '#lib/core/clock.ts';
 import { invariant } from '#lib/core/errors.ts';
 import { createLog } from '#lib/log/pino.ts';
 import { DescriptorTable } from '#lib/net/descriptor-table.ts';
-import { checked, close, dup } from '#lib/net/native.ts';
+import { checked, close, dup, threadNumber } from '#lib/net/native.ts';
 import { proveUserBuffer } from '#lib/net/user-buffer.ts';
 import { openPair } from '#lib/net/socket-pair.ts';
 import { openSockets } from '#lib/net/sockets.ts';
@@ -28,6 +28,7 @@ const post = (message: FromWorker): void => port.postMessage(message);
 const log = createLog('proxy', start.logLevel).child({ worker: start.workerIndex });
 
 const beats = new Int32Array(start.beats);
+Atomics.store(beats, 1, threadNumber());
 setInterval(() => Atomics.add(beats, 0, 1), BEAT_MS);
 
 const worker = createProxyWorker({

@@ -18,6 +18,7 @@ export const SOCK_CLOEXEC = 0o2000000;
 export const SOL_SOCKET = 1;
 export const SO_REUSEADDR = 2;
 export const SO_KEEPALIVE = 9;
+export const SO_ACCEPTCONN = 30;
 export const IPPROTO_TCP = 6;
 export const TCP_NODELAY = 1;
 export const TCP_KEEPIDLE = 4;
@@ -70,6 +71,8 @@ export const socket = bindInt<[family: number, type: number, protocol: number]>(
 export const bind = bindInt<[fd: number, address: Uint8Array, length: number]>(
   'int bind(int fd, const void *address, unsigned int length)',
 );
+/** Of the calling thread, as in /proc/self/task. */
+export const threadNumber = bindInt<[]>('int gettid()');
 export const listen = bindInt<[fd: number, backlog: number]>('int listen(int fd, int backlog)');
 export const getsockname = bindInt<[fd: number, address: Uint8Array, length: Uint8Array]>(
   'int getsockname(int fd, void *address, void *length)',

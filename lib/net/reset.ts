@@ -3,10 +3,9 @@
 // and while a FIN is on its way libuv refuses to reset: the handle would stay open, and 'close' never come.
 
 import { descriptorOf } from './descriptor.ts';
-import { setsockopt, stableBytes } from './native.ts';
+import { close, getsockopt, setsockopt, SO_ACCEPTCONN, SOL_SOCKET, stableBytes } from './native.ts';
 import type { StreamSocket } from './stream-socket.ts';
 
-const SOL_SOCKET = 1;
 const SO_LINGER = 13;
 /** struct linger { l_onoff = 1, l_linger = 0 }: close(2) sends RST. */
 const atOnce = stableBytes(8);
@@ -19,4 +18,16 @@ export function resetSocket(socket: StreamSocket): void {
   // It cannot fail in a way that matters: then the connection ends with FIN.
   if (fd !== undefined) setsockopt(fd, SOL_SOCKET, SO_LINGER, atOnce, atOnce.length);
   socket.destroy();
+}
+
+const listens = stableBytes(4);
+const length = stableBytes(4);
+
+/** Closes a descriptor whose owner is dead: RST where it is a connection. A listener may have other descriptors. */
+export function closeLost(fd: number): void {
+  length.writeUInt32LE(listens.length);
+  const isSocket = getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, listens, length) === 0;
+  // What is accepted from it would inherit the option.
+  if (isSocket && listens.readInt32LE() === 0) setsockopt(fd, SOL_SOCKET, SO_LINGER, atOnce, atOnce.length);
+  close(fd);
 }
