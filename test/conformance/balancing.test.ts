@@ -19,6 +19,8 @@ const SLACK_MS = 20;
 class Backend {
   readonly server: RawServer;
   requests = 0;
+  /** When the last one came: before the agent knows the answer, and after it chose to ask. */
+  askedMs = 0;
   status = 200;
   /** Answers later. */
   delayMs = 0;
@@ -33,6 +35,7 @@ class Backend {
       for (;;) {
         await peer.head();
         this.requests++;
+        this.askedMs = patientClock.nowMs();
         if (this.delayMs > 0) await pause(this.delayMs);
         peer.write(`HTTP/1.1 ${this.status} Word\r\nContent-Length: 0\r\n\r\n`);
       }
@@ -98,7 +101,7 @@ describe('balancing', () => {
     }
     assert.equal(backend.requests, requests);
     for (const other of backends) other.delayMs = 0;
-    return patientClock.nowMs();
+    return backend.askedMs;
   };
 
   test('C-252 after failures in a row an endpoint is left out, and tried again later', async () => {
