@@ -12,6 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { seededRandom } from '#lib/core/clock.ts';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
 import { meshed, namespace, pod } from '../e2e/objects.ts';
+import { until } from '../faults/until.ts';
 
 const NAME = 'cn-kills';
 const PODS = 10;
@@ -184,8 +185,10 @@ describe('the CNI shim, killed', () => {
         if (answer?.startsWith('1 ') === true)
           assert.equal((JSON.parse(answer.slice(2)) as { code: number }).code, 11);
       }
-      const during = await level();
-      assert.ok(during.held > 0 && during.pins > 0 && during.known > 0, 'there is something to leave behind');
+      await until('there is something to leave behind', 20_000, async () => {
+        const { held, pins, known } = await level();
+        return held > 0 && pins > 0 && known > 0;
+      });
       for (const answer of await Promise.all(sandboxes.map(async (sandbox) => call('DEL', sandbox)))) {
         assert.match(answer ?? '', /^0 $/);
       }

@@ -15,8 +15,8 @@ const IPERF_PORT = 5201;
 const nginx = [
   'sh',
   '-c',
-  `mkdir -p /tmp/nginx-$$ && cd /tmp/nginx-$$ && printf '%s' "
-    daemon off; pid /tmp/nginx-$$/pid; error_log stderr; worker_processes 1;
+  `mkdir -p /run/nginx && cd /run/nginx && printf '%s' "
+    daemon off; pid /run/nginx/pid; error_log stderr; worker_processes 1;
     events {}
     http {
       access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;
@@ -24,7 +24,7 @@ const nginx = [
         location = /hello { return 200 'peer=\\$remote_addr id=\\$http_l5d_client_id\\n'; }
         location = /fail { return 503; }
       }
-    }" > conf && exec nginx -p /tmp/nginx-$$ -c conf`,
+    }" > conf && exec nginx -p /run/nginx -c conf`,
 ];
 
 describe('real programs', () => {

@@ -106,10 +106,11 @@ describe('enrolment when not everything is as it should be', () => {
   });
 
   it('AMB-038 a pod that has run to its end leaves the mesh, and nothing listens for it any more', async () => {
-    await mesh.apply(withSpec(pod('shop', 'job', ['sleep', '3']), { restartPolicy: 'Never' }));
-    await until('it is in the mesh', ENOUGH_MS, async () =>
-      (await phaseOf('job')) === 'enrolled' ? true : undefined,
-    );
+    const untilTold = ['sh', '-c', 'until [ -e /run/end ]; do sleep 0.1; done'];
+    await mesh.apply(withSpec(pod('shop', 'job', untilTold), { restartPolicy: 'Never' }));
+    await untilRunning('job');
+    assert.equal(await phaseOf('job'), 'enrolled');
+    await mesh.exec('job', ['touch', '/run/end'], { ns: 'shop' });
     await until('it has ended', ENOUGH_MS, async () =>
       (await phase('job')) === 'Succeeded' ? true : undefined,
     );
