@@ -37,6 +37,7 @@ after(async () => mesh.down());
 const said = (file: string, words: string): number => readFileSync(file, 'utf8').split(words).length - 1;
 const agentLog = (node: string): string => join(mesh.node(node).layout.logDir, 'agent.log');
 const identityLog = (): string => join(mesh.layout.logDir, 'identity.log');
+const ISSUER = 'issuer or trust anchors changed';
 const anchorsTaken = (times: number): Promise<true> =>
   until(`trust anchors changed ${times} times in every log`, 30_000, () =>
     AGENTS.every((node) => said(agentLog(node), '"trust anchors changed"') >= times) &&
@@ -44,6 +45,12 @@ const anchorsTaken = (times: number): Promise<true> =>
       ? true
       : undefined,
   );
+/** Does it, and waits until identity has seen that and nothing else. */
+async function issuerTakes(what: string, change: () => void): Promise<void> {
+  const before = said(identityLog(), ISSUER);
+  change();
+  await until(what, 30_000, () => (said(identityLog(), ISSUER) > before ? true : undefined));
+}
 
 it('issuer and anchor are exchanged under load: 0 failed requests', async () => {
   const file = (name: string): string => join(mesh.layout.keysDir, name);
@@ -62,15 +69,15 @@ it('issuer and anchor are exchanged under load: 0 failed requests', async () => 
   });
   const endMs = Date.now() + loadMs;
 
-  writeFileSync(file('ca.crt'), readFileSync(file('ca.crt'), 'utf8') + next.anchorPem);
+  await issuerTakes('identity knows both anchors', () =>
+    writeFileSync(file('ca.crt'), readFileSync(file('ca.crt'), 'utf8') + next.anchorPem),
+  );
   await anchorsTaken(1);
   load.mark('both anchors are trusted');
-  writeFileSync(file('issuer.key'), next.issuerKeyPem);
-  writeFileSync(file('issuer.crt'), next.issuerPem);
-  const issuerChanges = said(identityLog(), 'issuer or trust anchors changed');
-  await until('identity issues with the new issuer', 30_000, () =>
-    said(identityLog(), 'issuer or trust anchors changed') > issuerChanges ? true : undefined,
-  );
+  await issuerTakes('identity issues with the new issuer', () => {
+    writeFileSync(file('issuer.key'), next.issuerKeyPem);
+    writeFileSync(file('issuer.crt'), next.issuerPem);
+  });
   load.mark('the new issuer signs');
   // Until the last certificate of the old issuer has ended.
   await sleep(lifetimeMs + 2000);

@@ -177,7 +177,9 @@ it('no descriptors for new connections: those that are there go on, pods start, 
   assert.equal(await metric('node2', /^process_max_fds\{/), OPEN_FILES_MAX);
   const open = await metric('node2', /^process_open_fds\{/);
   assert.ok(open > OPEN_FILES_MAX / 2 && open < OPEN_FILES_MAX, `${open} descriptors are open`);
-  assert.match(agentLog('node2'), /used up its descriptors; raise its limit of open files/);
+  await until('the log says so', 20_000, () =>
+    /used up its descriptors; raise its limit of open files/.test(agentLog('node2')),
+  );
   await mesh.apply(pod('mesh', 'late', [], { node: 'node2' }));
   await until('a pod starts meanwhile', 60_000, async () => {
     const { status } = await mesh.pod('late', 'mesh');
@@ -228,7 +230,9 @@ it('the disk of the state is full: pods go on and start, what is outstanding is 
     await until('a write has failed', 30_000, async () =>
       (await metric('node1', failures)) > 0 ? true : undefined,
     );
-    assert.match(agentLog('node1'), /a list cannot be written and is tried again; free space[^\n]*|ENOSPC/);
+    await until('the log says so', 20_000, () =>
+      /a list cannot be written and is tried again; free space[^\n]*|ENOSPC/.test(agentLog('node1')),
+    );
     await untilReason(mesh, 'shop', ['till'], 'Enrolled');
     assert.deepEqual(onDisk(), ['mesh'], 'the list on the disk is not what it was');
     await sleep(HOLD_MS);

@@ -7,9 +7,10 @@ import { after, before, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
 import { type KubernetesObject, meshed, namespace, pod, service } from '../e2e/objects.ts';
-import { assertOnly, HTTP_PORT, startLoad, TCP_PORT } from './load.ts';
+import { assertOnly, HTTP_PORT, startLoad, TCP_PORT, untilServed } from './load.ts';
 import { scale } from './scale.ts';
 
+const CLIENT = { ns: 'shop', pod: 'client' };
 const ROLLS = scale.rollout.rolls;
 const REPLICAS = 3;
 const ECHO = fileURLToPath(new URL('programs/echo.ts', import.meta.url));
@@ -70,7 +71,7 @@ after(async () => mesh.down());
 
 it('AMB-123, EBPF-034 a deployment is rolled under load: 0 failed requests', async () => {
   const load = await startLoad(mesh, {
-    from: { ns: 'shop', pod: 'client' },
+    from: CLIENT,
     to: 'web.shop',
     rate: 45,
     connections: 12,
@@ -83,6 +84,9 @@ it('AMB-123, EBPF-034 a deployment is rolled under load: 0 failed requests', asy
     await mesh.waitReady(120_000);
     for (const name of await web()) seen.add(name);
   }
+  const last = await web();
+  // The last of them have just begun.
+  await untilServed(mesh, { from: CLIENT, to: 'web.shop', rate: 45, servers: last, timeoutMs: 60_000 });
   const report = await load.stop();
   assertOnly(report, { minRate: 30 });
   assert.equal(seen.size, REPLICAS * (ROLLS + 1), 'every pod was replaced each time');
