@@ -76,7 +76,7 @@ exit $code
   });
   after(async () => {
     for (const name of made) execFileSync('ip', ['netns', 'del', name]);
-    await mesh.down();
+    await mesh?.down();
     rmSync(dir, { recursive: true });
   });
 

@@ -32,7 +32,7 @@ describe('broken manifests', () => {
     await mesh.waitReady();
   });
   after(async () => {
-    await mesh.down();
+    await mesh?.down();
     rmSync(folder, { recursive: true });
   });
 

@@ -38,7 +38,7 @@ describe('the wire between the nodes', () => {
     await mesh.waitReady();
   });
   after(async () => {
-    await mesh.down();
+    await mesh?.down();
     rmSync(folder, { recursive: true });
   });
 

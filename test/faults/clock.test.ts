@@ -54,7 +54,7 @@ before(async () => {
   await mesh.waitReady();
 });
 after(async () => {
-  await mesh.down();
+  await mesh?.down();
   rmSync(folder, { recursive: true });
 });
 

@@ -46,7 +46,7 @@ describe("pods under agents and a peer that speaks Linkerd's wire", () => {
     await mesh.waitReady();
   });
   after(async () => {
-    await mesh.down();
+    await mesh?.down();
     rmSync(folder, { recursive: true });
   });
 

@@ -107,7 +107,7 @@ describe('pods under agents that ask a stock Linkerd', () => {
     }
   });
   after(async () => {
-    await mesh.down();
+    await mesh?.down();
     rmSync(folder, { recursive: true });
   });
 
