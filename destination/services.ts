@@ -63,6 +63,7 @@ export interface DestinationServices {
 }
 
 const HELLO_TIMEOUT_MS = 10_000;
+const noToken = Buffer.alloc(0);
 
 const tokenOfGet = ({ contextToken }: GetDestination): ContextToken => parseContextToken(contextToken);
 const sourceOf = ({ sourceWorkload }: TrafficSpec): ContextToken => requireWorkload(sourceWorkload);
@@ -194,7 +195,8 @@ export function createDestinationServices(options: DestinationServicesOptions): 
     const served = new ServedNode({
       ...options,
       call,
-      hello,
+      // Nobody needs the secret any more, and it would hold the 64 KiB of which it is a part.
+      hello: { ...hello, token: noToken },
       agent,
       index,
       reports,

@@ -49,6 +49,13 @@ export class Decoder {
 
   /** Decodes the whole block `buffer[start, end)`; NO_ERROR or COMPRESSION_ERROR, which ends the connection. */
   decode(buffer: Buffer, start: number, end: number, list: HeaderList): number {
+    const error = this.#block(buffer, start, end, list);
+    // A connection that says nothing for hours shall not keep what it was read into.
+    this.#from = scratch;
+    return error;
+  }
+
+  #block(buffer: Buffer, start: number, end: number, list: HeaderList): number {
     list.clear();
     let at = start;
     let updatesAllowed = true;
