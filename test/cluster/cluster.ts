@@ -50,6 +50,8 @@ export interface Machine<Part extends string> {
   output(argv: readonly string[], options?: CommandOptions): Promise<string>;
   kill(part: Part, signal?: string): Promise<void>;
   start(part: Part): Promise<void>;
+  /** Of those that look for the API server again in their own time, up to a minute after it was away: one that starts looks at once. */
+  startAnew(part: Part): Promise<void>;
   runs(part: Part): Promise<boolean>;
   log(part: Part): string;
 }
@@ -100,6 +102,10 @@ function machineOf<Part extends string>(
     output: (argv, options) => checkedInMachine(layout, argv, options),
     kill: (part, signal) => killPart(layout, part, signal),
     start: (part) => startPart(layout, partOf(part)),
+    async startAnew(part) {
+      await killPart(layout, part);
+      await startPart(layout, partOf(part));
+    },
     runs: (part) => partRuns(layout, part),
     log: (part) => readFileSync(partLog(layout, part), 'utf8'),
   };

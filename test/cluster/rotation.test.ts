@@ -16,7 +16,7 @@ import { openShop, type Shop } from './shop.ts';
 
 const LEAF_MS = 30_000;
 /** Programs look at their files every five seconds; the rest is for a busy machine. */
-const FILES_READ_MS = 10_000;
+const FILES_READ_MS = 8000;
 const REPLICAS = 2;
 
 describe('rotation', { timeout: 800_000 }, () => {

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { scale } from '../../faults/scale.ts';
-import type { Cluster, Machine } from '../cluster.ts';
+import type { Cluster } from '../cluster.ts';
 import { ALL_WAYS, type FaultScene, openFaultScene, RATE, stopped } from '../fault-scene.ts';
 import { clientPod } from '../load-pods.ts';
 import { untilReason } from '../mesh.ts';
@@ -23,11 +23,6 @@ const NOTICED_MS = 20_000;
 const PATIENCE_MS = 30_000;
 const GAP_MS_MAX = 15_000;
 
-async function startAnew<Part extends string>(machine: Machine<Part>, part: Part): Promise<void> {
-  await machine.kill(part);
-  await machine.start(part);
-}
-
 describe('agents without the API server', { timeout: scale.soak ? 3_600_000 : 580_000 }, () => {
   const shared = sharedMesh();
   let scene: FaultScene;
@@ -43,10 +38,9 @@ describe('agents without the API server', { timeout: scale.soak ? 3_600_000 : 58
     try {
       for (const part of API_PARTS)
         if (!(await cluster.control.runs(part))) await cluster.control.start(part);
-      // Each of these looks for the API server again in its own time, up to a minute later; what starts looks at once.
-      await startAnew(cluster.control, 'kube-scheduler');
+      await cluster.control.startAnew('kube-scheduler');
       for (const node of cluster.nodes)
-        for (const part of ['kubelet', 'kube-proxy'] as const) await startAnew(node, part);
+        for (const part of ['kubelet', 'kube-proxy'] as const) await node.startAnew(part);
     } finally {
       await shared.close();
     }
