@@ -35,6 +35,7 @@ describe('without the API server', { timeout: scale.soak ? 3_600_000 : 580_000 }
   after(async () => {
     shop?.close();
     if (cluster === undefined) return;
+    await cluster.startWatchersAnew();
     await mesh.removeAll();
     await cluster.close();
   });
@@ -70,7 +71,6 @@ describe('without the API server', { timeout: scale.soak ? 3_600_000 : 580_000 }
     await cluster.control.kill('etcd');
     await cluster.control.start('etcd');
     await cluster.control.start('kube-controller-manager');
-    await cluster.control.startAnew('kube-scheduler');
     // What happens from now on is seen by everybody.
     await cluster.waitFor('the API server to take changes', async () => {
       const args = ['rollout', 'restart', 'deployment/rolling', `--namespace=${SHOP}`];

@@ -50,8 +50,6 @@ export interface Machine<Part extends string> {
   output(argv: readonly string[], options?: CommandOptions): Promise<string>;
   kill(part: Part, signal?: string): Promise<void>;
   start(part: Part): Promise<void>;
-  /** Of those that look for the API server again in their own time, up to a minute after it was away: one that starts looks at once. */
-  startAnew(part: Part): Promise<void>;
   runs(part: Part): Promise<boolean>;
   log(part: Part): string;
 }
@@ -84,6 +82,12 @@ export interface Cluster {
   serviceAddress(namespace: string, name: string): Promise<string>;
   exec(place: PodPlace, argv: readonly string[], options?: CommandOptions): Promise<CommandResult>;
   logs(place: PodPlace): Promise<string>;
+  /**
+   * For the end of a test in which the API server was away: scheduler, kubelets and kube-proxies look for it again in their
+   * own time, up to a minute later, and know no new service until then, which pods would not learn of, either. What starts
+   * looks at once.
+   */
+  startWatchersAnew(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -102,10 +106,6 @@ function machineOf<Part extends string>(
     output: (argv, options) => checkedInMachine(layout, argv, options),
     kill: (part, signal) => killPart(layout, part, signal),
     start: (part) => startPart(layout, partOf(part)),
-    async startAnew(part) {
-      await killPart(layout, part);
-      await startPart(layout, partOf(part));
-    },
     runs: (part) => partRuns(layout, part),
     log: (part) => readFileSync(partLog(layout, part), 'utf8'),
   };
@@ -215,6 +215,15 @@ export async function openCluster(name = process.env['CLUSTER'] ?? DEFAULT_NAME)
         pod,
         ...(container === undefined ? [] : [container]),
       ]),
+    async startWatchersAnew() {
+      await cluster.control.kill('kube-scheduler');
+      await cluster.control.start('kube-scheduler');
+      for (const node of cluster.nodes)
+        for (const part of ['kubelet', 'kube-proxy'] as const) {
+          await node.kill(part);
+          await node.start(part);
+        }
+    },
     async close() {
       // Their removal goes on by itself: the next user of a name waits for it.
       if (namespaces.length > 0)

@@ -52,7 +52,10 @@ describe('the cluster', { timeout: 800_000 }, () => {
     pods = (await cluster.podsReady(NS, 'app=web', 2)) as unknown as readonly Pod[];
     serviceAddress = await cluster.serviceAddress(NS, 'web');
   });
-  after(() => cluster?.close());
+  after(async () => {
+    await cluster?.startWatchersAnew();
+    await cluster?.close();
+  });
 
   const fetchIn = async (pod: string, url: string): Promise<string> => {
     const result = await cluster.exec({ namespace: NS, pod }, [

@@ -34,13 +34,11 @@ describe('agents without the API server', { timeout: scale.soak ? 3_600_000 : 58
     scene = await openFaultScene(opened, NS);
   });
   after(async () => {
-    if (cluster === undefined) return;
+    if (cluster === undefined) return shared.close();
     try {
       for (const part of API_PARTS)
         if (!(await cluster.control.runs(part))) await cluster.control.start(part);
-      await cluster.control.startAnew('kube-scheduler');
-      for (const node of cluster.nodes)
-        for (const part of ['kubelet', 'kube-proxy'] as const) await node.startAnew(part);
+      await cluster.startWatchersAnew();
     } finally {
       await shared.close();
     }

@@ -54,7 +54,7 @@ describe('a node of a cluster with the mesh', { timeout: 800_000 }, () => {
     scene = await openFaultScene(opened, NS);
   });
   after(async () => {
-    if (cluster === undefined) return;
+    if (cluster === undefined) return shared.close();
     try {
       await cluster.kubectl(['uncordon', second]);
       await wider?.close();

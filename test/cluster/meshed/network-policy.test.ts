@@ -98,7 +98,7 @@ describe('a network policy on the nodes', { timeout: 800_000 }, () => {
     server = await addressOf('server');
   });
   after(async () => {
-    if (cluster === undefined) return;
+    if (cluster === undefined) return shared.close();
     try {
       await allowAll();
     } finally {
