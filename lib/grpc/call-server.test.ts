@@ -88,7 +88,7 @@ describe('gRPC server', () => {
     assert.deepEqual(mine, [
       'headers 1 :status=200 content-type=application/grpc',
       'data 1 \0\0\0\0\x05got x (10)',
-      'headers 1 grpc-status=0 end',
+      'headers 1 grpc-status=0 grpc-message=OK end',
     ]);
   });
 
@@ -238,7 +238,7 @@ describe('gRPC server', () => {
     client.frame((out, at) => writeWindowUpdate(out, at, 1, 30));
     await client.heard(/^data 1 .*b/s);
     client.frame((out, at) => writeSettings(out, at, [SETTINGS_INITIAL_WINDOW_SIZE, 1000]));
-    await client.heard(/^headers 1 grpc-status=0 end$/);
+    await client.heard(/^headers 1 grpc-status=0 grpc-message=OK end$/);
     const counts = ['a', 'b', 'c', 'd'].map(
       (letter) =>
         /* The line itself begins with "data". */ data().replaceAll('data', '').split(letter).length - 1,
@@ -295,7 +295,7 @@ describe('gRPC server', () => {
     client.data(1, message('more'), true);
     await finished.promise;
     assert.equal(taken.at(-1), 4);
-    await client.heard(/^headers 1 .*grpc-status=0 end$/);
+    await client.heard(/^headers 1 .*grpc-status=0 grpc-message=OK end$/);
   });
 
   it('requests that do not come to their end have a limit together', async () => {
@@ -386,7 +386,7 @@ describe('gRPC server', () => {
     client.frame((out, at) => writePing(out, at, true, Number(high), Number(low)));
     await client.heard(/^goaway 1 0$/);
     call.end();
-    await client.heard(/^headers 1 .*grpc-status=0 end$/);
+    await client.heard(/^headers 1 .*grpc-status=0 grpc-message=OK end$/);
     await client.isClosed();
     await closed;
   });

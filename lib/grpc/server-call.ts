@@ -200,7 +200,7 @@ export class GrpcCall implements DuplexCall<unknown, unknown> {
   }
 
   end(): void {
-    this.#end({ code: status.OK, details: '', metadata: {} });
+    this.#end({ code: status.OK, details: 'OK', metadata: {} });
   }
 
   fail(error: unknown): void {
