@@ -182,6 +182,8 @@ export async function overHttp2(
   more: Fields,
 ): Promise<string> {
   const session = connectHttp2(`http://${authority}`, { createConnection: () => socket });
+  // Its streams tell what happened.
+  session.on('error', () => undefined);
   const isGrpc = more['content-type'] !== undefined;
   const stream = session.request({
     ':method': 'POST',
@@ -197,7 +199,10 @@ export async function overHttp2(
     trailers = `grpc-status ${String(headers['grpc-status'])} `;
   });
   stream.end(isGrpc ? framed(Buffer.from('a body')) : 'a body');
-  const [headers] = (await once(stream, 'response')) as [IncomingHttpHeaders & IncomingHttpStatusHeader];
+  const unanswered = once(stream, 'close').then(() => Promise.reject(new Error('closed without an answer')));
+  const [headers] = (await Promise.race([once(stream, 'response'), unanswered])) as [
+    IncomingHttpHeaders & IncomingHttpStatusHeader,
+  ];
   const body = await collect(stream);
   session.destroy();
   const mark = headers['l5d-orig-proto'] === undefined ? '' : `as ${String(headers['l5d-orig-proto'])} `;

@@ -11,6 +11,9 @@ import { encode, Message } from './protobuf.ts';
 const ALPN = 'transport.l5d.io/v1';
 const PREFACE = Buffer.from(`${ALPN}\r\n\r\n`);
 
+/** What a side of a connection proves itself with, and whom it trusts. */
+export type Shown = Pick<Certified, 'cert' | 'key' | 'anchorsPem'>;
+
 export type Session = 'http1' | 'http2' | 'none';
 
 export interface Header {
@@ -58,7 +61,7 @@ async function takeHeader(socket: Duplex): Promise<Header> {
 
 /** The mesh port of a pod. */
 export function serveMesh(
-  shown: Certified,
+  shown: Shown,
   take: (socket: TLSSocket, header: Header, client: string) => void,
 ): Server {
   const server = createServer(
@@ -95,7 +98,7 @@ export interface Target {
 
 /** A connection to another proxy; without a header it is TLS to the application's own port, with no ALPN. */
 export async function dialMesh(
-  shown: Certified,
+  shown: Shown,
   target: Target,
   header?: Header | Uint8Array,
 ): Promise<TLSSocket> {
@@ -110,6 +113,8 @@ export async function dialMesh(
     ...(header === undefined ? {} : { ALPNProtocols: [ALPN] }),
   });
   await once(socket, 'secureConnect');
+  // In TLS 1.3 a server that refuses its client says so after the handshake; whoever reads or writes is told.
+  socket.on('error', () => socket.destroy());
   if (header !== undefined) {
     const bytes = header instanceof Uint8Array ? header : headerBytes(header);
     await new Promise((done) => socket.write(bytes, done));
