@@ -399,7 +399,7 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
     const stream = this.streams.get(id);
     if (stream === undefined) {
       if (this.isIdle(id)) return PROTOCOL_ERROR;
-      return this.#reset.has(id) ? NO_ERROR : STREAM_CLOSED;
+      return this.#reset.has(id) || this.ignores(id) ? NO_ERROR : STREAM_CLOSED;
     }
     if (stream.remoteEnded) return this.streamError(stream, STREAM_CLOSED);
     stream.receiveWindow -= flowBytes;
@@ -531,6 +531,11 @@ export abstract class Http2Connection implements FrameHandler, TimeoutNode {
 
   /** Whether no stream of that number was opened yet. */
   protected abstract isIdle(id: number): boolean;
+
+  /** Whether the stream was begun after our last GOAWAY: its client makes it again elsewhere (RFC 9113 6.8). */
+  protected ignores(_id: number): boolean {
+    return false;
+  }
 
   /** A mistake that concerns the stream only. */
   protected streamError(stream: Stream, code: number): number {

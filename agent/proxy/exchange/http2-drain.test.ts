@@ -158,6 +158,8 @@ test('streams that are open when the client is dismissed are served to their end
   clock.advance(STAY_MS);
   server.dismiss();
   assert.deepEqual(await toldOf(client), [WINDOW_MAX, 1]);
+  // What is begun all the same is passed over, with its body.
+  client.send(frame(FRAME_HEADERS, FLAG_END_HEADERS, 3, POST), frame(FRAME_DATA, 0, 3, Buffer.from('late')));
   client.send(frame(FRAME_DATA, FLAG_END_STREAM, 1, Buffer.from('end')));
   await answered(client, 1);
   await closed(client);

@@ -171,14 +171,17 @@ export class Http2ServerConnection extends Http2Connection implements ServedConn
   }
 
   protected isIdle(id: number): boolean {
-    return (id & 1) === 0 || id > this.lastStream;
+    return (id & 1) === 0 || (id > this.lastStream && !this.leaving);
+  }
+
+  protected override ignores(id: number): boolean {
+    return this.leaving && id > this.lastStream;
   }
 
   protected onNewStream(id: number, list: HeaderList, endStream: boolean): number {
     if ((id & 1) === 0) return PROTOCOL_ERROR;
     if (id <= this.lastStream) return STREAM_CLOSED;
-    // After GOAWAY: the client sends it again elsewhere.
-    if (this.leaving) return NO_ERROR;
+    if (this.ignores(id)) return NO_ERROR;
     this.lastStream = id;
     if (this.streams.size >= STREAMS_MAX) {
       this.limited('streams');
