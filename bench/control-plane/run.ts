@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util';
 import { DEFAULT_NAME } from '../../test/kind/layout.ts';
 import { killPart } from '../../test/kind/machine.ts';
 import { requireCluster } from '../../test/kind/notes.ts';
+import { destinationRuntime } from '../../install/objects/destination.ts';
 import { percentile } from '../statistics.ts';
 import { Agents } from './agents.ts';
 import { createFolderStage } from './folder-stage.ts';
@@ -72,6 +73,7 @@ try {
   );
   child = fork(join(import.meta.dirname, 'serve.ts'), [JSON.stringify(stage.source)], {
     execArgv: ['--expose-gc'],
+    env: { ...process.env, ...destinationRuntime },
   });
   const [server] = (await once(child, 'message')) as [ServeReady];
   say(

@@ -27,6 +27,15 @@ const TOKEN_PATH = '/var/run/secrets/tokens';
 const grpcService = (name: string, port: number, headless: boolean, targetPort = 'grpc') =>
   service({ name, component: COMPONENT, headless, portName: 'grpc', port, targetPort });
 
+/**
+ * Thousands of streams are held for hours, and what passes is short-lived: a small young generation and one arena of the C
+ * library keep what is free from being spread over memory (docs/performance.md).
+ */
+export const destinationRuntime: Readonly<Record<string, string>> = {
+  NODE_OPTIONS: '--max-semi-space-size=8',
+  MALLOC_ARENA_MAX: '1',
+};
+
 export const destination: ObjectGroup = {
   name: 'destination',
   objects: [
@@ -63,6 +72,7 @@ export const destination: ObjectGroup = {
         env('NODEMESH_BESIDE_LINKERD', text(value('nodemesh.besideLinkerd'))),
         env('NODEMESH_ALLOW_L5D_REQUEST_HEADERS', text(value('nodemesh.allowL5dRequestHeaders'))),
         env('NODEMESH_LOG_LEVEL', value('controllerLogLevel')),
+        ...Object.entries(destinationRuntime).map(([name, of]) => env(name, of)),
       ],
       ports: [
         { name: 'grpc', port: GRPC_PORT },
