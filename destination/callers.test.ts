@@ -12,7 +12,7 @@ import { createFolderRegistry, type FolderRegistry } from '#lib/registry-folder/
 import { Callers } from './callers.ts';
 import { createClusterIndex } from './cluster-index.ts';
 import { parseContextToken } from './context-token.ts';
-import { CallError, status } from './status.ts';
+import { CallError, status } from '#lib/grpc/status.ts';
 import { agentIdentity, testPod } from './test-cluster.ts';
 
 describe('callers', () => {

@@ -7,7 +7,7 @@ import type { Clock } from '#lib/core/clock.ts';
 import { identityOf, type MeshSettings } from '#lib/registry/mesh-settings.ts';
 import type { ClusterIndex } from './cluster-index.ts';
 import type { ContextToken } from './context-token.ts';
-import { CallError, status } from './status.ts';
+import { CallError, status } from '#lib/grpc/status.ts';
 
 export interface Caller {
   /** From the verified certificate of the call's connection. */

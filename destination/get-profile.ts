@@ -18,7 +18,7 @@ import type { MeshPod } from './mesh-pod.ts';
 import { defaultBudget, findProfile } from './service-profile.ts';
 import { hasPort, serviceProtocol } from './service-protocol.ts';
 import { familyOf } from './slice-endpoints.ts';
-import { CallError, status } from './status.ts';
+import { CallError, status } from '#lib/grpc/status.ts';
 import { sharedMessage } from './shared-message.ts';
 import { StreamState, type StreamStateOptions } from './stream-state.ts';
 

@@ -19,7 +19,7 @@ import type { MeshPod } from './mesh-pod.ts';
 import { refuseRemote, setLabels } from './mirrors.ts';
 import { familyOf, hasSelector, sliceEndpoints } from './slice-endpoints.ts';
 import { serviceRoutes } from './service-routes.ts';
-import { CallError, status } from './status.ts';
+import { CallError, status } from '#lib/grpc/status.ts';
 import { StreamState, type StreamStateOptions } from './stream-state.ts';
 
 /** How many endpoints there are at first: an addition of ours that other clients do not read. */

@@ -13,7 +13,7 @@ import type { ContextToken } from './context-token.ts';
 import { externalServers } from './external-workloads.ts';
 import type { LookupContext } from './get.ts';
 import type { MeshPod } from './mesh-pod.ts';
-import { CallError, status } from './status.ts';
+import { CallError, status } from '#lib/grpc/status.ts';
 import { sharedMessage } from './shared-message.ts';
 import { StreamState } from './stream-state.ts';
 

@@ -4,7 +4,7 @@
 
 import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
 import type { ObjectMeta, Service } from '#lib/registry/model.ts';
-import { CallError, status } from './status.ts';
+import { CallError, status } from '#lib/grpc/status.ts';
 
 const mirror = (name: string): string => `mirror.linkerd.io/${name}`;
 const multicluster = (name: string): string => `multicluster.linkerd.io/${name}`;

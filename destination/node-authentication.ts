@@ -15,7 +15,7 @@ import {
 } from '#lib/registry/token-review.ts';
 import type { Caller, Callers } from './callers.ts';
 import type { ClusterIndex } from './cluster-index.ts';
-import { CallError, status } from './status.ts';
+import { CallError, status } from '#lib/grpc/status.ts';
 
 export interface NodeAuthenticationOptions {
   readonly index: ClusterIndex;

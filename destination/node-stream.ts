@@ -16,7 +16,7 @@ import type { MeshSettings } from '#lib/registry/mesh-settings.ts';
 import { type ClusterIndex, reportedOut, type Topic } from './cluster-index.ts';
 import type { EnrolmentReports, ReportOutcome } from './enrolment-reports.ts';
 import type { AgentPod } from './node-authentication.ts';
-import { CallError, status } from './status.ts';
+import { CallError, status } from '#lib/grpc/status.ts';
 import { StreamState } from './stream-state.ts';
 import { workloadMessage } from './workload-message.ts';
 

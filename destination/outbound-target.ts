@@ -10,7 +10,7 @@ import type { EndpointAddress } from './addresses.ts';
 import { authorityHost, parseServiceName } from './authority.ts';
 import type { Topic } from './cluster-index.ts';
 import type { LookupContext } from './get.ts';
-import { CallError, status } from './status.ts';
+import { CallError, status } from '#lib/grpc/status.ts';
 
 export type Target =
   | {

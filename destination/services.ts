@@ -36,7 +36,7 @@ import { inboundServer, serveWatchPort } from './inbound-policies.ts';
 import { outboundPolicy, serveWatch } from './outbound-policy.ts';
 import { createPodEvents } from './pod-events.ts';
 import { type Asker, routeProblem } from './route-message.ts';
-import { CallError, status } from './status.ts';
+import { CallError, status } from '#lib/grpc/status.ts';
 
 export interface DestinationServicesOptions {
   readonly registry: Registry;

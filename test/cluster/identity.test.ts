@@ -18,7 +18,7 @@ import { createCertificateRequest } from '#lib/x509/csr.ts';
 import { Callers } from '../../destination/callers.ts';
 import { createClusterIndex } from '../../destination/cluster-index.ts';
 import { authenticateNode } from '../../destination/node-authentication.ts';
-import { CallError } from '../../destination/status.ts';
+import { CallError } from '#lib/grpc/status.ts';
 import { createAccounts } from '../../identity/accounts.ts';
 import { whyNotMeshed } from '../../identity/identity.ts';
 import { Refusal } from '../../identity/rules.ts';

@@ -43,6 +43,8 @@ export function setting(id: number, value: number): Buffer {
 export class FrameClient {
   readonly frames: Frame[] = [];
   closed = false;
+  /** Answers to PING so far. */
+  pongs = 0;
   /** False: those that come meanwhile are never answered. */
   answersPings = true;
   readonly #socket: Socket;
@@ -82,8 +84,6 @@ export class FrameClient {
   send(...frames: Buffer[]): void {
     this.#socket.write(Buffer.concat(frames));
   }
-
-  pongs = 0;
 
   count(type: number, stream?: number): number {
     return this.frames.filter((one) => one.type === type && (stream === undefined || one.stream === stream))
