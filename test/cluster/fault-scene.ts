@@ -61,7 +61,8 @@ export async function openFaultScene({ cluster, mesh }: Shared, namespace: strin
     clientPod(namespace, 'peer', { node: far }),
   ]);
   await untilReason(cluster, namespace, [...SERVERS, ...CLIENTS], 'Enrolled');
-  for (const name of SERVERS) await cluster.podsReady(namespace, `app=${name}`, 1);
+  // The condition is there before the containers are.
+  for (const name of [...SERVERS, ...CLIENTS]) await cluster.podsReady(namespace, `app=${name}`, 1);
   const identity = `default.${namespace}.serviceaccount.identity.linkerd.cluster.local`;
   const scene: FaultScene = {
     cluster,

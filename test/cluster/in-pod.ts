@@ -14,7 +14,7 @@ export interface PodName {
 
 interface Pod extends KubernetesObject {
   readonly spec: { readonly nodeName: string };
-  readonly status: { readonly containerStatuses: readonly { readonly containerID: string }[] };
+  readonly status: { readonly containerStatuses?: readonly { readonly containerID?: string }[] };
 }
 
 /** PID COMMAND…, found as in the container: the eBPF programs are on the control group of version 2, and nsenter does not move into it. */
@@ -28,15 +28,15 @@ PATH=$path exec /usr/bin/nsenter --target "$pid" --all -- "$@"`;
 
 const keyOf = ({ ns, pod }: PodName): string => `${ns}/${pod}`;
 
-/** For startLoad, in the first containers of these pods as they are now. */
+/** For startLoad, in the first containers of these pods, which run, as they are now. */
 export async function groundWithin(cluster: Cluster, pods: readonly PodName[]): Promise<LoadGround> {
   const places = new Map(
     await Promise.all(
       pods.map(async (name) => {
         const { spec, status } = await cluster.get<Pod>(['pod', name.pod, `--namespace=${name.ns}`]);
-        const id = status.containerStatuses[0]?.containerID.replace('containerd://', '') ?? '';
+        const id = status.containerStatuses?.[0]?.containerID?.replace('containerd://', '') ?? '';
         const node = cluster.nodes.find((one) => one.name === spec.nodeName);
-        assert.ok(node !== undefined && id !== '', keyOf(name));
+        assert.ok(node !== undefined && id !== '', `the container of ${keyOf(name)} runs`);
         const tasks = await node.output(['ctr', '--namespace=k8s.io', 'tasks', 'ls']);
         const pid = new RegExp(String.raw`^${id}\s+(\d+)`, 'm').exec(tasks)?.[1];
         assert.ok(pid !== undefined, `the process of ${keyOf(name)}`);
