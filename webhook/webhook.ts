@@ -3,7 +3,7 @@
 
 import { createServer, type Server } from 'node:https';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { Counter, Gauge, type Registry } from 'prom-client';
+import type { Registry } from 'prom-client';
 import { serveAdminPort } from '#lib/admin-port/admin-port.ts';
 import type { Clock } from '#lib/core/clock.ts';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
@@ -11,6 +11,7 @@ import type { Log } from '#lib/core/log.ts';
 import type { KubernetesApi } from '#lib/registry-kubernetes/api-client.ts';
 import { keepCertificate } from './certificate.ts';
 import type { WebhookConfig } from './config.ts';
+import { createWebhookMetrics } from './metrics.ts';
 import { answerReview } from './review.ts';
 import { untilQuiet } from './until-quiet.ts';
 
@@ -39,12 +40,6 @@ const LOOKS_MAX = 80;
 
 export async function startWebhook(options: WebhookOptions): Promise<RunningWebhook> {
   const { config, clock, log, metrics } = options;
-  const reviews = new Counter({
-    name: 'webhook_reviews_total',
-    help: 'Objects that were judged, by kind; invalid: what came was no review.',
-    labelNames: ['kind', 'result'],
-    registers: [metrics],
-  });
   const server: Server = createServer({ minVersion: 'TLSv1.2' }, (request, response) => {
     answer(request).then(
       ({ status, body }) => send(response, status, body),
@@ -67,10 +62,10 @@ export async function startWebhook(options: WebhookOptions): Promise<RunningWebh
     }
     const answered = answerReview(JSON.parse(await readBody(request)) as unknown);
     if (answered === undefined) {
-      reviews.inc({ kind: '', result: 'invalid' });
+      counts.reviewed('invalid');
       return { status: 400, body: { message: 'expected an AdmissionReview' } };
     }
-    reviews.inc({ kind: answered.kind, result: answered.allowed ? 'allowed' : 'refused' });
+    counts.reviewed(answered.allowed ? 'allowed' : 'refused', answered.kind);
     return { status: 200, body: answered.body };
   }
 
@@ -86,12 +81,7 @@ export async function startWebhook(options: WebhookOptions): Promise<RunningWebh
     onChange: ({ certificatePem, keyPem }) =>
       server.setSecureContext({ cert: certificatePem, key: keyPem, minVersion: 'TLSv1.2' }),
   });
-  const ttl: Gauge = new Gauge({
-    name: 'webhook_cert_ttl_seconds',
-    help: "Seconds until the webhook's certificate ends.",
-    registers: [metrics],
-    collect: () => ttl.set(Math.round((certificate.notAfterMs - clock.wallMs()) / 1000)),
-  });
+  const counts = createWebhookMetrics(metrics, () => certificate.notAfterMs, clock);
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) =>
       reject(MeshError.from(error, 'MESH_SYSCALL', `cannot listen on port ${config.listen.port}`)),

@@ -2,6 +2,7 @@
 // The pages of docs/reference that are made from tables in the code. A test compares them with what is committed;
 // `make docs` writes them.
 
+import assert from 'node:assert/strict';
 import { Registry as MetricRegistry } from 'prom-client';
 import { accountRules } from '../../install/objects/rbac.ts';
 import { cniValues } from '../../install/cni-values-table.ts';
@@ -15,10 +16,14 @@ import { nodeMetrics, type NodeMetricsSources } from '../../agent/node/node-metr
 import { failures } from '../../agent/proxy/failure.ts';
 import { proxyFamilies } from '../../agent/proxy/metrics/families.ts';
 import { destinationSettings } from '../../destination/config.ts';
+import { createDestinationMetrics } from '../../destination/metrics.ts';
 import { identitySettings } from '../../identity/config.ts';
+import { createIdentityMetrics } from '../../identity/metrics.ts';
 import { webhookSettings } from '../../webhook/config.ts';
+import { createWebhookMetrics } from '../../webhook/metrics.ts';
 import type { MetricFamily } from '#lib/metrics/model.ts';
 import { createKubernetesCounts } from '#lib/registry-kubernetes/counts.ts';
+import { systemClock } from '#lib/core/clock.ts';
 import type { SettingTable } from '#lib/core/config.ts';
 import { errorCatalogue } from '#lib/core/errors.ts';
 import { readCatalogues } from '../conformance/catalogue.ts';
@@ -109,12 +114,21 @@ function collectedFamilies(): MetricFamily[] {
   return families;
 }
 
-/** What the control plane counts of the Kubernetes API. */
-function kubernetesFamilies(): string[][] {
+/** Rows of what this adds to a program's metrics; those of Node.js itself are left out. */
+function familiesOf(add: (register: MetricRegistry) => unknown): string[][] {
   const register = new MetricRegistry();
-  createKubernetesCounts(register);
-  return register.getMetricsAsArray().map(({ name, type, help }) => [`\`${name}\``, type, help]);
+  add(register);
+  return register
+    .getMetricsAsArray()
+    .filter(({ name }) => !/^(nodejs|process)_/.test(name))
+    .map(({ name, type, help }) => [`\`${name}\``, type, help]);
 }
+
+const neverRead = (): never => assert.fail('nobody scrapes here');
+const identityFamilies = (register: MetricRegistry): unknown =>
+  createIdentityMetrics(register, neverRead, systemClock);
+const webhookFamilies = (register: MetricRegistry): unknown =>
+  createWebhookMetrics(register, neverRead, systemClock);
 
 function metricsPage(): string {
   const row = (family: MetricFamily): string[] => [`\`${family.name}\``, family.type, family.help];
@@ -142,9 +156,18 @@ function metricsPage(): string {
       'part of it. `outbound_tls_*` and `route_*` come with the routes that they are of.',
     ),
     table(['name', 'type', 'meaning'], ofNode.map(row)),
-    '## Of the control plane: the Kubernetes API',
-    'Identity and destination serve these on their admin ports when they read a cluster.',
-    table(['name', 'type', 'meaning'], kubernetesFamilies()),
+    '## Of the control plane',
+    paragraph(
+      'Each program on its admin port, beside what prom-client tells of Node.js and the process (`nodejs_…`, `process_…`).',
+      'Identity:',
+    ),
+    table(['name', 'type', 'meaning'], familiesOf(identityFamilies)),
+    'Destination:',
+    table(['name', 'type', 'meaning'], familiesOf(createDestinationMetrics)),
+    'The webhook:',
+    table(['name', 'type', 'meaning'], familiesOf(webhookFamilies)),
+    'Identity and destination, when they read a cluster:',
+    table(['name', 'type', 'meaning'], familiesOf(createKubernetesCounts)),
   ].join('\n\n');
 }
 
