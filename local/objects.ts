@@ -190,6 +190,14 @@ export const podIsReady = (pod: PodObject): boolean =>
 export const podIsFinished = (pod: PodObject): boolean =>
   pod.status.phase === 'Succeeded' || pod.status.phase === 'Failed';
 
+/** As kubelet tells it: a pod is pending until each of its containers has begun once. */
+export const phaseWith = (phase: PodPhase, containers: readonly ContainerStatus[]): PodPhase =>
+  phase === 'Pending' &&
+  containers.length > 0 &&
+  containers.every(({ state, lastState }) => !('waiting' in state) || lastState !== undefined)
+    ? 'Running'
+    : phase;
+
 export const labelsMatch = (
   selector: Readonly<Record<string, string>>,
   labels: Readonly<Record<string, string>>,

@@ -18,6 +18,7 @@ import {
   namespaceOf,
   type PodCondition,
   type PodObject,
+  phaseWith,
   type PodStatus,
 } from './objects.ts';
 import type { Prober } from './prober.ts';
@@ -151,7 +152,7 @@ export class PodWorker {
       if (code !== 0) return this.#end('Failed');
     }
     this.#initialized = true;
-    this.#status({ phase: 'Running' });
+    this.#status({});
     const codes = await Promise.all(
       this.#containers.map((container) => container.run(this.pod.spec.restartPolicy, this.#abort.signal)),
     );
@@ -254,11 +255,11 @@ export class PodWorker {
     const { store } = this.#host;
     const now = store.now();
     store.updatePodStatus(this.pod, (before) => {
-      const phase = change.phase ?? before.phase;
-      const running = phase === 'Running';
       const statuses = (workers: readonly ContainerWorker[]): ContainerStatus[] =>
         workers.map((w) => w.status());
       const containers = statuses(this.#containers);
+      const phase = change.phase ?? phaseWith(before.phase, containers);
+      const running = phase === 'Running';
       const ready = running && this.#initialized && containers.every((status) => status.ready);
       const foreign = before.conditions.filter(
         (condition) => !OWN_CONDITIONS.some((type) => type === condition.type),
@@ -266,6 +267,7 @@ export class PodWorker {
       const { message, ...rest } = { ...before, ...change };
       return {
         ...rest,
+        phase,
         // Of the last failed attempt; it means nothing once the pod runs.
         ...(message === undefined || (running && change.message === undefined) ? {} : { message }),
         conditions: [
