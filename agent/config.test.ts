@@ -6,7 +6,7 @@ import { agentSettings, loadAgentConfig } from './config.ts';
 
 /** Something for each setting that has no default. */
 const least = Object.fromEntries(
-  Object.values(agentSettings).flatMap((one) => (one.default === undefined ? [[one.env, 'x']] : [])),
+  Object.values(agentSettings).flatMap((one) => (one.default === undefined ? [[one.env, 'x:1']] : [])),
 );
 
 it('the socket of the keeper is in the run directory, or where it is set to be', () => {
@@ -16,18 +16,16 @@ it('the socket of the keeper is in the run directory, or where it is set to be',
   assert.equal(loadAgentConfig({ ...env, NODEMESH_KEEPER_SOCKET: elsewhere }).keeperSocket, elsewhere);
 });
 
-it('an address of the control plane is the first that Kubernetes has filled in', () => {
+it('addresses of the control plane are those that Kubernetes has filled in', () => {
   const addressOf = (NODEMESH_IDENTITY_ADDRESS: string) =>
     loadAgentConfig({ ...least, NODEMESH_IDENTITY_ADDRESS }).identityAddress;
   const name = 'linkerd-identity.nodemesh.svc.cluster.local:8080';
-  assert.equal(addressOf(`10.96.0.7:8080,${name}`), '10.96.0.7:8080');
+  assert.equal(addressOf(`10.96.0.7:8080, ${name}`), `10.96.0.7:8080,${name}`);
   assert.equal(addressOf(`$(LINKERD_IDENTITY_SERVICE_HOST):8080,${name}`), name);
-  assert.equal(addressOf(`fd00:96::7:8080,${name}`), '[fd00:96::7]:8080');
+  assert.equal(addressOf(`fd00:96::7:8080,${name}`), `[fd00:96::7]:8080,${name}`);
   assert.equal(addressOf('[fd00::7]:8080'), '[fd00::7]:8080');
-  assert.throws(
-    () => addressOf('$(LINKERD_IDENTITY_SERVICE_HOST):8080'),
-    /NODEMESH_IDENTITY_ADDRESS.*ip:port/,
-  );
+  for (const none of ['$(LINKERD_IDENTITY_SERVICE_HOST):8080', '10.96.0.7', `${name},fd00:96::7`])
+    assert.throws(() => addressOf(none), /NODEMESH_IDENTITY_ADDRESS.*ip:port/, none);
 });
 
 it('a stock Linkerd is used with both servers and both names, or not at all', () => {

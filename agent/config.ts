@@ -13,18 +13,23 @@ import {
   loadConfig,
   setting,
 } from '#lib/core/config.ts';
+import { parseSocketAddress } from '#lib/core/addresses.ts';
 import { MeshError } from '#lib/core/errors.ts';
 import { INFLIGHT_MAX } from '#lib/bpf/abi.ts';
 
 /**
- * The first of a list that Kubernetes has filled in: it leaves `$(X_SERVICE_HOST)` as it is where there is no Service,
- * and writes IPv6 addresses without brackets.
+ * Those of a list that Kubernetes has filled in, with commas between: it leaves `$(X_SERVICE_HOST)` as it is where there
+ * is no Service, and writes IPv6 addresses without brackets.
  */
-function asServerAddress(text: string): string {
-  const filled = asList(text).find((address) => !address.includes('$('));
-  if (filled === undefined) throw new Error('expected ip:port');
-  const match = /^([0-9a-f]*(?::[0-9a-f]*){2,}):(\d+)$/i.exec(filled);
-  return match === null ? filled : `[${match[1]}]:${match[2]}`;
+function asServerAddresses(text: string): string {
+  const filled = asList(text)
+    .filter((address) => !address.includes('$('))
+    .map((address) => address.replace(/^([0-9a-f]*(?::[0-9a-f]*){2,}):(\d+)$/i, '[$1]:$2'));
+  const isOne = (address: string): boolean =>
+    parseSocketAddress(address) !== undefined || /^[^:[\]]+:\d{1,5}$/.test(address);
+  if (filled.length === 0 || !filled.every(isOne))
+    throw new Error('expected ip:port or name:port, or several with commas between');
+  return filled.join(',');
 }
 
 export const agentSettings = {
@@ -138,8 +143,8 @@ export const agentSettings = {
   identityAddress: setting(
     'NODEMESH_IDENTITY_ADDRESS',
     undefined,
-    asServerAddress,
-    'ip:port of the identity service, or several: the first whose Service was there when the pod started counts.',
+    asServerAddresses,
+    'ip:port or name:port of the identity service, or several, dialled in turn until one answers; names of them are looked up when no address does.',
   ),
   identityName: setting(
     'NODEMESH_IDENTITY_NAME',
@@ -156,8 +161,8 @@ export const agentSettings = {
   destinationAddress: setting(
     'NODEMESH_DESTINATION_ADDRESS',
     undefined,
-    asServerAddress,
-    'ip:port of the destination service, or several, as with identity.',
+    asServerAddresses,
+    'ip:port or name:port of the destination service, or several, as with identity.',
   ),
   destinationName: setting(
     'NODEMESH_DESTINATION_NAME',

@@ -9,7 +9,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { createLibbpfLoader } from '#lib/bpf/libbpf-loader.ts';
 import { systemClock } from '#lib/core/clock.ts';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
-import { createMeshChannel } from '#lib/grpc/client.ts';
+import { createMeshChannel, type DialFailure } from '#lib/grpc/client.ts';
+import { firstOf } from '#lib/grpc/server-addresses.ts';
 import { connectKeeper } from '#lib/keeper/client.ts';
 import { createLog } from '#lib/log/pino.ts';
 import { MetricRegistry } from '#lib/metrics/registry.ts';
@@ -128,9 +129,16 @@ const permitKey = earlier?.permitKey ?? randomBytes(PERMIT_KEY_BYTES).toString('
 
 const metrics = new MetricRegistry([...proxyFamilies, ...controlFamilies], clock);
 const controlMetrics = createControlMetrics(metrics, config.nodeName, clock);
+/** An outage is a line for each of the first dials, and then a count. */
+const dialLog = limitLog(log, clock);
+const dialFailure =
+  (what: string) =>
+  ({ address, next, error }: DialFailure): void =>
+    dialLog.warn({ address, next, error: errorMessage(error) }, `${what} cannot be reached`);
 const certificates = createCertificates({
   ...common,
-  interceptor: controlMetrics.interceptor(config.identityAddress, config.identityName),
+  interceptor: controlMetrics.interceptor(firstOf(config.identityAddress), config.identityName),
+  onDialFailure: dialFailure('identity'),
   restored: earlier?.certificates ?? [],
   identityAddress: config.identityAddress,
   identityName: config.identityName,
@@ -149,9 +157,9 @@ const controlServer = (what: string, address: string, serverIdentity: string): L
     serverIdentity,
     material: () => ({ anchorsPem: certificates.anchorsPem(), certificate: certificates.get(ownIdentity) }),
     reconnectMaxMs: RECONNECT_MAX_MS,
-    onConnectFailure: (error) => log.warn({ error: errorMessage(error) }, `${what} cannot be reached`),
+    onDialFailure: dialFailure(what),
   }),
-  interceptor: controlMetrics.interceptor(address, serverIdentity),
+  interceptor: controlMetrics.interceptor(firstOf(address), serverIdentity),
 });
 const destination = connectDestination(
   controlServer('destination', config.destinationAddress, config.destinationName),

@@ -4,6 +4,7 @@
 // its own, one for each of its servers.
 
 import { Channel, type ChannelCredentials, type ChannelOptions, type Interceptor } from '@grpc/grpc-js';
+import { targetOf } from '#lib/grpc/server-addresses.ts';
 import { DestinationClient } from '#lib/proto/gen/linkerd/destination.ts';
 import { OutboundPoliciesClient } from '#lib/proto/gen/linkerd/outbound.ts';
 import { NodeServiceClient } from '#lib/proto/gen/nodemesh/node/v1/node.ts';
@@ -25,18 +26,19 @@ interface MeshChannel {
 }
 
 export interface LookupServer {
+  /** Or several, with commas between. */
   readonly address: string;
   readonly channel: MeshChannel;
   readonly interceptor?: Interceptor;
 }
 
 export function connectDestination(server: LookupServer): DestinationConnection {
-  const { shared, options } = connection(server);
-  const { address, channel } = server;
+  const { shared, target, options } = connection(server);
+  const { credentials } = server.channel;
   return {
-    node: new NodeServiceClient(address, channel.credentials, options),
-    destination: new DestinationClient(address, channel.credentials, options),
-    policies: new OutboundPoliciesClient(address, channel.credentials, options),
+    node: new NodeServiceClient(target, credentials, options),
+    destination: new DestinationClient(target, credentials, options),
+    policies: new OutboundPoliciesClient(target, credentials, options),
     close: () => shared.close(),
   };
 }
@@ -44,10 +46,10 @@ export function connectDestination(server: LookupServer): DestinationConnection 
 /** To the two servers of a stock Linkerd. */
 export function connectStockLinkerd(destination: LookupServer, policy: LookupServer): LookupConnection {
   const [toDestination, toPolicy] = [connection(destination), connection(policy)];
-  const { address, channel } = destination;
+  const [lookups, policies] = [destination.channel.credentials, policy.channel.credentials];
   return {
-    destination: new DestinationClient(address, channel.credentials, toDestination.options),
-    policies: new OutboundPoliciesClient(policy.address, policy.channel.credentials, toPolicy.options),
+    destination: new DestinationClient(toDestination.target, lookups, toDestination.options),
+    policies: new OutboundPoliciesClient(toPolicy.target, policies, toPolicy.options),
     close: () => {
       toDestination.shared.close();
       toPolicy.shared.close();
@@ -56,7 +58,8 @@ export function connectStockLinkerd(destination: LookupServer, policy: LookupSer
 }
 
 function connection({ address, channel, interceptor }: LookupServer) {
-  const shared = new Channel(address, channel.credentials, channel.options);
+  const target = targetOf(address);
+  const shared = new Channel(target, channel.credentials, channel.options);
   const interceptors = interceptor === undefined ? {} : { interceptors: [interceptor] };
-  return { shared, options: { channelOverride: shared, ...interceptors } };
+  return { shared, target, options: { channelOverride: shared, ...interceptors } };
 }

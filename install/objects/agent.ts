@@ -57,7 +57,7 @@ const ofPod = (name: string, fieldPath: string): TreeMap => ({
   valueFrom: { fieldRef: { apiVersion: 'v1', fieldPath } },
 });
 
-/** By ClusterIP, which needs no DNS; by name if the Service came later than the agent. */
+/** By ClusterIP, which needs no DNS; by name if the Service came later than the agent, or was made anew. */
 const addressOf = (service: string, port: number) =>
   text(
     `$(${service.toUpperCase().replaceAll('-', '_')}_SERVICE_HOST):${port},${service}.`,

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Options and credentials of gRPC channels to the control plane: mesh TLS instead of the TLS of the web, and with
-// every reconnect the newest certificate and anchors. What is called over the channel is the caller's business.
+// every reconnect the newest certificate and anchors. What is called over the channel is the caller's business; where the
+// server is reached is server-addresses.ts'.
 
 import { CallCredentials, ChannelCredentials, type ChannelOptions, type experimental } from '@grpc/grpc-js';
 import { secureMesh } from '#lib/tls/mesh-client.ts';
 import { createMeshContext, type MeshMaterial } from '#lib/tls/mesh-context.ts';
-import { limitConnects } from './connect-limit.ts';
+import { limitConnect } from './connect-limit.ts';
+import { type Dial, dialOf } from './server-addresses.ts';
 
 export interface MeshChannel {
   readonly credentials: ChannelCredentials;
@@ -23,13 +25,18 @@ export interface MeshChannelOptions {
   readonly handshakeTimeoutMs?: number;
   /** The longest pause between two connects, 10 s if absent. */
   readonly reconnectMaxMs?: number;
-  /** Hears why a connect failed: gRPC itself only tells the calls. */
-  readonly onConnectFailure?: (error: unknown) => void;
+  /** Hears of each dial that failed: gRPC itself only tells the calls, and of one. */
+  readonly onDialFailure?: (failure: DialFailure) => void;
+}
+
+export interface DialFailure extends Dial {
+  /** Of the connect, or of the TLS handshake. */
+  readonly error: unknown;
 }
 
 const CONNECT_TIMEOUT_MS = 2000;
 
-/** What to pass as credentials and options to a generated client: `new XClient('ip:port', c.credentials, c.options)`. */
+/** What to pass as credentials and options to a generated client: `new XClient(targetOf('ip:port'), c.credentials, c.options)`. */
 export function createMeshChannel(options: MeshChannelOptions): MeshChannel {
   const bytesMax = options.messageBytesMax ?? 4 * 1024 * 1024;
   return {
@@ -69,14 +76,18 @@ class MeshChannelCredentials extends ChannelCredentials {
   }
 
   override _createSecureConnector(
-    _target: unknown,
+    target: experimental.GrpcUri,
     _options: ChannelOptions,
     callCredentials?: CallCredentials,
   ): experimental.SecureConnector {
     const options = this.#options;
     const calls = callCredentials ?? CallCredentials.createEmpty();
+    const failed = (host: string, port: number, error: unknown): void =>
+      options.onDialFailure?.({ ...dialOf(target.path, host, port), error });
     return {
       async connect(socket) {
+        // It has none any more when TLS has failed.
+        const { remoteAddress = '', remotePort = 0 } = socket;
         try {
           const encrypted = await secureMesh(socket, {
             context: createMeshContext(options.material()),
@@ -86,13 +97,13 @@ class MeshChannelCredentials extends ChannelCredentials {
           return { socket: encrypted, secure: true };
         } catch (error) {
           socket.destroy();
-          options.onConnectFailure?.(error);
+          failed(remoteAddress, remotePort, error);
           throw error;
         }
       },
       // What grpc-js calls before it connects.
       waitForReady() {
-        limitConnects(options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS);
+        limitConnect({ ms: options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS, failed });
         return Promise.resolve();
       },
       getCallCredentials: () => calls,

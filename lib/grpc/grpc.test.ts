@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { connect as connectHttp2 } from 'node:http2';
-import { connect } from 'node:net';
 import { afterEach, before, describe, it } from 'node:test';
 import { connect as connectTls } from 'node:tls';
 import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { silentLog } from '#lib/core/log.ts';
 import { IdentityClient, IdentityService } from '#lib/proto/gen/linkerd/identity.ts';
-import { AF_INET, bind, checked, close, listen, SOCK_STREAM, socket } from '#lib/net/native.ts';
-import { SOCKET_ADDRESS_BYTES, writeSocketAddress } from '#lib/net/socket-address.ts';
 import type { KeyAndChain, MeshMaterial } from '#lib/tls/mesh-context.ts';
 import { makeTestAuthority, type TestAuthority } from '#lib/x509-authority/test-authority.ts';
 import type { Handlers } from './call.ts';
 import { createMeshChannel } from './client.ts';
+import { fullListener } from './full-listener.ts';
 import { type GrpcServer, type GrpcServerOptions, serveGrpc } from './server.ts';
 
 const serverName = 'linkerd-identity.linkerd.serviceaccount.identity.linkerd.cluster.local';
@@ -71,7 +68,7 @@ describe('gRPC over mesh TLS', () => {
     const channel = createMeshChannel({
       serverIdentity: serverName,
       material,
-      onConnectFailure: (error) => failures.push(error),
+      onDialFailure: ({ error }) => failures.push(error),
     });
     const made = new IdentityClient(`127.0.0.1:${port}`, channel.credentials, channel.options);
     clients.push(made);
@@ -140,22 +137,14 @@ describe('gRPC over mesh TLS', () => {
   });
 
   it('gives up a TCP connect that nobody answers', async () => {
-    // Its queue has room for one connection, and nobody takes it out.
-    const fd = checked('socket', socket(AF_INET, SOCK_STREAM, 0), 'a full listener');
-    const address = Buffer.alloc(SOCKET_ADDRESS_BYTES);
-    const ip = `127.${randomInt(1, 255)}.${randomInt(1, 255)}.1`;
-    const port = randomInt(20_000, 30_000);
-    checked('bind', bind(fd, address, writeSocketAddress(address, ip, port)), 'a full listener');
-    checked('listen', listen(fd, 0), 'a full listener');
-    const filler = connect(port, ip);
+    const silent = await fullListener();
     try {
-      await once(filler, 'connect');
       const channel = createMeshChannel({
         serverIdentity: serverName,
         material: as(undefined),
         connectTimeoutMs: 100,
       });
-      const stuck = new IdentityClient(`${ip}:${port}`, channel.credentials, channel.options);
+      const stuck = new IdentityClient(silent.address, channel.credentials, channel.options);
       clients.push(stuck);
       const request = { identity: '', token: Buffer.alloc(0), certificateSigningRequest: Buffer.alloc(0) };
       const error = await new Promise<ServiceError>((resolve) => {
@@ -167,10 +156,9 @@ describe('gRPC over mesh TLS', () => {
           (failure) => failure !== null && resolve(failure),
         );
       });
-      assert.match(error.details, /not connected within 100 ms/);
+      assert.match(error.details, /is not connected within 100 ms/);
     } finally {
-      filler.destroy();
-      close(fd);
+      silent.close();
     }
   });
 

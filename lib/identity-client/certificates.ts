@@ -11,6 +11,7 @@ import { createConcurrency } from '#lib/core/concurrency.ts';
 import { errorMessage, MeshError } from '#lib/core/errors.ts';
 import type { Log } from '#lib/core/log.ts';
 import { watchFiles } from '#lib/files/watch-files.ts';
+import type { DialFailure } from '#lib/grpc/client.ts';
 import { parseCertificates } from '#lib/x509/verify.ts';
 import { type Certificate, createCertifier, leadsToAnchor } from './certify.ts';
 import { renewalDelayMs, retryDelayMs } from './renewal.ts';
@@ -18,7 +19,7 @@ import { renewalDelayMs, retryDelayMs } from './renewal.ts';
 export type { Certificate } from './certify.ts';
 
 export interface CertificatesOptions {
-  /** `ip:port` or `name:port` of the identity service. */
+  /** `ip:port` or `name:port` of the identity service, or several with commas between. */
   readonly identityAddress: string;
   /** The TLS identity that the service must prove. */
   readonly identityName: string;
@@ -35,6 +36,8 @@ export interface CertificatesOptions {
   readonly anchorsIntervalMs?: number;
   /** Sees each call to the identity service. */
   readonly interceptor?: Interceptor;
+  /** Hears of each dial to it that failed. */
+  readonly onDialFailure?: (failure: DialFailure) => void;
 }
 
 /** What became of the asking for one identity's certificate, for metrics. */

@@ -8,7 +8,8 @@ import { type Interceptor, Metadata, type ServiceError, status } from '@grpc/grp
 import type { Clock } from '#lib/core/clock.ts';
 import { MeshError } from '#lib/core/errors.ts';
 import { readText } from '#lib/files/watch-files.ts';
-import { createMeshChannel } from '#lib/grpc/client.ts';
+import { createMeshChannel, type DialFailure } from '#lib/grpc/client.ts';
+import { targetOf } from '#lib/grpc/server-addresses.ts';
 import {
   type CertifyRequest,
   type CertifyResponse,
@@ -34,7 +35,7 @@ export interface Certificate {
 }
 
 export interface CertifierOptions {
-  /** `ip:port` or `name:port` */
+  /** `ip:port` or `name:port`, or several with commas between. */
   readonly identityAddress: string;
   /** The TLS identity that the service must prove. */
   readonly identityName: string;
@@ -43,6 +44,7 @@ export interface CertifierOptions {
   readonly clock: Clock;
   /** Sees each call. */
   readonly interceptor?: Interceptor;
+  readonly onDialFailure?: (failure: DialFailure) => void;
 }
 
 export interface Certifier {
@@ -51,15 +53,16 @@ export interface Certifier {
 }
 
 export function createCertifier(options: CertifierOptions): Certifier {
+  const { interceptor, onDialFailure } = options;
   const channel = createMeshChannel({
     serverIdentity: options.identityName,
     // No certificate: this is how one is got.
     material: () => ({ certificate: undefined, anchorsPem: options.anchorsPem() }),
     messageBytesMax: 256 * 1024,
     reconnectMaxMs: RECONNECT_MAX_MS,
+    ...(onDialFailure === undefined ? {} : { onDialFailure }),
   });
-  const { interceptor } = options;
-  const client = new IdentityClient(options.identityAddress, channel.credentials, {
+  const client = new IdentityClient(targetOf(options.identityAddress), channel.credentials, {
     ...channel.options,
     ...(interceptor === undefined ? {} : { interceptors: [interceptor] }),
   });

@@ -184,10 +184,14 @@ describe("the agent's environment", () => {
     assert.deepEqual(config.nodeIps, ['10.0.0.5', 'fd00::5']);
   });
 
-  it('reaches the control plane by ClusterIP, and by name where the Services came later', () => {
+  it('reaches the control plane by ClusterIP, and by name where the Services are others or came later', () => {
     const config = loadAgentConfig(environment(container(), services));
-    assert.equal(config.identityAddress, '10.96.0.7:8080');
-    assert.equal(config.destinationAddress, '[fd00:96::8]:8086');
+    const names = {
+      identity: 'linkerd-identity.mesh-ns.svc.cluster.local:8080',
+      destination: 'linkerd-dst.mesh-ns.svc.cluster.local:8086',
+    };
+    assert.equal(config.identityAddress, `10.96.0.7:8080,${names.identity}`);
+    assert.equal(config.destinationAddress, `[fd00:96::8]:8086,${names.destination}`);
     const late = loadAgentConfig(environment(container({ clusterDomain: 'example.internal' })));
     assert.equal(late.identityAddress, 'linkerd-identity.mesh-ns.svc.example.internal:8080');
     assert.equal(late.destinationAddress, 'linkerd-dst.mesh-ns.svc.example.internal:8086');

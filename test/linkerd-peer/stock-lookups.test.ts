@@ -69,7 +69,7 @@ describe('an agent that asks a stock Linkerd', () => {
       channel: createMeshChannel({
         serverIdentity,
         material: () => ({ certificate, anchorsPem: authority.anchorPem }),
-        onConnectFailure: (error) => failures.push(String(error)),
+        onDialFailure: ({ error }) => failures.push(String(error)),
       }),
     });
     lookups = connectStockLinkerd(server(destinationPort, DESTINATION), server(policyPort, policyName));

@@ -135,4 +135,38 @@ describe("a local node's agent and keeper", { timeout: 500_000 }, () => {
     await mesh.waitReady();
     assert.match(run('reboot', 'node7').stderr, /no node node7/);
   });
+
+  test('an agent whose first addresses of the control plane lead nowhere uses the second ones', async () => {
+    const environment = readFileSync(`/proc/${await node.agentPid()}/environ`, 'utf8').split('\0');
+    const valueOf = (name: string) =>
+      environment.find((one) => one.startsWith(`${name}=`))?.slice(name.length + 1);
+    const [identity, destination] = ['IDENTITY', 'DESTINATION'].map((one) =>
+      valueOf(`NODEMESH_${one}_ADDRESS`),
+    );
+    assert.ok(identity !== undefined && destination !== undefined);
+    // Nothing listens at the one; on the nodes' network nobody has the other, so that a SYN gets no answer.
+    const [refusing, silent] = ['127.0.0.1:1', '172.18.255.1:8086'];
+    const file = join(node.layout.logDir, 'agent.log');
+    await node.stopAgent();
+    // With what the keeper knows the agent would serve without having reached anybody.
+    await node.killKeeper();
+    const earlier = readFileSync(file).length;
+    await node.startAgent({
+      env: {
+        NODEMESH_IDENTITY_ADDRESS: `${refusing},${identity}`,
+        NODEMESH_DESTINATION_ADDRESS: `${silent},${destination}`,
+      },
+    });
+    const log = readFileSync(file).subarray(earlier).toString();
+    const failure = (message: string) =>
+      log
+        .split('\n')
+        .filter((line) => line.includes(`"${message} cannot be reached"`))
+        .map((line) => JSON.parse(line) as { address: string; next: string; error: string })[0];
+    const { address, next, error } = failure('identity') ?? {};
+    assert.deepEqual([address, next], [refusing, identity], log);
+    assert.match(error ?? '', /ECONNREFUSED/);
+    assert.equal(failure('destination')?.next, destination, log);
+    assert.match(log, /destination has told all workloads of the node/);
+  });
 });
