@@ -77,6 +77,7 @@ export interface Cluster {
   /** A new one, whose pods can start; removed when the handle is closed. */
   makeNamespace(name: string, labels?: Readonly<Record<string, string>>): Promise<void>;
   waitFor<T>(what: string, ask: () => Promise<T | undefined | false>, timeoutMs?: number): Promise<T>;
+  /** Exactly so many of them are there, each ready and none told to end. */
   podsReady(namespace: string, selector: string, count: number): Promise<readonly KubernetesObject[]>;
   /** Its ClusterIP. */
   serviceAddress(namespace: string, name: string): Promise<string>;
@@ -168,22 +169,17 @@ export async function openCluster(name = process.env['CLUSTER'] ?? DEFAULT_NAME)
       // One that an earlier run left is still being removed.
       await kubectl(layout, ['delete', 'namespace', namespace, '--ignore-not-found', '--wait']);
       await cluster.apply([{ apiVersion: 'v1', kind: 'Namespace', metadata: { name: namespace, labels } }]);
-      await cluster.waitFor(`the service account of ${namespace}`, async () => {
-        const found = await tryKubectl(layout, [
-          '--namespace',
-          namespace,
-          'get',
-          'serviceaccount',
-          'default',
-        ]);
-        return found.code === 0;
+      // Without the first a pod cannot be made; without the second the kubelet cannot mount its token, and tries again later.
+      const given = ['serviceaccount/default', 'configmap/kube-root-ca.crt'];
+      await cluster.waitFor(`the service account and the CA of ${namespace}`, async () => {
+        return (await tryKubectl(layout, [`--namespace=${namespace}`, 'get', ...given])).code === 0;
       });
     },
     waitFor: (what, ask, timeoutMs = PATIENCE_MS) => until(what, timeoutMs, ask),
     podsReady: (namespace, selector, count) =>
       cluster.waitFor(`${count} ready pods with ${selector}`, async () => {
         const pods = await cluster.list(['pods', '--namespace', namespace, '--selector', selector]);
-        const ready = pods.filter((pod) => isReady(pod));
+        const ready = pods.filter((pod) => isReady(pod) && !isEnding(pod));
         return ready.length === count && pods.length === count ? ready : undefined;
       }),
     async serviceAddress(namespace, name) {

@@ -42,7 +42,7 @@ export interface FaultScene extends Shared {
     timeoutMs?: number,
   ): Promise<readonly Load[]>;
   /** A request is answered. */
-  untilServed(client: Client, service: string, timeoutMs?: number): Promise<void>;
+  untilServed(client: Client, service: string): Promise<void>;
   /** The node's servers have had connections of meshed clients of other nodes. */
   untilMtls(node: string, on?: Cluster): Promise<void>;
   /** A new pod on the node starts, in the mesh. */
@@ -89,20 +89,16 @@ export async function openFaultScene({ cluster, mesh }: Shared, namespace: strin
         ),
       );
     },
-    async untilServed(client, service, timeoutMs) {
+    async untilServed(client, service) {
       const url = `http://${await scene.addressOf(service)}:${HTTP_PORT}/`;
       const argv = ['curl', '-sS', '-f', '-o', '/dev/null', '--max-time', '5', url];
       let said = '';
       await cluster
-        .waitFor(
-          `${client} is served by ${service}`,
-          async () => {
-            const { code, stderr } = await cluster.exec({ namespace, pod: client }, argv);
-            said = stderr;
-            return code === 0;
-          },
-          timeoutMs,
-        )
+        .waitFor(`${client} is served by ${service}`, async () => {
+          const { code, stderr } = await cluster.exec({ namespace, pod: client }, argv);
+          said = stderr;
+          return code === 0;
+        })
         .catch((error: unknown) => assert.fail(`${String(error)}: ${said}`));
     },
     async untilMtls(node, on = cluster) {
@@ -115,9 +111,12 @@ export async function openFaultScene({ cluster, mesh }: Shared, namespace: strin
     async startsMeshed(name, node) {
       await cluster.apply([clientPod(namespace, name, { node })]);
       await untilReason(cluster, namespace, [name], 'Enrolled');
+      await cluster.podsReady(namespace, `app=${name}`, 1);
       await cluster.kubectl(['delete', 'pod', name, `--namespace=${namespace}`, '--wait']);
     },
   };
+  // A pod is ready before its service's endpoints are known to everybody.
+  for (const [client, server] of ALL_WAYS) await scene.untilServed(client, server);
   return scene;
 }
 

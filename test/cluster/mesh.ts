@@ -28,19 +28,14 @@ export async function untilReason(
   namespace: string,
   pods: readonly string[],
   reason: string,
-  timeoutMs = 90_000,
 ): Promise<void> {
   for (const pod of pods) {
     let last: Condition | undefined;
     await cluster
-      .waitFor(
-        `${namespace}/${pod} is ${reason}`,
-        async () => {
-          last = await enrolment(cluster, namespace, pod);
-          return last?.reason === reason;
-        },
-        timeoutMs,
-      )
+      .waitFor(`${namespace}/${pod} is ${reason}`, async () => {
+        last = await enrolment(cluster, namespace, pod);
+        return last?.reason === reason;
+      })
       .catch((error: unknown) => assert.fail(`${String(error)}; it is ${JSON.stringify(last)}`));
   }
 }

@@ -84,6 +84,9 @@ describe('a node of a cluster with the mesh', { timeout: 800_000 }, () => {
     const layout = cluster.layout.nodes[1] ?? assert.fail('two nodes');
     await cluster.apply(witness(NS, 'witness', first));
     await cluster.podsReady(NS, 'app=witness', 1);
+    // The starter asks once, and what it is told shall come from the mesh.
+    await untilReason(cluster, NS, ['witness'], 'Enrolled');
+    await scene.untilServed('caller', 'witness');
     await cluster.apply([starter(NS, 'starter', second, await scene.addressOf('witness'))]);
     await cluster.podsReady(NS, 'app=starter', 1);
     const known = `${scene.identity}\n`;
@@ -140,6 +143,7 @@ describe('a node of a cluster with the mesh', { timeout: 800_000 }, () => {
     const others = cluster.nodes.slice(2).map(({ name }) => name);
     await cluster.apply(spread(NS, 'web', 2, others));
     await cluster.podsReady(NS, 'app=web', 2);
+    await scene.untilServed('caller', 'web');
     const running = await scene.loads([['caller', 'web']], ['http-new', 'http-kept', 'tcp-new']);
     running[0]?.mark('a node is added');
     await addNode(cluster.layout, IMAGES);
