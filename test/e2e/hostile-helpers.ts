@@ -13,7 +13,7 @@ import type { CommandOptions, CommandResult } from '../../local/command.ts';
 import type { Attempt, Outcome } from './hostile-attempt.ts';
 
 const CLIENT = fileURLToPath(new URL('hostile-client.ts', import.meta.url));
-const LOG_PATIENCE_MS = 10_000;
+const LOG_PATIENCE_MS = 30_000;
 const LOG_POLL_MS = 20;
 
 type Exec = (argv: readonly string[], options: CommandOptions) => Promise<CommandResult>;

@@ -62,7 +62,7 @@ describe('policy and redirection by annotation', () => {
 
   /** Servers without a readiness probe are asked from inside until they listen. */
   const untilServed = async (name: string): Promise<void> => {
-    const listening = `for i in $(seq 200); do curl -s -o /dev/null http://127.0.0.1:${HTTP}/ && exit 0; sleep 0.05; done; exit 1`;
+    const listening = `for i in $(seq 1200); do curl -s -o /dev/null http://127.0.0.1:${HTTP}/ && exit 0; sleep 0.05; done; exit 1`;
     assert.equal(
       (await mesh.exec(name, ['sh', '-c', listening], { ns: 'mesh' })).code,
       0,
