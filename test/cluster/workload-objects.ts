@@ -156,7 +156,14 @@ export function servers(near: string, far: string): object[] {
         container('other', says(PORT + 1), ready(PORT + 1)),
       ],
     }),
-    pod('loopback', { ...onNode(far), containers: [container('main', says(`${PORT}@127.0.0.1`))] }),
+    pod('loopback', {
+      ...onNode(far),
+      containers: [
+        container('main', says(`${PORT}@127.0.0.1`), {
+          readinessProbe: { ...probes.exec, periodSeconds: 1, timeoutSeconds: 3 },
+        }),
+      ],
+    }),
 
     server('host-port', { ports: [{ containerPort: PORT, hostPort: HOST_PORT }] }),
     server('node-port'),

@@ -94,7 +94,10 @@ describe('a network policy on the nodes', { timeout: 800_000 }, () => {
       clientPod(PLAIN, 'outsider', { node: far }),
     ]);
     await cluster.podsReady(PLAIN, 'app=outsider', 1);
-    await untilReason(cluster, NS, ['server', 'near', 'far'], 'Enrolled');
+    const pods = ['server', 'near', 'far'];
+    await untilReason(cluster, NS, pods, 'Enrolled');
+    // The condition is there before the address is.
+    for (const pod of pods) await cluster.podsReady(NS, `app=${pod}`, 1);
     server = await addressOf('server');
   });
   after(async () => {

@@ -12,6 +12,7 @@ import { runCommand } from '../../../local/command.ts';
 import { netnsPath } from '../../kind/layout.ts';
 import type { Cluster } from '../cluster.ts';
 import { type Installation, MESH_COMMAND } from '../installation.ts';
+import { untilReason } from '../mesh.ts';
 import { application, service } from '../objects.ts';
 import { type ClusterPrometheus, type Range, type Sample, startPrometheus } from '../prometheus.ts';
 import { sharedMesh } from '../shared-mesh.ts';
@@ -72,8 +73,17 @@ describe('a Prometheus in the cluster', { timeout: 800_000 }, () => {
       service(NS, 'web', PORT),
       application({ namespace: NS, name: 'client', command: ['sleep', 'infinity'], ...on(near) }),
     ]);
-    await cluster.podsReady(NS, 'app=web', 1);
-    client = (await cluster.podsReady(NS, 'app=client', 1))[0]?.metadata.name ?? '';
+    const [web, asking] = await Promise.all(
+      ['web', 'client'].map(async (app) => (await cluster.podsReady(NS, `app=${app}`, 1))[0]?.metadata.name),
+    );
+    assert.ok(web !== undefined && asking !== undefined);
+    client = asking;
+    // From the first request on, each is in the mesh and is answered.
+    await untilReason(cluster, NS, [web, client], 'Enrolled');
+    await cluster.waitFor('the server is called', async () => {
+      const argv = ['curl', '-sS', '--max-time', '10', `http://web:${PORT}/`];
+      return (await cluster.exec({ namespace: NS, pod: client }, argv)).stdout === 'said';
+    });
     prometheus = await startPrometheus(cluster);
   });
   after(async () => {

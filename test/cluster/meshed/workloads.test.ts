@@ -4,10 +4,11 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { ENROLLED_CONDITION } from '#lib/registry/model.ts';
 import type { CommandResult } from '../../../local/command.ts';
 import { sumOf } from '../../conformance/metrics.ts';
 import { type Cluster, isReady, type KubernetesObject } from '../cluster.ts';
-import { assertMeshEvents, enrolment, scrapeNode } from '../mesh.ts';
+import { assertMeshEvents, enrolment, scrapeNode, untilReason } from '../mesh.ts';
 import { forwardPort } from '../port-forward.ts';
 import { sharedMesh } from '../shared-mesh.ts';
 import {
@@ -180,8 +181,16 @@ const rows: readonly Row[] = [
 ];
 
 const viaService = new Set(['deployment', 'stateful-1', 'node-port']);
+/** What is not in the mesh while it runs. */
+const outside = new Set([
+  'outsider',
+  ...rows.filter(({ seen }) => seen === 'not possible').map(({ pod }) => pod),
+]);
 /** What has ended is in the mesh no more. */
 const ends = new Set(['job', 'cron', 'brief']);
+
+const isEnrolled = ({ status }: Pod): boolean =>
+  status.conditions?.some((one) => one.type === ENROLLED_CONDITION && one.status === 'True') === true;
 
 describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
   const shared = sharedMesh();
@@ -214,19 +223,28 @@ describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
     for (const namespace of [NS, PLAIN_NS]) await cluster.makeNamespace(namespace);
     await cluster.kubectl(['annotate', 'namespace', NS, 'linkerd.io/inject=enabled']);
     await cluster.apply(servers(near, far));
-    await cluster.podsReady(NS, 'app=deployment', 1);
+    // What calls as soon as it starts asks once.
+    for (const name of ['caller', 'deployment']) await cluster.podsReady(NS, `app=${name}`, 1);
+    await look();
+    await untilReason(cluster, NS, ['caller', podOf('deployment').metadata.name], 'Enrolled');
+    const [deployment = assert.fail()] = rows;
+    await untilCalled(deployment);
     await cluster.apply(callers(far));
     await cluster.kubectl(['create', 'job', 'cron', '--from=cronjob/cron', `--namespace=${NS}`]);
-    await cluster.waitFor('every pod is ready or has ended', async () => {
+    await cluster.waitFor('every pod is ready, and in the mesh if it can be, or has ended', async () => {
       await look();
-      const waited = pods.filter((pod) => !isReady(pod) && pod.status.phase !== 'Succeeded');
-      return pods.length >= 22 && waited.length === 0;
+      const begun = pods.filter(
+        (pod) =>
+          pod.status.phase === 'Succeeded' ||
+          (isReady(pod) && (isEnrolled(pod) || outside.has(pod.metadata.name))),
+      );
+      return pods.length >= 22 && begun.length === pods.length;
     });
     // kube-proxy and DNS learn of a service in their own time.
     for (const row of rows.filter(
       ({ server, pod, url }) => url !== undefined && viaService.has(server ?? pod),
     ))
-      await cluster.waitFor(`${row.what} can be called`, async () => (await call(row)).code === 0);
+      await untilCalled(row);
   });
   after(() => shared.close());
 
@@ -234,7 +252,12 @@ describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
     const { from } = row;
     if (typeof from === 'object' && 'log' in from) {
       const { container } = from;
-      return (await cluster.logs({ ...place(podOf(from.log)), ...(container && { container }) })).trim();
+      const spoken = { ...place(podOf(from.log)), ...(container && { container }) };
+      // A container runs before it was answered.
+      return await cluster.waitFor(`${from.log} was answered`, async () => {
+        const log = (await cluster.logs(spoken)).trim();
+        return log !== '' && log;
+      });
     }
     const { code, stdout, stderr } = await call(row);
     assert.equal(code, 0, stderr);
@@ -246,6 +269,9 @@ describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
     if (typeof from === 'object' && 'pod' in from) return cluster.exec(place(podOf(from.pod)), argv);
     return (from === 'host' ? requireNode(0) : cluster.control).run(argv);
   }
+
+  const untilCalled = (row: Row): Promise<unknown> =>
+    cluster.waitFor(`${row.what} can be called`, async () => (await call(row)).code === 0);
 
   for (const row of rows) {
     it(row.what, async () => {
@@ -270,8 +296,8 @@ describe('workloads of a meshed namespace', { timeout: 800_000 }, () => {
         row.seen === 'enrolled' ? 'MeshEnrolled' : 'MeshNotPossible',
       ]);
       if (ends.has(row.pod)) return;
-      const isEnrolled = (await enrolment(cluster, NS, subject.metadata.name))?.status === 'True';
-      assert.equal(isEnrolled, row.seen === 'enrolled');
+      const { status } = (await enrolment(cluster, NS, subject.metadata.name)) ?? {};
+      assert.equal(status === 'True', row.seen === 'enrolled');
     });
   }
 
