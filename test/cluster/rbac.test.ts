@@ -97,7 +97,9 @@ describe('rights of the control plane', { timeout: 800_000 }, () => {
 
   /** The part runs, has been refused, and says so; it is not ready. */
   async function stuck(account: string): Promise<void> {
-    await cluster.waitFor(`${account} to be refused`, async () => /forbidden/.test(await logsOf(account)));
+    await cluster.waitFor(`${account} to be refused`, async () =>
+      /forbidden: User/.test(await logsOf(account)),
+    );
     const pod = await podOf(account);
     assert.ok(pod !== undefined && !isReady(pod), `${account} is ready`);
   }
