@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { isDeepStrictEqual } from 'node:util';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
 import { echoServer, HTTP_PORT } from '../faults/load.ts';
 import { until } from '../faults/until.ts';
@@ -29,7 +30,7 @@ interface StateOfPod {
 }
 
 async function ask(...words: readonly string[]): Promise<string> {
-  return (await mesh.node('node1').exec(['curl', '-s', '--max-time', '5', ...words])).stdout;
+  return (await mesh.node('node1').exec(['curl', '-s', '--max-time', '20', ...words])).stdout;
 }
 
 /** What the agent says of its pods; those that never were in the mesh have phase `left`. */
@@ -54,7 +55,7 @@ const phase = async (name: string, ns = 'shop'): Promise<string | undefined> =>
 
 /** Response head and body of the echo server, as `client` sees them. */
 const get = async (client: string, host: string): Promise<string> => {
-  const words = ['curl', '-sS', '-i', '--max-time', '5', `http://${host}:${HTTP_PORT}/headers`];
+  const words = ['curl', '-sS', '-i', '--max-time', '20', `http://${host}:${HTTP_PORT}/headers`];
   const run = await mesh.exec(client, words, { ns: 'shop' });
   return run.stdout + run.stderr;
 };
@@ -181,11 +182,10 @@ describe('enrolment when not everything is as it should be', () => {
       await mesh.delete({ kind: 'Namespace', namespace: '', name });
     // The agent's own pod is of the host's network and no pod of the mesh.
     await until('the agent has no pods', ENOUGH_MS, async () =>
-      (await state()).every(({ phase: last }) => last === 'pending') ? true : undefined,
-    );
-    assert.deepEqual(
-      (await state()).map(({ name }) => name),
-      ['nodemesh-agent-node1'],
+      isDeepStrictEqual(
+        (await state()).map(({ name, phase: last }) => `${name} ${last}`),
+        ['nodemesh-agent-node1 pending'],
+      ),
     );
     assert.equal(await ready(), 'ready\n');
     await mesh.apply(namespace('shop', meshed), pod('shop', 'next', []));

@@ -63,7 +63,15 @@ describe('zones', () => {
       });
     return { local: of('east', 'local'), remote: of('west', 'remote') };
   };
+  let asked = 0;
+  /** When all that was asked so far is counted: clients have their answers before. */
+  const allCounted = async (): ReturnType<typeof counts> =>
+    until('all are counted', PATIENCE_MS, async () => {
+      const now = await counts();
+      return now.local + now.remote >= asked && now;
+    });
   const ask = async (times: number): Promise<void> => {
+    asked += times;
     const url = `http://server:${HTTP}/[1-${times}]`;
     const run = await mesh.exec('client', ['curl', '-sSf', '--max-time', '20', '-o', '/dev/null', url], {
       ns: 'mesh',
@@ -73,22 +81,18 @@ describe('zones', () => {
   /** Asks until all answers of a round come from where they shall. */
   const untilOnly = async (where: 'local' | 'remote'): Promise<void> => {
     await until(`all answers are ${where}`, PATIENCE_MS, async () => {
-      const before = await counts();
+      const before = await allCounted();
       await ask(REQUESTS);
-      const now = await counts();
+      const now = await allCounted();
       return now[where] - before[where] === REQUESTS;
     });
   };
 
   it("a client's requests stay in its zone", async () => {
     await untilOnly('local');
-    const before = await counts();
+    const before = await allCounted();
     await ask(5 * REQUESTS);
-    await until('all are counted', PATIENCE_MS, async () => {
-      const { local, remote } = await counts();
-      return local + remote >= before.local + before.remote + 5 * REQUESTS;
-    });
-    assert.deepEqual(await counts(), { local: before.local + 5 * REQUESTS, remote: before.remote });
+    assert.deepEqual(await allCounted(), { local: before.local + 5 * REQUESTS, remote: before.remote });
   });
 
   it('when its own zone has none, those of the other serve', async () => {
