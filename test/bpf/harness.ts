@@ -476,7 +476,7 @@ export class TestNode {
 
 /** Waits until `holds`, looking every few milliseconds; for kernel state that changes without an event. */
 export async function until(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {
-  for (let attempt = 0; attempt < 500; attempt++) {
+  for (let attempt = 0; attempt < 3_000; attempt++) {
     if (await holds()) return;
     await new Promise((resolve) => {
       setTimeout(resolve, 10);

@@ -19,8 +19,17 @@ describe('restart', () => {
   });
   after(() => node.close());
 
-  const links = (): string[] =>
-    shell('bpftool', '-j', 'link').match(/"id":\d+,"type":"(cgroup|netns)"/g) ?? [];
+  /** Ids of those that are pinned for this node. */
+  const links = (): number[] => {
+    const all = JSON.parse(shell('bpftool', '-j', '-f', 'link')) as {
+      readonly id: number;
+      readonly pinned?: readonly string[];
+    }[];
+    return all
+      .filter(({ pinned = [] }) => pinned.some((path) => path.startsWith(`${node.bpffs}/`)))
+      .map(({ id }) => id)
+      .sort((left, right) => left - right);
+  };
 
   it('keeps pods redirected while the agent is away, and refuses rather than letting connections pass', async () => {
     const app = pod.app();
@@ -38,6 +47,7 @@ describe('restart', () => {
     await server.call(`bind ${listener} 0.0.0.0 8080`);
     await server.call(`listen ${listener}`);
     const before = links();
+    assert.ok(before.length > 0);
     node.restart();
     assert.deepEqual(links(), before);
     pod.enrol();

@@ -200,7 +200,7 @@ describe('clients that misbehave', { timeout: 300_000 }, () => {
     let sent = 0;
     while (flood.socket.send([encodeHeader(requestTypes.stats, 0, 0)]) > 0 && sent < 100_000) sent++;
     assert.ok(sent < 100_000, 'the keeper read on and on');
-    assert.equal(client.stats().dropped, 1);
+    await eventually('it is dropped', () => client.stats().dropped === 1);
     await eventually('it is logged', () => keeper.said('a client is dropped'));
     flood.close();
     await eventually('all are gone', () => openDescriptors(keeper.pid) === before);
@@ -211,15 +211,15 @@ describe('clients that misbehave', { timeout: 300_000 }, () => {
     for (let index = 0; index < 2000; index++) client.put(`many-${index}`, NO_META, listener);
     const slow = new RawClient(scene.socketPath).greet();
     slow.socket.send([encodeHeader(requestTypes.list, 0, 0)]);
-    let slowestMs = 0;
+    let served = 0;
     await eventually('it is dropped', () => {
-      const started = performance.now();
       const { dropped } = client.stats();
       client.beat();
-      slowestMs = Math.max(slowestMs, performance.now() - started);
+      served++;
       return dropped === 1;
     });
-    assert.ok(slowestMs < 1000, `others waited ${slowestMs} ms`);
+    // It is borne with for 5 s. Who had to wait for its end would be served once.
+    assert.ok(served > 5, `others were served ${served} times meanwhile`);
     slow.close();
     client.remove('many-');
   });
