@@ -108,9 +108,13 @@ it(`200 connections and long streams, ${scale.upgrades} times: no request fails,
       assert.equal(report.keptMax, CONNECTIONS / 2);
       answered += report.byConnection['http-new'] + report.byConnection['http-kept'];
     }
-    const series = await scrape(mesh, 'node1');
-    counters.look(series);
-    const counted = total(series, 'response_total', { direction: 'inbound', pod: 'echo' });
+    // Clients have their answers before the last of them is counted.
+    const counted = await until('all is counted', 20_000, async () => {
+      const series = await scrape(mesh, 'node1');
+      counters.look(series);
+      const sum = total(series, 'response_total', { direction: 'inbound', pod: 'echo' });
+      return sum >= answered && sum;
+    });
     assert.equal(counted, answered, 'the agents together have counted what the clients saw answered');
   }
   counters.assertLives(1, scale.upgrades + 1);
