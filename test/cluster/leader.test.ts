@@ -178,6 +178,14 @@ describe('the leader of the control plane', { timeout: 800_000 }, () => {
     assert.ok(performance.now() - silentMs < TAKE_OVER_MS, 'within the time of the lease');
     await node.output(['ctr', '--namespace=k8s.io', 'task', 'resume', id]);
     await mesh.ready('destination', REPLICAS);
+    // Streams that broke in the silence are begun anew, and what is reported on them again is written again: all of
+    // that is done when something new came through each.
+    const probe = (node: string): string => `after-${node}`;
+    await cluster.apply(cluster.nodes.map(({ name }) => pod(probe(name), 'web', name)));
+    for (const { name } of cluster.nodes)
+      await cluster.waitFor(`the Event about ${probe(name)}`, async () => {
+        return (await eventsOf(probe(name))).length > 0;
+      });
 
     // It tells what comes, and only it does.
     const before = await eventsWritten();
