@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs the suites one after the other and ends with one summary in the words of node's test runner.
 //   node scripts/test.ts [SUITE [FILE…]]
-// The unit tests and the fault tests (which wait most of their time, each on a local mesh of its own) run two files
-// at a time; everything else under test/ shares the kernel and runs alone. NODEMESH_SOAK=1 (`make soak`): the fault
+// The unit tests, and those of whole meshes (which wait most of their time, each on a local mesh of its own), run two
+// files at a time; everything else under test/ shares the kernel and runs alone. NODEMESH_SOAK=1 (`make soak`): the fault
 // tests take hours instead of minutes.
 
 import { globSync, readdirSync } from 'node:fs';
@@ -20,6 +20,8 @@ interface Suite {
   readonly limitMs: number;
 }
 
+/** Their files run two at a time. */
+const ofWholeMeshes: ReadonlySet<string> = new Set(['e2e', 'faults']);
 /** Needs a cluster that is up: `make cluster-test`. */
 const onlyWhenNamed: ReadonlySet<string> = new Set(['cluster']);
 const soak = process.env['NODEMESH_SOAK'] === '1';
@@ -44,7 +46,7 @@ function findSuites(): Suite[] {
     found.push({
       name,
       files: globSync(`test/${name}/**/*.test.ts`).sort(),
-      concurrency: name === 'faults' ? 2 : 1,
+      concurrency: ofWholeMeshes.has(name) ? 2 : 1,
       timeoutMs: soak ? 7_200_000 : name === 'cluster' ? 900_000 : 600_000,
       limitMs: soak ? 21_600_000 : 2_700_000,
     });

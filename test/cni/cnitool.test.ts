@@ -4,7 +4,6 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import {
   existsSync,
   mkdirSync,
@@ -20,6 +19,7 @@ import { after, before, describe, it } from 'node:test';
 import { type LocalMesh, startMesh } from '../../local/harness.ts';
 import { meshed, namespace, pod } from '../e2e/objects.ts';
 import { goTool } from '../tools/go-tool.ts';
+import { containerId, writeNewerBridge } from './cnitool.ts';
 
 const NAME = 'cn-tool';
 const VERSIONS = ['0.3.1', '0.4.0', '1.0.0', '1.1.0'];
@@ -58,20 +58,7 @@ describe('cnitool', () => {
       ],
     });
     await mesh.waitReady();
-    // Debian's bridge speaks up to 1.0.0: behind this one it speaks 1.1.0 too, of which it needs nothing new.
-    writeFileSync(
-      join(dir, 'bin/bridge-1.1'),
-      `#!/bin/sh
-[ "$CNI_COMMAND" != GC ] && [ "$CNI_COMMAND" != STATUS ] || { cat >/dev/null; exit 0; }
-sed 's/"cniVersion":"1.1.0"/"cniVersion":"1.0.0"/g' | '${join(layout().cniBinDir, 'bridge')}' >'${dir}/answer.'$$
-code=$?
-[ "$CNI_COMMAND" != VERSION ] || set -- -e 's/"1.0.0"\\]/"1.0.0","1.1.0"]/'
-sed -e 's/"cniVersion": *"1.0.0"/"cniVersion":"1.1.0"/' "$@" '${dir}/answer.'$$
-rm '${dir}/answer.'$$
-exit $code
-`,
-      { mode: 0o755 },
-    );
+    writeNewerBridge(join(dir, 'bin'), join(layout().cniBinDir, 'bridge'));
     for (const version of VERSIONS) writeList(version);
   });
   after(async () => {
@@ -266,10 +253,6 @@ esac
       assert.equal((await tool('del', list, path, args)).code, 0);
     }
   });
-
-  /** As cnitool names a container. */
-  const containerId = (netns: string): string =>
-    `cnitool-${createHash('sha512').update(netns).digest('hex').slice(0, 20)}`;
 
   async function gc(network: string, valid: readonly object[]): Promise<string> {
     const path = join(dir, 'net.d', `${network}.conflist`);
