@@ -140,9 +140,7 @@ export class PodWorker {
     this.#status({ ...(ips[0] === undefined ? {} : { podIP: ips[0] }), podIPs: ips.map((ip) => ({ ip })) });
     const home = this.#prepareFiles(ips, cgroup);
     const worker = (spec: PodObject['spec']['containers'][number]): ContainerWorker =>
-      new ContainerWorker(home, this.#current(), spec, () =>
-        this.#status(this.#begun() ? { phase: 'Running' } : {}),
-      );
+      new ContainerWorker(home, this.#current(), spec, () => this.#status({}));
     this.#initContainers = this.pod.spec.initContainers.map(worker);
     this.#containers = this.pod.spec.containers.map(worker);
     for (const init of this.#initContainers) {
@@ -160,17 +158,6 @@ export class PodWorker {
     );
     if (this.#abort.signal.aborted) return;
     await this.#end(codes.every((code) => code === 0) ? 'Succeeded' : 'Failed');
-  }
-
-  /** Every container has been started, as the phase "Running" promises: whoever sees it can run programs there. */
-  #begun(): boolean {
-    return (
-      this.#initialized &&
-      this.#containers.every((container) => {
-        const { state, lastState } = container.status();
-        return !('waiting' in state) || lastState !== undefined;
-      })
-    );
   }
 
   async #end(phase: 'Succeeded' | 'Failed'): Promise<void> {
