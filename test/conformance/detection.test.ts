@@ -138,7 +138,7 @@ describe('detection', () => {
     assert.equal(statusOf(await client.head()), 403);
     const bytes = await stage.client('in');
     bytes.write('\x00bytes');
-    await bytes.gone();
+    assert.equal(await bytes.gone(), 'RST');
     assert.equal(bytes.received, '');
   });
   test('C-172 the mesh port has its own way: a header says what it is for', async () => {

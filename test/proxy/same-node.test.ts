@@ -57,6 +57,9 @@ describe('on the same node', () => {
       ],
     });
     assert.equal((await get('http', '/vouched')).status, 403);
+    const other = await dial('tcp');
+    other.write('PING from another client');
+    assert.equal(await readAll(other), '!ECONNRESET');
     scene.setPolicy({});
   });
 

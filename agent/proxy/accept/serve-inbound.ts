@@ -67,7 +67,7 @@ export function serveTcp(
   let terminate = (): void => source.reset();
   const permit = permitTcp(context, pod, server, client, () => terminate());
   if (permit === null) {
-    source.socket.destroy();
+    source.reset();
     return;
   }
   source.socket.on('close', () => permit.release());
