@@ -97,21 +97,6 @@ describe('workloads', () => {
     await mesh.delete({ kind: 'Deployment', namespace: 'lab', name: 'work' });
   });
 
-  test('a pod is said to run when programs can be run in it, not before', async () => {
-    for (let round = 0; round < 3; round++) {
-      const name = `begins-${round}`;
-      await mesh.apply(pod(name, { containers: [{ name: 'main', command: ['node', '-e', PATIENT] }] }));
-      let found = await mesh.pod(name, 'lab');
-      while (found.status.phase !== 'Running') found = await mesh.pod(name, 'lab');
-      assert.ok(
-        'running' in (found.status.containerStatuses?.[0]?.state ?? {}),
-        JSON.stringify(found.status),
-      );
-      assert.equal((await mesh.exec(name, ['true'], { ns: 'lab' })).code, 0);
-      await mesh.delete({ kind: 'Pod', namespace: 'lab', name });
-    }
-  });
-
   test('init containers run first and share volumes; a projected token has its audience', async () => {
     await mesh.apply(
       pod('volumes', {
