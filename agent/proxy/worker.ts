@@ -12,7 +12,6 @@ import { createLog } from '#lib/log/pino.ts';
 import { DescriptorTable } from '#lib/net/descriptor-table.ts';
 import { checked, close, dup, threadNumber } from '#lib/net/native.ts';
 import { proveUserBuffer } from '#lib/net/user-buffer.ts';
-import { proveTruncatedEnd } from '#lib/tls/truncated-end.ts';
 import { openPair } from '#lib/net/socket-pair.ts';
 import { openSockets } from '#lib/net/sockets.ts';
 import type { WorkerKernel } from './accept/kernel.ts';
@@ -52,8 +51,8 @@ const worker = createProxyWorker({
   log,
 });
 
-// Before the first listener: TLS connections read and end as proved here.
-await Promise.all([proveUserBuffer(log), proveTruncatedEnd(log)]);
+// Before the first listener: TLS connections read as proved here.
+await proveUserBuffer(log);
 port.on('message', (message: ToWorker) => worker.handle(message));
 post({ type: 'ready' });
 // For the next start (agent/main.ts says why); the other threads' modules are not these.

@@ -8,7 +8,6 @@ import { type HeldReader, READ_BYTES_MIN, type ReadBudget } from '#lib/net/read-
 import { resetSocket } from '#lib/net/reset.ts';
 import type { StreamSocket } from '#lib/net/stream-socket.ts';
 import { readInto } from '#lib/net/user-buffer.ts';
-import { watchEnd } from '#lib/tls/truncated-end.ts';
 
 /**
  * Rules of the callback:
@@ -23,8 +22,6 @@ export interface TcpSource {
   readonly socket: StreamSocket;
   /** TLS: closing needs close_notify, so never only a destroy after the last byte. */
   readonly encrypted: boolean;
-  /** From 'end' on, of TLS: the peer did not say so itself, it was cut off. */
-  readonly truncated?: boolean;
   onBytes: ((buffer: Buffer, length: number) => void) | null;
   /**
    * Reads into a buffer of the receiver's from here on, where that works. For one that stays to the end and takes what
@@ -44,8 +41,7 @@ export interface ByteSource extends TcpSource {
 
 /**
  * The source of a socket of Node.js. `raw` is the TCP socket under a TLS one where it is known, so that
- * `reset` can send an RST, and a cut be told from an end; without it a TLS connection is reset by closing it without
- * close_notify.
+ * `reset` can send an RST; without it a TLS connection is reset by closing it without close_notify.
  */
 export function attachDataSource(socket: Socket, raw: Socket | null = null): ByteSource {
   return new DataSource(socket, raw);
@@ -61,7 +57,6 @@ function reset(socket: Socket, raw: Socket | null): void {
 class DataSource implements ByteSource, HeldReader {
   readonly socket: Socket;
   readonly encrypted: boolean;
-  truncated = false;
   onBytes: ((buffer: Buffer, length: number) => void) | null = null;
   budget: ReadBudget | null = null;
   readonly #raw: Socket | null;
@@ -76,7 +71,6 @@ class DataSource implements ByteSource, HeldReader {
     this.socket = socket;
     this.encrypted = socket instanceof TLSSocket;
     this.#raw = raw;
-    if (socket instanceof TLSSocket && raw !== null) watchEnd(socket, raw, () => (this.truncated = true));
     const pause = socket.pause.bind(socket);
     this.#pause = pause;
     this.#resume = socket.resume.bind(socket);

@@ -12,7 +12,6 @@ import { listenPlain } from '#lib/net/plain-fixture.ts';
 import { PlainSocket } from '#lib/net/plain-socket.ts';
 import { plainReadiness } from '#lib/net/readiness.ts';
 import { proveUserBuffer } from '#lib/net/user-buffer.ts';
-import { proveTruncatedEnd } from '#lib/tls/truncated-end.ts';
 import { attachDataSource, type ByteSource, type TcpSource } from '../exchange/byte-source.ts';
 import { relay } from './relay.ts';
 
@@ -43,27 +42,25 @@ async function makePlainPair(): Promise<[Socket, PlainSocket]> {
   return [outer, inner];
 }
 
-/** As makeNodePair, with TLS between the two; and what carries the outer one. */
-async function makeSecurePair(): Promise<[TLSSocket, ByteSource, Socket]> {
+/** As makeNodePair, with TLS between the two. */
+async function makeSecurePair(): Promise<[TLSSocket, ByteSource]> {
   const psk = { ciphers: 'PSK', maxVersion: 'TLSv1.2' } as const;
   const key = randomBytes(32);
   const server = createTlsServer({ ...psk, pskCallback: () => key, allowHalfOpen: true });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const secured = once(server, 'secureConnection');
-  const accepted = once(server, 'connection');
-  const carrier = connect((server.address() as AddressInfo).port, '127.0.0.1');
   const outer = connectTls({
     ...psk,
-    socket: carrier,
+    port: (server.address() as AddressInfo).port,
+    host: '127.0.0.1',
     checkServerIdentity: () => undefined,
     pskCallback: () => ({ psk: key, identity: 'test' }),
   });
-  const [raw] = (await accepted) as [Socket];
   const [inner] = (await secured) as [TLSSocket];
   inner.on('error', () => inner.destroy());
   server.close();
-  return [outer, attachDataSource(inner, raw), carrier];
+  return [outer, attachDataSource(inner)];
 }
 
 async function until(holds: () => boolean): Promise<void> {
@@ -83,10 +80,7 @@ const kinds: readonly (readonly [name: string, left: MakePair, right: MakePair])
   ['a socket of Node.js and a plain one', makeNodePair, makePlainPair],
 ];
 
-before(async () => {
-  assert.equal(await proveUserBuffer(silentLog), true);
-  await proveTruncatedEnd(silentLog);
-});
+before(async () => assert.equal(await proveUserBuffer(silentLog), true));
 after(() => {
   plainServer.listener.close();
   readiness.close();
@@ -191,26 +185,6 @@ for (const [name, makeLeft, makeRight] of kinds) {
         assert.ok(sent.equals(Buffer.concat(received)));
         assert.equal(left.socket.bytesRead, sent.length);
         server.end();
-      }
-    });
-
-    test('the end of TLS is passed on as an end, TLS that is cut as a reset', async () => {
-      for (const cut of [false, true]) {
-        const [client, left, carrier] = await makeSecurePair();
-        const [server, right] = await makeRight();
-        client.on('error', () => undefined);
-        relay(left, right, null, { clock: new VirtualClock(), onClosed: () => undefined });
-        client.write('said');
-        assert.equal(String((await once(server, 'data'))[0]), 'said');
-        server.resume();
-        const how = new Promise((resolve) => {
-          server.once('end', () => resolve('end'));
-          server.once('error', (error: NodeJS.ErrnoException) => resolve(error.code));
-        });
-        if (cut) carrier.destroySoon();
-        else client.end();
-        assert.equal(await how, cut ? 'ECONNRESET' : 'end');
-        for (const socket of [client, server]) socket.destroy();
       }
     });
 

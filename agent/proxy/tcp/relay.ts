@@ -3,7 +3,7 @@
 // direction (half-close), slowness, reset. Knows nothing of what is said.
 //
 //   left ──bytes──▶ right     'end' of left  ──▶ FIN to right, the other direction goes on
-//   left ◀──bytes── right     reset of left  ──▶ reset of right, and so does the end of TLS without close_notify
+//   left ◀──bytes── right     reset of left  ──▶ reset of right
 
 import type { Clock, Timer } from '#lib/core/clock.ts';
 import { PlainSocket, SHARED_BUFFER_BYTES } from '#lib/net/plain-socket.ts';
@@ -237,10 +237,6 @@ class Direction implements Flushed {
 
   #onEnd(): void {
     if (this.ended) return;
-    if (this.source.truncated === true) {
-      this.#pair.reset();
-      return;
-    }
     this.#write();
     this.ended = true;
     const sink = this.#sink.socket;
