@@ -25,8 +25,7 @@ async function cutPower(layout: ClusterLayout, node: NodeLayout): Promise<void> 
   await unplugMachine(layout, node);
 }
 
-async function boot(layout: ClusterLayout, node: NodeLayout, images: readonly string[]): Promise<void> {
-  await plugMachine(layout, node);
+async function boot(node: NodeLayout, images: readonly string[]): Promise<void> {
   await bootMachine(node, await builtAlready());
   await startPart(node, nodePart(node, 'containerd'));
   for (const archive of images) await importImage(node, archive);
@@ -36,7 +35,8 @@ async function boot(layout: ClusterLayout, node: NodeLayout, images: readonly st
 /** What is on its disk (/etc, /opt, /var) is kept, and nothing else: no process, namespace, mount, /run or eBPF pin. */
 export async function rebootNode(layout: ClusterLayout, node: NodeLayout): Promise<void> {
   await cutPower(layout, node);
-  await boot(layout, node, []);
+  await plugMachine(layout, node);
+  await boot(node, []);
 }
 
 const withNodes = (layout: ClusterLayout, nodes: number): ClusterLayout => {
@@ -46,7 +46,7 @@ const withNodes = (layout: ClusterLayout, nodes: number): ClusterLayout => {
   return clusterLayout(layout.name, nodes);
 };
 
-/** With these images; ready when this returns. The layout with it. */
+/** With these images; ready when this returns. The layout with it; where it does not start, removeLastNode removes it. */
 export async function addNode(layout: ClusterLayout, images: readonly string[]): Promise<ClusterLayout> {
   const wider = clusterLayout(layout.name, layout.nodes.length + 1);
   const node = lastOf(wider);
@@ -54,9 +54,10 @@ export async function addNode(layout: ClusterLayout, images: readonly string[]):
   await kubectl(wider, ['apply', '--filename=-'], {
     input: JSON.stringify({ apiVersion: 'v1', kind: 'List', items: baseObjects(wider) }),
   });
-  await boot(wider, node, [...(await baseImages(await builtAlready())), ...images]);
+  await plugMachine(wider, node);
   await routeToPods(wider, node, 'add');
   withNodes(layout, wider.nodes.length);
+  await boot(node, [...(await baseImages(await builtAlready())), ...images]);
   await kubectl(wider, ['wait', '--for=condition=Ready', 'node', node.name, '--timeout=240s']);
   return wider;
 }
