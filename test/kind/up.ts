@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Makes a cluster: network, machines, control plane, nodes, DNS, images. Ready when it returns.
 
-import { closeSync, mkdirSync, openSync, symlinkSync } from 'node:fs';
-import { spawn } from 'node:child_process';
+import { mkdirSync, symlinkSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { MeshError } from '#lib/core/errors.ts';
+import { runCommand } from '../../local/command.ts';
 import { baseImages } from './base-images.ts';
 import { baseObjects } from './base-objects.ts';
 import { takeDown } from './down.ts';
@@ -132,21 +132,12 @@ export async function importImages(layout: ClusterLayout, archives: readonly str
 }
 
 export async function importImage(node: NodeLayout, archive: string): Promise<void> {
-  const [program = '', ...args] = insideMachine(node, ['ctr', '--namespace=k8s.io', 'images', 'import', '-']);
+  const ctr = insideMachine(node, ['ctr', '--namespace=k8s.io', 'images', 'import', '-']);
   // The file itself, no pipe: ctr does not read what pads an archive, and a pipe is broken then.
-  const input = openSync(archive, 'r');
-  let failure: string;
-  try {
-    const child = spawn(program, args, { stdio: [input, 'ignore', 'pipe'] });
-    let said = '';
-    child.stderr?.setEncoding('utf8').on('data', (text: string) => (said = (said + text).slice(-2000)));
-    failure = await new Promise<string>((resolve) => {
-      child.on('error', (error) => resolve(error.message));
-      child.on('close', (code, signal) => resolve(code === 0 ? '' : `${said} (${signal ?? code})`));
-    });
-  } finally {
-    closeSync(input);
-  }
-  if (failure !== '')
-    throw new MeshError('MESH_COMMAND_FAILED', `${archive} cannot be imported into ${node.name}: ${failure}`);
+  const result = await runCommand(['sh', '-c', 'exec "$@" <"$0"', archive, ...ctr]);
+  if (result.code !== 0)
+    throw new MeshError(
+      'MESH_COMMAND_FAILED',
+      `${archive} cannot be imported into ${node.name}: ${result.stderr.slice(-2000).trim()} (${result.code})`,
+    );
 }
